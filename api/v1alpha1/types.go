@@ -1,0 +1,236 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Condition types that Seamark writes on its own kinds and on Services.
+const (
+	// ConditionAccepted on a pool or policy: the spec was understood and is
+	// in force. False names the field that is not and how to mend it.
+	ConditionAccepted = "seamark.dev/Accepted"
+	// ConditionConflicting on an IPPool: its ranges overlap an older pool's,
+	// and it allocates nothing until they no longer do.
+	ConditionConflicting = "seamark.dev/Conflicting"
+	// ConditionIPAMRequestSatisfied on a Service: every address it asked for
+	// was given. False carries the reason and what to do.
+	ConditionIPAMRequestSatisfied = "seamark.dev/IPAMRequestSatisfied"
+)
+
+// IPPool is a set of addresses that Services of type LoadBalancer get theirs from.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,path=ippools,singular=ippool
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Disabled",type=boolean,JSONPath=`.spec.disabled`
+// +kubebuilder:printcolumn:name="Conflicting",type=string,JSONPath=`.status.conditions[?(@.type=="seamark.dev/Conflicting")].status`
+// +kubebuilder:printcolumn:name="IPs Available",type=string,JSONPath=`.status.available`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPPool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   IPPoolSpec   `json:"spec"`
+	Status IPPoolStatus `json:"status,omitempty"`
+}
+
+// IPPoolSpec says which addresses the pool holds and which Services may have them.
+type IPPoolSpec struct {
+	// Blocks are the address ranges of the pool.
+	//
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	Blocks []IPBlock `json:"blocks"`
+	// ServiceSelector limits the pool to Services with these labels. The
+	// pseudo-labels io.kubernetes.service.namespace and
+	// io.kubernetes.service.name select by namespace and name. Absent: all.
+	//
+	// +optional
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	// NamespaceSelector limits the pool to Services whose namespace has these
+	// labels. Absent: all.
+	//
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// Disabled pools give out no new address; what was given stays.
+	//
+	// +optional
+	// +kubebuilder:default=false
+	Disabled bool `json:"disabled,omitempty"`
+	// AutoAssign false: only Services that name the pool get its addresses.
+	//
+	// +optional
+	// +kubebuilder:default=true
+	AutoAssign *bool `json:"autoAssign,omitempty"`
+	// Priority orders the pools that a Service may use: higher first.
+	//
+	// +optional
+	Priority int32 `json:"priority,omitempty"`
+	// AllowFirstLastIPs "No" withholds the first and the last address of each
+	// CIDR block (the network and broadcast addresses of an on-link subnet).
+	// It does not touch start–stop ranges, nor /31, /32, /127 and /128.
+	//
+	// +optional
+	// +kubebuilder:default=Yes
+	// +kubebuilder:validation:Enum=Yes;No
+	AllowFirstLastIPs string `json:"allowFirstLastIPs,omitempty"`
+}
+
+// IPBlock is one range of addresses: a CIDR, or first to last address inclusive.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.cidr) != has(self.start)",message="exactly one of cidr and start must be set"
+// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || !has(self.stop)",message="stop goes with start, not with cidr"
+// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || isCIDR(self.cidr)",message="cidr must be a CIDR such as 192.168.10.0/28 or fd00:10::/64"
+// +kubebuilder:validation:XValidation:rule="!has(self.start) || isIP(self.start)",message="start must be an IP address"
+// +kubebuilder:validation:XValidation:rule="!has(self.stop) || isIP(self.stop)",message="stop must be an IP address"
+type IPBlock struct {
+	// CIDR of the block.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=49
+	CIDR string `json:"cidr,omitempty"`
+	// Start is the first address of a range.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=45
+	Start string `json:"start,omitempty"`
+	// Stop is the last address of a range; absent, the range is Start alone.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=45
+	Stop string `json:"stop,omitempty"`
+}
+
+// IPPoolStatus counts the pool's addresses. The counts are strings, because an
+// IPv6 block holds more addresses than an int64 counts.
+type IPPoolStatus struct {
+	// +optional
+	Total string `json:"total,omitempty"`
+	// +optional
+	Available string `json:"available,omitempty"`
+	// +optional
+	Used string `json:"used,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// IPPoolList is a list of IPPools.
+//
+// +kubebuilder:object:root=true
+type IPPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPPool `json:"items"`
+}
+
+// L2Policy says which addresses are announced by ARP and NDP, from which nodes
+// and on which of their interfaces.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,path=l2policies,singular=l2policy
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="seamark.dev/Accepted")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type L2Policy struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   L2PolicySpec   `json:"spec"`
+	Status L2PolicyStatus `json:"status,omitempty"`
+}
+
+// L2PolicySpec selects addresses, nodes and interfaces.
+type L2PolicySpec struct {
+	// ServiceSelector selects the Services whose addresses are announced. Absent: all.
+	//
+	// +optional
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	// NodeSelector selects the nodes that may announce. Absent: all.
+	//
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	// Interfaces are regular expressions (RE2, unanchored as in Cilium) over
+	// the node's interface names. Absent: every outside interface.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	Interfaces []string `json:"interfaces,omitempty"`
+	// LoadBalancerIPs: announce addresses that LB-IPAM gave.
+	//
+	// +optional
+	LoadBalancerIPs bool `json:"loadBalancerIPs,omitempty"`
+	// ExternalIPs: announce spec.externalIPs of Services.
+	//
+	// +optional
+	ExternalIPs bool `json:"externalIPs,omitempty"`
+}
+
+// L2PolicyStatus says whether the policy is in force.
+type L2PolicyStatus struct {
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// L2PolicyList is a list of L2Policies.
+//
+// +kubebuilder:object:root=true
+type L2PolicyList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []L2Policy `json:"items"`
+}
+
+// AnnouncementSlice is a page of the coordinator's decisions: up to 1,000
+// addresses, each with the node that announces it. Written by the coordinator
+// alone; read by every node.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,path=announcementslices,singular=announcementslice
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type AnnouncementSlice struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +kubebuilder:validation:MaxItems=1000
+	Announcements []Announcement `json:"announcements,omitempty"`
+}
+
+// Announcement is one address and who announces it.
+type Announcement struct {
+	// Address that is announced.
+	Address string `json:"address"`
+	// Service that the address belongs to, namespace/name; the first by name when shared.
+	Service string `json:"service"`
+	// Node that announces it. Empty: nobody may, and Reason says why.
+	//
+	// +optional
+	Node string `json:"node,omitempty"`
+	// Interfaces of that node it is announced on.
+	//
+	// +optional
+	Interfaces []string `json:"interfaces,omitempty"`
+	// Since when this node has held it.
+	Since metav1.MicroTime `json:"since"`
+	// Generation rises by one each time the address changes hands; of two
+	// nodes that claim it, the higher generation answers.
+	Generation int64 `json:"generation"`
+	// Reason of the last change, one CamelCase word.
+	Reason string `json:"reason"`
+	// Previous holder.
+	//
+	// +optional
+	Previous string `json:"previous,omitempty"`
+}
+
+// AnnouncementSliceList is a list of AnnouncementSlices.
+//
+// +kubebuilder:object:root=true
+type AnnouncementSliceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []AnnouncementSlice `json:"items"`
+}

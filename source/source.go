@@ -1,0 +1,40 @@
+// Package source is where objects come from and where statuses go back to.
+// Behind one small interface there are engines: source/etcd, the standalone
+// store, and (DESIGN §2) source/kube. What they share is here: how
+// Kubernetes-shaped objects are read from manifests and validated, and how
+// they become rows.
+package source
+
+import (
+	"context"
+
+	"github.com/seamark-lb/seamark/state"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// Source is one engine.
+type Source interface {
+	// Run keeps the source's tables (Services, EndpointSlices, Nodes, Pools,
+	// L2Policies, NodeLeases, Assigned) as the store has them, until ctx
+	// ends. It marks a table synced when its first list is in. When the store
+	// cannot be reached the tables stay as they were.
+	Run(ctx context.Context) error
+
+	// RenewLease writes this node's lease, with everything it reports. It
+	// returns once the store has it; the caller counts validity from when it
+	// called.
+	RenewLease(ctx context.Context, lease state.NodeLease) error
+
+	// Lock is the lock that client-go's leaderelection elects the coordinator by.
+	Lock(name, identity string) resourcelock.Interface
+
+	// Allocations writes status.loadBalancer and the condition of Services.
+	Allocations() state.Target[state.Allocation]
+	// PoolStatuses writes the status of IPPools.
+	PoolStatuses() state.Target[state.PoolStatus]
+	// Assignments writes the AnnouncementSlices; it is a Batcher.
+	Assignments() state.Target[state.Assignment]
+
+	// Objects reads and writes the objects themselves, for the seamark CLI.
+	Objects() Objects
+}

@@ -1,0 +1,129 @@
+package state
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// DB holds the tables. Anyone may read it; only its Writer changes it.
+type DB struct {
+	mem *memdb.MemDB
+
+	// What exists, written by the source.
+	Services       Table[Service]
+	EndpointSlices Table[EndpointSlice]
+	Nodes          Table[Node]
+	Pools          Table[Pool]
+	L2Policies     Table[L2Policy]
+	NodeLeases     Table[NodeLease]
+	// Assigned is what the AnnouncementSlices hold.
+	Assigned Table[Assignment]
+
+	// What this node is, written by the datapath.
+	Devices   Table[Device]
+	Endpoints Table[Endpoint]
+
+	// What was decided, with what came of it in each row's Status. The first
+	// three are empty on every node but the coordinator.
+	Allocations   Table[Allocation]
+	PoolStatuses  Table[PoolStatus]
+	Assignments   Table[Assignment]
+	Frontends     Table[Frontend]
+	Announcements Table[Announcement]
+	Routes        Table[Route]
+
+	marks Table[mark]
+}
+
+// The indexes.
+const (
+	IndexService = "service" // EndpointSlices and Frontends by namespace/name of their Service
+	IndexAddr    = "addr"    // Frontends and Announcements by address
+)
+
+// New returns an empty DB and its Writer.
+func New() (*DB, *Writer) {
+	schema := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}
+	db := &DB{
+		Services: newTable[Service](schema, "services"),
+		EndpointSlices: newTable(schema, "endpointslices", Index[EndpointSlice]{IndexService,
+			func(s EndpointSlice) []string { return []string{s.Service.String()} }}),
+		Nodes:        newTable[Node](schema, "nodes"),
+		Pools:        newTable[Pool](schema, "pools"),
+		L2Policies:   newTable[L2Policy](schema, "l2policies"),
+		NodeLeases:   newTable[NodeLease](schema, "nodeleases"),
+		Assigned:     newTable[Assignment](schema, "assigned"),
+		Devices:      newTable[Device](schema, "devices"),
+		Endpoints:    newTable[Endpoint](schema, "endpoints"),
+		Allocations:  newTable[Allocation](schema, "allocations"),
+		PoolStatuses: newTable[PoolStatus](schema, "poolstatuses"),
+		Assignments:  newTable[Assignment](schema, "assignments"),
+		Frontends: newTable(schema, "frontends",
+			Index[Frontend]{IndexService, func(f Frontend) []string { return []string{f.Service.String()} }},
+			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),
+		Announcements: newTable(schema, "announcements",
+			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
+		Routes: newTable[Route](schema, "routes"),
+		marks:  newTable[mark](schema, "marks"),
+	}
+	mem, err := memdb.NewMemDB(schema)
+	if err != nil {
+		panic(fmt.Sprintf("build schema: %v", err)) // the schema is a constant of this file
+	}
+	db.mem = mem
+	return db, &Writer{db: db}
+}
+
+// Snapshot is all tables at one moment. It never changes.
+type Snapshot struct{ mem *memdb.Txn }
+
+func (s Snapshot) txn() *memdb.Txn { return s.mem }
+
+// Snapshot returns the tables as they are now.
+func (db *DB) Snapshot() Snapshot { return Snapshot{db.mem.Txn(false)} }
+
+// Writer is the only way to change a DB. It is safe for concurrent use;
+// updates happen one after another.
+type Writer struct {
+	db *DB
+	mu sync.Mutex
+}
+
+// Tx is one update in progress.
+type Tx struct{ mem *memdb.Txn }
+
+func (tx *Tx) txn() *memdb.Txn { return tx.mem }
+
+// Update runs f and makes its changes visible all at once.
+func (w *Writer) Update(f func(*Tx)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	txn := w.db.mem.Txn(true)
+	defer txn.Abort() // does nothing after Commit
+	f(&Tx{txn})
+	txn.Commit()
+}
+
+// Mark records a fact without content, such as "synced/services".
+func (tx *Tx) Mark(name string) {
+	if !Marked(tx, name) {
+		if err := tx.mem.Insert("marks", mark(name)); err != nil {
+			panic(fmt.Sprintf("insert mark: %v", err))
+		}
+	}
+}
+
+// Marked says whether the fact was recorded.
+func Marked(r Reader, name string) bool {
+	raw, err := r.txn().First("marks", idIndex, name)
+	return err == nil && raw != nil
+}
+
+// MarksChanged returns a channel that closes at the next Mark.
+func (db *DB) MarksChanged(r Reader) <-chan struct{} { return db.marks.Changed(r) }
+
+type mark string
+
+func (m mark) RowKey() string { return string(m) }

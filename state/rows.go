@@ -1,0 +1,441 @@
+package state
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ObjectName names a namespaced object. It prints as namespace/name.
+type ObjectName struct{ Namespace, Name string }
+
+func (n ObjectName) String() string { return n.Namespace + "/" + n.Name }
+
+// Compare orders names by namespace, then name.
+func (n ObjectName) Compare(m ObjectName) int {
+	return cmp.Or(strings.Compare(n.Namespace, m.Namespace), strings.Compare(n.Name, m.Name))
+}
+
+// Protocol is an IP protocol number (IANA).
+type Protocol uint8
+
+// The protocols a frontend can have.
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return "?"
+}
+
+// Service is a Kubernetes Service, as far as load balancing needs it.
+type Service struct {
+	Name        ObjectName
+	UID         string
+	Created     time.Time
+	Labels      map[string]string
+	Annotations map[string]string
+	// Type as in Kubernetes: ClusterIP, NodePort, LoadBalancer, ExternalName.
+	Type string
+	// Class is spec.loadBalancerClass, "" when absent.
+	Class      string
+	ClusterIPs []netip.Addr
+	// ExternalIPs is spec.externalIPs.
+	ExternalIPs []netip.Addr
+	// RequestedIPs are the addresses asked for by spec.loadBalancerIP or by
+	// an annotation, in that order.
+	RequestedIPs []netip.Addr
+	// Families that LoadBalancer addresses are wanted for, in order of
+	// preference: "IPv4", "IPv6".
+	Families []string
+	// Ingress is status.loadBalancer.ingress[].ip: what the Service carries
+	// now, whoever wrote it.
+	Ingress []netip.Addr
+	// Conditions is status.conditions as the source holds it.
+	Conditions []metav1.Condition
+	Ports      []ServicePort
+	// ExternalTrafficPolicyLocal and InternalTrafficPolicyLocal: only backends on the receiving node.
+	ExternalTrafficPolicyLocal bool
+	InternalTrafficPolicyLocal bool
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+	NodePort uint16
+}
+
+// RowKey of a Service is namespace/name.
+func (s Service) RowKey() string { return s.Name.String() }
+
+// EndpointSlice is a discovery/v1 EndpointSlice.
+type EndpointSlice struct {
+	Name ObjectName
+	// Service that owns the slice (label kubernetes.io/service-name).
+	Service   ObjectName
+	Ports     []EndpointPort
+	Endpoints []Backend
+}
+
+// EndpointPort is a port of every endpoint of its slice.
+type EndpointPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// RowKey of an EndpointSlice is namespace/name.
+func (s EndpointSlice) RowKey() string { return s.Name.String() }
+
+// Backend is one pod (or host) behind a Service. In an EndpointSlice Port is
+// 0; in a Frontend it is the target port.
+type Backend struct {
+	Addr netip.Addr
+	Port uint16
+	// Node the backend runs on; "" when the endpoint names none.
+	Node string
+	// Ready backends get new connections.
+	Ready bool
+	// Serving and Terminating together: keeps its flows, and serves when no ready backend is left (KEP-1669).
+	Serving, Terminating bool
+	// Weight of the backend in Maglev; 0 counts as 1.
+	Weight uint16
+}
+
+// Compare orders backends by address, then port.
+func (b Backend) Compare(c Backend) int {
+	return cmp.Or(b.Addr.Compare(c.Addr), cmp.Compare(b.Port, c.Port))
+}
+
+// Node is a cluster node.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	// Addrs are the node's InternalIPs.
+	Addrs    []netip.Addr
+	PodCIDRs []netip.Prefix
+	// Unschedulable is spec.unschedulable (cordoned).
+	Unschedulable bool
+}
+
+// RowKey of a Node is its name.
+func (n Node) RowKey() string { return n.Name }
+
+// Pool is an IPPool, parsed. An IPPool that does not parse has Invalid set and no Ranges.
+type Pool struct {
+	Name    string
+	UID     string
+	Created time.Time
+	// Ranges in the order of spec.blocks, AllowFirstLastIPs applied.
+	Ranges            []Range
+	ServiceSelector   *metav1.LabelSelector
+	NamespaceSelector *metav1.LabelSelector
+	Disabled          bool
+	AutoAssign        bool
+	Priority          int32
+	// Invalid names the field that does not parse and the cure.
+	Invalid string
+	// Conditions is status.conditions as the source holds it.
+	Conditions []metav1.Condition
+}
+
+// RowKey of a Pool is its name.
+func (p Pool) RowKey() string { return p.Name }
+
+// Range is the addresses From to To, both inclusive and of one family.
+type Range struct{ From, To netip.Addr }
+
+// Contains says whether a is in the range.
+func (r Range) Contains(a netip.Addr) bool {
+	return r.From.BitLen() == a.BitLen() && r.From.Compare(a) <= 0 && a.Compare(r.To) <= 0
+}
+
+// Overlaps says whether the two ranges share an address.
+func (r Range) Overlaps(s Range) bool {
+	return r.From.BitLen() == s.From.BitLen() && r.From.Compare(s.To) <= 0 && s.From.Compare(r.To) <= 0
+}
+
+func (r Range) String() string { return r.From.String() + "–" + r.To.String() }
+
+// L2Policy is an L2Policy as written; Invalid names what is wrong with it, and
+// then the other fields are those of the last spec that was right.
+type L2Policy struct {
+	Name            string
+	Created         time.Time
+	ServiceSelector *metav1.LabelSelector
+	NodeSelector    *metav1.LabelSelector
+	// Interfaces are RE2 expressions; empty: every outside interface.
+	Interfaces      []string
+	LoadBalancerIPs bool
+	ExternalIPs     bool
+	Invalid         string
+	Conditions      []metav1.Condition
+}
+
+// RowKey of an L2Policy is its name.
+func (p L2Policy) RowKey() string { return p.Name }
+
+// NodeLease is a node's sign of life and what it reports of its announcing
+// interfaces (DESIGN §6: one per node).
+type NodeLease struct {
+	Node string
+	// Duration that the node asked the lease to be held for.
+	Duration time.Duration
+	// Renewal changes with every renewal; its value says nothing else. (The
+	// renewing node's clock is never compared with ours.)
+	Renewal string
+	// Released: the node gave its addresses up (drain, shutdown).
+	Released   bool
+	Interfaces []LeaseInterface
+}
+
+// LeaseInterface is an interface a node could announce on.
+type LeaseInterface struct {
+	Name     string
+	MAC      string
+	Up       bool
+	Prefixes []netip.Prefix
+}
+
+// RowKey of a NodeLease is the node's name.
+func (l NodeLease) RowKey() string { return l.Node }
+
+// Allocation is what LB-IPAM decided for one Service: its addresses, or why it has none.
+type Allocation struct {
+	Service ObjectName
+	UID     string
+	Addrs   []netip.Addr
+	// Pool each address came from, in the order of Addrs.
+	Pools []string
+	// Reason is Satisfied, or why not; Message says what to do.
+	Reason  Reason
+	Message string
+	Status  Status
+}
+
+// RowKey of an Allocation is its Service's name.
+func (a Allocation) RowKey() string { return a.Service.String() }
+
+// RowStatus and WithStatus make an Allocation reconcilable.
+func (a Allocation) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Allocation) WithStatus(s Status) Allocation { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Allocation) SameSpec(b Allocation) bool {
+	return a.Service == b.Service && a.UID == b.UID && slices.Equal(a.Addrs, b.Addrs) &&
+		slices.Equal(a.Pools, b.Pools) && a.Reason == b.Reason && a.Message == b.Message
+}
+
+// PoolStatus is what LB-IPAM has to say of one Pool. The counts are decimal
+// strings, since IPv6 blocks exceed 64 bits.
+type PoolStatus struct {
+	Pool                   string
+	Total, Available, Used string
+	// Conflict names the older pool and the range shared with it; "" when none.
+	Conflict string
+	// Invalid as in Pool.
+	Invalid string
+	Status  Status
+}
+
+// RowKey of a PoolStatus is its Pool's name.
+func (p PoolStatus) RowKey() string { return p.Pool }
+
+// RowStatus and WithStatus make a PoolStatus reconcilable.
+func (p PoolStatus) RowStatus() Status { return p.Status }
+
+// WithStatus returns p with its status replaced.
+func (p PoolStatus) WithStatus(s Status) PoolStatus { p.Status = s; return p }
+
+// SameSpec compares everything but the status.
+func (p PoolStatus) SameSpec(q PoolStatus) bool {
+	p.Status, q.Status = Status{}, Status{}
+	return p == q
+}
+
+// Assignment is the coordinator's decision for one address, as the
+// AnnouncementSlices hold it.
+type Assignment struct {
+	Addr    netip.Addr
+	Service ObjectName
+	// Node that announces; "": nobody may, and Reason says why.
+	Node       string
+	Interfaces []string
+	// Since the node has held it (the coordinator's wall clock; for people).
+	Since time.Time
+	// Generation rises by one each time the address changes hands.
+	Generation int64
+	Reason     Reason
+	Previous   string
+	Status     Status
+}
+
+// RowKey of an Assignment is its address.
+func (a Assignment) RowKey() string { return a.Addr.String() }
+
+// RowStatus and WithStatus make an Assignment reconcilable.
+func (a Assignment) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Assignment) WithStatus(s Status) Assignment { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Assignment) SameSpec(b Assignment) bool {
+	return a.Addr == b.Addr && a.Service == b.Service && a.Node == b.Node &&
+		slices.Equal(a.Interfaces, b.Interfaces) && a.Since.Equal(b.Since) &&
+		a.Generation == b.Generation && a.Reason == b.Reason && a.Previous == b.Previous
+}
+
+// Frontend is one address:port that this node serves, and its backends.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	Service  ObjectName
+	PortName string
+	Kind     FrontendKind
+	// Backends sorted by address and port: the ready ones, or, when none is,
+	// those that terminate but still serve.
+	Backends []Backend
+	Status   Status
+}
+
+// FrontendKind says where a frontend's address comes from.
+type FrontendKind string
+
+// The kinds of frontend.
+const (
+	KindLoadBalancer FrontendKind = "LoadBalancer"
+	KindExternalIP   FrontendKind = "ExternalIP"
+)
+
+// RowKey of a Frontend is addr:port/protocol.
+func (f Frontend) RowKey() string {
+	return netip.AddrPortFrom(f.Addr, f.Port).String() + "/" + f.Protocol.String()
+}
+
+// RowStatus and WithStatus make a Frontend reconcilable.
+func (f Frontend) RowStatus() Status { return f.Status }
+
+// WithStatus returns f with its status replaced.
+func (f Frontend) WithStatus(s Status) Frontend { f.Status = s; return f }
+
+// SameSpec compares everything but the status.
+func (f Frontend) SameSpec(g Frontend) bool {
+	return f.Addr == g.Addr && f.Port == g.Port && f.Protocol == g.Protocol && f.Service == g.Service &&
+		f.PortName == g.PortName && f.Kind == g.Kind && slices.Equal(f.Backends, g.Backends)
+}
+
+// Announcement is an address that this node answers ARP/NDP for, on one interface.
+type Announcement struct {
+	Addr       netip.Addr
+	Interface  string
+	Service    ObjectName
+	Generation int64
+	Status     Status
+}
+
+// RowKey of an Announcement is addr@interface.
+func (a Announcement) RowKey() string { return a.Addr.String() + "@" + a.Interface }
+
+// RowStatus and WithStatus make an Announcement reconcilable.
+func (a Announcement) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Announcement) WithStatus(s Status) Announcement { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Announcement) SameSpec(b Announcement) bool {
+	a.Status, b.Status = Status{}, Status{}
+	return a == b
+}
+
+// Device is a network interface of this node, as the kernel has it now.
+type Device struct {
+	Name     string
+	Index    int
+	MAC      string
+	Up       bool // administratively up, with carrier
+	Type     string
+	Prefixes []netip.Prefix
+}
+
+// RowKey of a Device is its name.
+func (d Device) RowKey() string { return d.Name }
+
+// Endpoint is a pod on this node that seamark-cni wired up.
+type Endpoint struct {
+	// ContainerID and Interface identify the attachment (CNI_CONTAINERID, CNI_IFNAME).
+	ContainerID string
+	Interface   string
+	Pod         ObjectName
+	Addr        netip.Addr
+	// HostDevice is the veth's name on the host.
+	HostDevice string
+	// PodMAC and HostMAC are the two ends of the veth.
+	PodMAC, HostMAC string
+	Status          Status
+}
+
+// RowKey of an Endpoint is containerID/interface.
+func (e Endpoint) RowKey() string { return e.ContainerID + "/" + e.Interface }
+
+// RowStatus and WithStatus make an Endpoint reconcilable.
+func (e Endpoint) RowStatus() Status { return e.Status }
+
+// WithStatus returns e with its status replaced.
+func (e Endpoint) WithStatus(s Status) Endpoint { e.Status = s; return e }
+
+// SameSpec compares everything but the status.
+func (e Endpoint) SameSpec(f Endpoint) bool {
+	e.Status, f.Status = Status{}, Status{}
+	return e == f
+}
+
+// Route is a route to another node's pods that this node installs.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Node   string // whose pods
+	Status Status
+}
+
+// RowKey of a Route is its destination.
+func (r Route) RowKey() string { return r.Dst.String() }
+
+// RowStatus and WithStatus make a Route reconcilable.
+func (r Route) RowStatus() Status { return r.Status }
+
+// WithStatus returns r with its status replaced.
+func (r Route) WithStatus(s Status) Route { r.Status = s; return r }
+
+// SameSpec compares everything but the status.
+func (r Route) SameSpec(s Route) bool {
+	r.Status, s.Status = Status{}, Status{}
+	return r == s
+}
+
+// ConditionTrue says whether the condition of that type is there and true.
+func ConditionTrue(conditions []metav1.Condition, conditionType string) bool {
+	return slices.ContainsFunc(conditions, func(c metav1.Condition) bool {
+		return c.Type == conditionType && c.Status == metav1.ConditionTrue
+	})
+}
