@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Why a packet went where it went. Shared with Go through BTF; the order is
+// part of the layout (verdicts is indexed by it), so new ones go at the end.
+#pragma once
+
+enum reason {
+	REASON_UNSPEC,
+	// Forwarded or answered.
+	REASON_NOT_OURS,         // passed to the kernel untouched
+	REASON_FORWARD_LOCAL,    // DNAT to a pod on this node
+	REASON_FORWARD_REMOTE,   // encapsulated to a pod on another node
+	REASON_DECAP,            // DSR packet for a pod of this node
+	REASON_REPLY,            // pod's answer, source rewritten to the VIP
+	REASON_POD_DELIVERED,    // redirected into a pod
+	REASON_ARP_REPLY,        // answered for an announced address
+	REASON_ICMP_ECHO_REPLY,  // ping of a VIP answered
+	// Passed on, with something to say.
+	REASON_ARP_EXPIRED,      // for an address of ours, but the lease has run out
+	REASON_ARP_MUTED,        // for an address of ours that another node claims
+	REASON_ARP_CLAIM,        // another machine claims an address of ours
+	// Dropped.
+	REASON_TRUNCATED,        // a header does not fit in the packet
+	REASON_BAD_HEADER,       // version, header length or total length is wrong
+	REASON_FRAGMENT,         // fragment to a VIP
+	REASON_UNSERVED_PORT,    // VIP without that port
+	REASON_UNSERVED_PROTO,   // VIP, protocol that is not balanced
+	REASON_NO_BACKEND,       // frontend has no backend
+	REASON_STALE_BACKEND,    // DSR packet for a pod that does not serve it
+	REASON_NO_ROUTE,         // no next hop towards the backend
+	REASON_NO_HEADROOM,      // the driver left no room for the outer header
+	REASON_TOO_BIG,          // does not fit the next hop's MTU with the outer header
+	REASON_TTL_EXPIRED,      // TTL would reach 0
+	REASON_FLOW_TABLE,       // flow table refused the entry
+	REASON_MAX,
+};
