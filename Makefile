@@ -1,0 +1,57 @@
+# Everything here works on a fresh Debian 12 with Go, git and make, as root:
+# what a target needs from Debian, it installs.
+
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+export CGO_ENABLED := 0
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$(VERSION)
+BIN     := bin
+TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
+
+.PHONY: build demo demo-down test test-short verify generate bench lint deps-lab deps-bpf clean
+
+build: ## static binaries in bin/
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/seamarkd ./cmd/seamark ./cmd/seamark-cni ./testlab/cmd/testlab
+
+demo: deps-lab build ## the main job, live; CI=1 ends by itself with an exit code
+	@deploy/demo/demo.sh
+
+demo-down: build ## remove the demo's lab
+	@$(BIN)/testlab down --name sm
+
+test: deps-lab build ## everything, with the lab run inside
+	$(GO) test -timeout 20m ./...
+
+test-short: ## no lab, no kernel
+	$(GO) test -short ./...
+
+bench: ## ns/packet of the XDP program, and ratios
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./datapath/kernel
+
+generate: deps-bpf ## BPF objects, deepcopy, CRDs
+	$(GO) generate ./...
+
+verify: generate lint ## generated files are current, the code is vetted
+	@git diff --exit-code --stat -- . || { echo "verify: generated files are not current; run 'make generate' and commit" >&2; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard)" || { echo "verify: generated files are not committed:" >&2; git ls-files --others --exclude-standard >&2; exit 1; }
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out" >&2; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+# apt-get only when something is missing, so that a warm machine needs no network.
+LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping
+BPF_TOOLS := clang-14:clang-14 llvm-strip-14:llvm-14
+
+deps-lab:
+	@deploy/demo/install.sh $(LAB_TOOLS)
+
+deps-bpf:
+	@deploy/demo/install.sh $(BPF_TOOLS) /usr/include/bpf/bpf_helpers.h:libbpf-dev
+
+clean:
+	rm -rf $(BIN)
