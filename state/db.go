@@ -122,7 +122,7 @@ func Marked(r Reader, name string) bool {
 }
 
 // MarksChanged returns a channel that closes at the next Mark.
-func (db *DB) MarksChanged(r Reader) <-chan struct{} { return db.marks.Changed(r) }
+func (db *DB) MarksChanged(s Snapshot) <-chan struct{} { return db.marks.Changed(s) }
 
 type mark string
 

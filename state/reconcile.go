@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"log/slog"
-	"reflect"
 	"time"
 )
 
@@ -75,7 +74,7 @@ type Reconciler[T Reconcilable[T]] struct {
 	// Hold returns a reason to leave the row for later, or "". Nil: never.
 	Hold func(Snapshot, T) Reason
 	// Wake are the tables besides the row's own that Gate and Hold look at.
-	Wake []func(Snapshot) <-chan struct{}
+	Wake []Watch
 
 	// Resync is the time between full passes against what the target really
 	// holds; 30 s when 0.
@@ -93,31 +92,14 @@ func PrunedMark(table string) string { return "pruned/" + table }
 
 // Run reconciles until ctx ends.
 func (r *Reconciler[T]) Run(ctx context.Context) error {
+	watches := append([]Watch{r.Table.Watch(), r.DB.MarksChanged}, r.Wake...)
 	for {
 		snap := r.DB.Snapshot()
 		next := r.Step(ctx, snap)
-		if err := r.sleep(ctx, snap, next); err != nil {
+		if Wait(ctx, snap, next.Sub(r.now()), watches...) != nil {
 			return nil
 		}
 	}
-}
-
-// sleep waits until next, or until something that snap holds has changed.
-func (r *Reconciler[T]) sleep(ctx context.Context, snap Snapshot, next time.Time) error {
-	timer := time.NewTimer(max(next.Sub(r.now()), 0))
-	defer timer.Stop()
-	cases := []reflect.SelectCase{
-		recv(ctx.Done()), recv(timer.C), recv(r.Table.Changed(snap)), recv(r.DB.MarksChanged(snap)),
-	}
-	for _, wake := range r.Wake {
-		cases = append(cases, recv(wake(snap)))
-	}
-	reflect.Select(cases)
-	return ctx.Err()
-}
-
-func recv[C any](ch <-chan C) reflect.SelectCase {
-	return reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ch)}
 }
 
 // Step makes one pass over the table as snap has it, and returns when the

@@ -23,7 +23,6 @@ type rule struct {
 	Reason string
 }
 
-
 var rules = []rule{
 	{From: "api", Deny: []string{""}, Allow: []string{"api"},
 		Reason: "outsiders import the API types and must not get the daemon with them"},

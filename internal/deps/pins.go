@@ -23,6 +23,7 @@ import (
 	_ "github.com/vishvananda/netns"
 	_ "go.etcd.io/etcd/client/v3"
 	_ "go.etcd.io/etcd/server/v3/embed"
+	_ "go.yaml.in/yaml/v3"
 	_ "golang.org/x/sys/unix"
 	_ "k8s.io/api/coordination/v1"
 	_ "k8s.io/api/core/v1"
@@ -36,5 +37,4 @@ import (
 	_ "k8s.io/client-go/tools/leaderelection"
 	_ "k8s.io/client-go/tools/leaderelection/resourcelock"
 	_ "sigs.k8s.io/yaml"
-	_ "go.yaml.in/yaml/v3"
 )
