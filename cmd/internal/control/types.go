@@ -1,0 +1,157 @@
+package control
+
+import (
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// DefaultSocket is where seamarkd listens unless it is told otherwise.
+const DefaultSocket = "/run/seamark/seamark.sock"
+
+// Status is what a daemon says of itself.
+type Status struct {
+	// Version of the daemon; the Server fills it in when empty.
+	Version string    `json:"version"`
+	Node    string    `json:"node"`
+	Started time.Time `json:"started"`
+	// Ready: the daemon serves what it should. NotReady says what is missing
+	// when it does not, a line each.
+	Ready    bool     `json:"ready"`
+	NotReady []string `json:"notReady,omitempty"`
+
+	Store       StoreStatus    `json:"store"`
+	Lease       LeaseStatus    `json:"lease"`
+	Coordinator Coordinator    `json:"coordinator"`
+	Devices     []DeviceStatus `json:"devices,omitempty"`
+	// Tables is filled in by the Server from its DB.
+	Tables []TableStatus `json:"tables,omitempty"`
+	// Verdicts count packets by reason; the reasons without any may be left out.
+	Verdicts []VerdictCount `json:"verdicts,omitempty"`
+}
+
+// StoreStatus is the daemon's connection to where the objects are.
+type StoreStatus struct {
+	// Engine: "embedded", "etcd" or "kube".
+	Engine    string   `json:"engine"`
+	Endpoints []string `json:"endpoints,omitempty"`
+	// Synced: every table holds what the store has.
+	Synced bool `json:"synced"`
+	// Err of the last contact, "" when it went well.
+	Err string `json:"err,omitempty"`
+}
+
+// LeaseStatus is this node's right to announce.
+type LeaseStatus struct {
+	// State: "valid", "expired", "released", or "none" before the first renewal.
+	State string `json:"state"`
+	// Left is how long it is still valid without a renewal.
+	Left time.Duration `json:"leftNanoseconds"`
+	// Renewed is when it was last renewed (wall clock; for people).
+	Renewed time.Time `json:"renewed,omitzero"`
+	// Err of the last renewal, "" when it went well.
+	Err string `json:"err,omitempty"`
+}
+
+// Coordinator is who decides which node announces what.
+type Coordinator struct {
+	// Identity of the elected coordinator, "" while there is none.
+	Identity string `json:"identity"`
+	// Self: it is this daemon.
+	Self bool `json:"self"`
+}
+
+// DeviceStatus is a network interface and how Seamark's programs are on it.
+type DeviceStatus struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac,omitempty"`
+	Up   bool   `json:"up"`
+	// Attach: "xdp native", "xdp generic", "tcx", "tc" or "" when nothing is attached.
+	Attach string `json:"attach"`
+	// Err says why it is not attached, or not natively.
+	Err string `json:"err,omitempty"`
+}
+
+// TableStatus counts the rows of one table by what became of them. Tables
+// without a status column have Rows alone.
+type TableStatus struct {
+	Name     string     `json:"name"`
+	Rows     int        `json:"rows"`
+	Pending  int        `json:"pending"`
+	Failed   int        `json:"failed"`
+	Deleting int        `json:"deleting"`
+	Errors   []RowError `json:"errors,omitempty"`
+}
+
+// RowError is a row whose last try failed.
+type RowError struct {
+	Row   string `json:"row"`
+	Err   string `json:"err"`
+	Tries int    `json:"tries"`
+}
+
+// VerdictCount counts the packets and bytes of one reason (bpf/reasons.h).
+type VerdictCount struct {
+	Reason  string `json:"reason"`
+	Dropped bool   `json:"dropped"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Announcement is one address and who announces it.
+type Announcement struct {
+	Address    netip.Addr   `json:"address"`
+	Service    string       `json:"service"`
+	Node       string       `json:"node,omitempty"`
+	Interfaces []string     `json:"interfaces,omitempty"`
+	Since      time.Time    `json:"since"`
+	Generation int64        `json:"generation"`
+	Reason     state.Reason `json:"reason"`
+	Previous   string       `json:"previous,omitempty"`
+	// MACs of Interfaces, in their order, as the node's lease reports them;
+	// "" where it does not.
+	MACs []string `json:"macs,omitempty"`
+}
+
+// Maglev is the active Maglev table of one frontend.
+type Maglev struct {
+	Addr     netip.AddrPort  `json:"addr"`
+	Protocol string          `json:"protocol"`
+	Service  string          `json:"service,omitempty"`
+	Backends []MaglevBackend `json:"backends"`
+	// Slots of the whole table, each an index into Backends.
+	Slots []int `json:"slots"`
+}
+
+// MaglevBackend is a backend that a Maglev table can choose.
+type MaglevBackend struct {
+	Addr   netip.AddrPort `json:"addr"`
+	Node   string         `json:"node,omitempty"`
+	Weight uint16         `json:"weight,omitempty"`
+}
+
+// Version of this binary: its module version, or the commit it was built from.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	revision, dirty := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+dirty"
+		}
+	}
+	if revision == "" {
+		return "devel"
+	}
+	return "devel-" + revision + dirty
+}
