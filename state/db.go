@@ -33,6 +33,7 @@ type DB struct {
 	Frontends     Table[Frontend]
 	Announcements Table[Announcement]
 	Routes        Table[Route]
+	Attachments   Table[Attachment]
 
 	marks Table[mark]
 }
@@ -65,8 +66,9 @@ func New() (*DB, *Writer) {
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),
 		Announcements: newTable(schema, "announcements",
 			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
-		Routes: newTable[Route](schema, "routes"),
-		marks:  newTable[mark](schema, "marks"),
+		Routes:      newTable[Route](schema, "routes"),
+		Attachments: newTable[Attachment](schema, "attachments"),
+		marks:       newTable[mark](schema, "marks"),
 	}
 	mem, err := memdb.NewMemDB(schema)
 	if err != nil {

@@ -433,6 +433,28 @@ func (r Route) SameSpec(s Route) bool {
 	return r == s
 }
 
+// Attachment is an outside device that the load balancer's programs run on.
+type Attachment struct {
+	Device string
+	Index  int
+	Status Status
+}
+
+// RowKey of an Attachment is the device's name.
+func (a Attachment) RowKey() string { return a.Device }
+
+// RowStatus and WithStatus make an Attachment reconcilable.
+func (a Attachment) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Attachment) WithStatus(s Status) Attachment { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Attachment) SameSpec(b Attachment) bool {
+	a.Status, b.Status = Status{}, Status{}
+	return a == b
+}
+
 // ConditionTrue says whether the condition of that type is there and true.
 func ConditionTrue(conditions []metav1.Condition, conditionType string) bool {
 	return slices.ContainsFunc(conditions, func(c metav1.Condition) bool {
