@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/cmd/internal/version"
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -61,7 +62,7 @@ func (s *Server) status(*http.Request) (any, error) {
 		st = s.Status()
 	}
 	if st.Version == "" {
-		st.Version = Version()
+		st.Version = version.Version
 	}
 	if s.DB != nil {
 		st.Tables = tableStatuses(s.DB, s.DB.Snapshot())

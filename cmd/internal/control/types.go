@@ -2,7 +2,6 @@ package control
 
 import (
 	"net/netip"
-	"runtime/debug"
 	"time"
 
 	"github.com/seamark-lb/seamark/state"
@@ -130,28 +129,4 @@ type MaglevBackend struct {
 	Addr   netip.AddrPort `json:"addr"`
 	Node   string         `json:"node,omitempty"`
 	Weight uint16         `json:"weight,omitempty"`
-}
-
-// Version of this binary: its module version, or the commit it was built from.
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
-	}
-	revision, dirty := "", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "+dirty"
-		}
-	}
-	if revision == "" {
-		return "devel"
-	}
-	return "devel-" + revision + dirty
 }
