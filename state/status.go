@@ -31,6 +31,7 @@ const (
 const (
 	ReasonWaitingForDatapath Reason = "WaitingForDatapath" // announced only after the datapath row is done
 	ReasonLeaseInvalid       Reason = "LeaseInvalid"       // this node's lease is not valid
+	ReasonStillAnnounced     Reason = "StillAnnounced"     // the datapath row goes only after the announcement
 	ReasonMuted              Reason = "Muted"              // another cluster node claims the address
 )
 

@@ -1,0 +1,184 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+func maglevBackends(n int) []MaglevBackend {
+	backends := make([]MaglevBackend, n)
+	for i := range backends {
+		addr := netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)})
+		backends[i] = MaglevBackend{Addr: netip.AddrPortFrom(addr, 80)}
+	}
+	return backends
+}
+
+func TestMaglevSize(t *testing.T) {
+	for _, c := range []struct {
+		backends int
+		size     uint32
+	}{
+		{0, 0}, {1, 251}, {2, 251}, {3, 509}, {5, 509}, {6, 1021}, {10, 1021}, {11, 2039}, {100, 16381},
+		{655, 65521}, {656, 131071}, {1310, 131071}, {1311, 131071}, {60000, 131071},
+	} {
+		if got := MaglevSize(c.backends); got != c.size {
+			t.Errorf("MaglevSize(%d) = %d, want %d", c.backends, got, c.size)
+		}
+	}
+	for _, size := range maglevSizes {
+		for d := uint32(2); d*d <= size; d++ {
+			if size%d == 0 {
+				t.Errorf("size %d is not a prime: %d divides it", size, d)
+			}
+		}
+	}
+}
+
+// Nodes of different versions share traffic: these tables may never change.
+func TestMaglevGolden(t *testing.T) {
+	for _, c := range []struct {
+		backends int
+		weights  []uint16
+		crc      uint32
+	}{
+		{3, nil, 0x7d88e733}, {100, nil, 0xdc96b765}, {3, []uint16{1, 2, 5}, 0x4564e17b},
+	} {
+		backends := maglevBackends(c.backends)
+		for i, w := range c.weights {
+			backends[i].Weight = w
+		}
+		sum := crc32.NewIEEE()
+		for _, b := range MaglevTable(backends, MaglevSize(c.backends)) {
+			sum.Write(binary.BigEndian.AppendUint32(nil, b))
+		}
+		if got := sum.Sum32(); got != c.crc {
+			t.Errorf("%d backends, weights %v: table %#x, want %#x", c.backends, c.weights, got, c.crc)
+		}
+	}
+}
+
+func TestMaglevIsBalanced(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 7, 50, 100, 655} {
+		size := MaglevSize(n)
+		share := counts(MaglevTable(maglevBackends(n), size), n)
+		lo, hi := slices.Min(share), slices.Max(share)
+		// Backends of equal weight take turns, so their counts differ by at most one.
+		if hi-lo > 1 {
+			t.Errorf("%d backends: shares from %d to %d of %d slots", n, lo, hi, size)
+		}
+	}
+}
+
+func TestMaglevWeights(t *testing.T) {
+	weights := []uint16{1, 2, 3, 0, 10}
+	backends := maglevBackends(len(weights))
+	total := 0.0
+	for i, w := range weights {
+		backends[i].Weight = w
+		total += float64(max(w, 1))
+	}
+	const size = 4093
+	for i, n := range counts(MaglevTable(backends, size), len(backends)) {
+		want := size * float64(max(weights[i], 1)) / total
+		if math.Abs(float64(n)-want) > 2 {
+			t.Errorf("weight %d: %d slots, want about %.0f", weights[i], n, want)
+		}
+	}
+}
+
+func TestMaglevOrderDoesNotMatter(t *testing.T) {
+	backends := maglevBackends(60)
+	for i := range backends {
+		backends[i].Weight = uint16(i % 4)
+	}
+	owners := func(bs []MaglevBackend) []MaglevBackend {
+		var owners []MaglevBackend
+		for _, b := range MaglevTable(bs, 8191) {
+			owners = append(owners, bs[b])
+		}
+		return owners
+	}
+	want := owners(backends)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 10 {
+		shuffled := slices.Clone(backends)
+		rng.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		if !slices.Equal(owners(shuffled), want) {
+			t.Fatal("the same backends in another order give another table")
+		}
+	}
+}
+
+// Adding or removing a backend moves little more than that backend's share:
+// the paper's figure is under 2 % on top at size ≥ 100 × backends.
+func TestMaglevDisruption(t *testing.T) {
+	for _, n := range []int{3, 10, 50, 100, 500} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			const size = 65521
+			all := maglevBackends(n)
+			before := MaglevTable(all, size)
+			for _, gone := range []int{0, n / 2, n - 1} {
+				fewer := slices.Delete(slices.Clone(all), gone, gone+1)
+				moved := 0
+				for slot, b := range MaglevTable(fewer, size) {
+					if before[slot] != uint32(gone) && all[before[slot]] != fewer[b] {
+						moved++
+					}
+				}
+				if share := float64(moved) / size; share > 0.02 {
+					t.Errorf("backend %d removed (or added): %.2f %% of the other slots moved", gone, 100*share)
+				}
+			}
+		})
+	}
+}
+
+func FuzzMaglev(f *testing.F) {
+	f.Add(uint64(1), uint8(3))
+	f.Fuzz(func(t *testing.T, seed uint64, n uint8) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		backends := maglevBackends(int(n))
+		for i := range backends {
+			backends[i].Weight = uint16(rng.Uint32())
+		}
+		size := MaglevSize(len(backends))
+		table := MaglevTable(backends, size)
+		if len(table) != int(size) {
+			t.Fatalf("%d slots, want %d", len(table), size)
+		}
+		for slot, b := range table {
+			if int(b) >= len(backends) {
+				t.Fatalf("slot %d holds %d of %d backends", slot, b, len(backends))
+			}
+		}
+	})
+}
+
+func counts(table []uint32, n int) []int {
+	share := make([]int, n)
+	for _, b := range table {
+		share[b]++
+	}
+	return share
+}
+
+func BenchmarkMaglev(b *testing.B) {
+	for _, c := range []struct {
+		backends int
+		size     uint32
+	}{{3, 509}, {100, 16381}, {1000, 65521}, {1000, 131071}} {
+		b.Run(fmt.Sprintf("backends=%d/slots=%d", c.backends, c.size), func(b *testing.B) {
+			backends := maglevBackends(c.backends)
+			for b.Loop() {
+				MaglevTable(backends, c.size)
+			}
+		})
+	}
+}
