@@ -14,6 +14,7 @@ const (
 	ReasonOutsidePools    Reason = "OutsidePools"    // an address asked for is in no pool
 	ReasonAlreadyAssigned Reason = "AlreadyAssigned" // an address asked for is another Service's
 	ReasonPoolNotAllowed  Reason = "PoolNotAllowed"  // it is in a pool that does not take this Service
+	ReasonWrongFamily     Reason = "WrongFamily"     // it is of an IP family the Service does not have
 )
 
 // Reasons of an Assignment.
