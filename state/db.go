@@ -34,6 +34,9 @@ type DB struct {
 	Announcements Table[Announcement]
 	Routes        Table[Route]
 	Attachments   Table[Attachment]
+	// NodeProblems are what this node's deciders found, ClusterProblems what
+	// the coordinator's did.
+	NodeProblems, ClusterProblems Table[Problem]
 
 	marks Table[mark]
 }
@@ -66,9 +69,11 @@ func New() (*DB, *Writer) {
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),
 		Announcements: newTable(schema, "announcements",
 			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
-		Routes:      newTable[Route](schema, "routes"),
-		Attachments: newTable[Attachment](schema, "attachments"),
-		marks:       newTable[mark](schema, "marks"),
+		Routes:          newTable[Route](schema, "routes"),
+		Attachments:     newTable[Attachment](schema, "attachments"),
+		NodeProblems:    newTable[Problem](schema, "nodeproblems"),
+		ClusterProblems: newTable[Problem](schema, "clusterproblems"),
+		marks:           newTable[mark](schema, "marks"),
 	}
 	mem, err := memdb.NewMemDB(schema)
 	if err != nil {

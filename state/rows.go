@@ -433,6 +433,32 @@ func (r Route) SameSpec(s Route) bool {
 	return r == s
 }
 
+// Problem is something a person should mend: a decider found it in what the
+// sources say or in what this node is, and went on without it.
+type Problem struct {
+	// Object that is wrong, as kind/name or kind/namespace/name.
+	Object string
+	// Field of it, as a path; "" for the whole.
+	Field string
+	// Message says what is wrong, and Cure what to do.
+	Message, Cure string
+}
+
+// RowKey of a Problem is its object, field and message.
+func (p Problem) RowKey() string { return p.Object + " " + p.Field + " " + p.Message }
+
+func (p Problem) String() string {
+	s := p.Object + ": "
+	if p.Field != "" {
+		s += p.Field + ": "
+	}
+	s += p.Message
+	if p.Cure != "" {
+		s += "; " + p.Cure
+	}
+	return s
+}
+
 // Attachment is an outside device that the load balancer's programs run on.
 type Attachment struct {
 	Device string
