@@ -17,6 +17,21 @@ const (
 	ConditionIPAMRequestSatisfied = "seamark.dev/IPAMRequestSatisfied"
 )
 
+// Annotations that Seamark reads on Services and EndpointSlices, and those it
+// keeps on its node Leases.
+const (
+	// AnnotationIPs on a Service: addresses asked for, separated by commas.
+	AnnotationIPs = "seamark.dev/ips"
+	// AnnotationWeight on an EndpointSlice: Maglev weight of its endpoints, 1 to 65535.
+	AnnotationWeight = "seamark.dev/weight"
+	// AnnotationInterfaces on a node's Lease: JSON list of the interfaces it could announce on.
+	AnnotationInterfaces = "seamark.dev/interfaces"
+	// AnnotationReleased on a node's Lease, "true": the node gave its addresses up.
+	AnnotationReleased = "seamark.dev/released"
+	// LabelNodeLease tells the Leases of nodes from those of elections: its value is the node.
+	LabelNodeLease = "seamark.dev/node"
+)
+
 // IPPool is a set of addresses that Services of type LoadBalancer get theirs from.
 //
 // +kubebuilder:object:root=true
@@ -80,9 +95,9 @@ type IPPoolSpec struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.cidr) != has(self.start)",message="exactly one of cidr and start must be set"
 // +kubebuilder:validation:XValidation:rule="!has(self.cidr) || !has(self.stop)",message="stop goes with start, not with cidr"
-// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || isCIDR(self.cidr)",message="cidr must be a CIDR such as 192.168.10.0/28 or fd00:10::/64"
-// +kubebuilder:validation:XValidation:rule="!has(self.start) || isIP(self.start)",message="start must be an IP address"
-// +kubebuilder:validation:XValidation:rule="!has(self.stop) || isIP(self.stop)",message="stop must be an IP address"
+// +kubebuilder:validation:XValidation:rule="!has(self.cidr) || isCIDR(self.cidr)",message="must be a CIDR such as 192.168.10.0/28 or fd00:10::/64",fieldPath=".cidr"
+// +kubebuilder:validation:XValidation:rule="!has(self.start) || isIP(self.start)",message="must be an IP address",fieldPath=".start"
+// +kubebuilder:validation:XValidation:rule="!has(self.stop) || isIP(self.stop)",message="must be an IP address",fieldPath=".stop"
 type IPBlock struct {
 	// CIDR of the block.
 	//
@@ -156,6 +171,8 @@ type L2PolicySpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
 	Interfaces []string `json:"interfaces,omitempty"`
 	// LoadBalancerIPs: announce addresses that LB-IPAM gave.
 	//
@@ -202,6 +219,9 @@ type AnnouncementSlice struct {
 // Announcement is one address and who announces it.
 type Announcement struct {
 	// Address that is announced.
+	//
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
 	// Service that the address belongs to, namespace/name; the first by name when shared.
 	Service string `json:"service"`

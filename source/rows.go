@@ -1,0 +1,252 @@
+package source
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/state"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+const annotationWeight = v1alpha1.AnnotationWeight
+
+// ServiceRow is the row of a Service. What does not parse is left out of the
+// row and named in the problems.
+func ServiceRow(s *corev1.Service) (state.Service, Problems) {
+	row := state.Service{
+		Name:        state.ObjectName{Namespace: s.Namespace, Name: s.Name},
+		UID:         string(s.UID),
+		Created:     s.CreationTimestamp.Time,
+		Labels:      s.Labels,
+		Annotations: s.Annotations,
+		Type:        string(s.Spec.Type),
+		Families:    serviceFamilies(s),
+		Conditions:  s.Status.Conditions,
+
+		ExternalTrafficPolicyLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+	}
+	if s.Spec.LoadBalancerClass != nil {
+		row.Class = *s.Spec.LoadBalancerClass
+	}
+	var problems Problems
+	clusterIPs := s.Spec.ClusterIPs
+	if len(clusterIPs) == 0 && s.Spec.ClusterIP != "" {
+		clusterIPs = []string{s.Spec.ClusterIP}
+	}
+	for i, ip := range clusterIPs {
+		if ip == corev1.ClusterIPNone {
+			continue
+		}
+		if a, ok := checkAddr(&problems, fmt.Sprintf("spec.clusterIPs[%d]", i), ip); ok {
+			row.ClusterIPs = append(row.ClusterIPs, a)
+		}
+	}
+	for i, ip := range s.Spec.ExternalIPs {
+		if a, ok := checkAddr(&problems, fmt.Sprintf("spec.externalIPs[%d]", i), ip); ok {
+			row.ExternalIPs = append(row.ExternalIPs, a)
+		}
+	}
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		if in.IP == "" {
+			continue // a hostname
+		}
+		if a, ok := checkAddr(&problems, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), in.IP); ok {
+			row.Ingress = append(row.Ingress, a)
+		}
+	}
+	var more Problems
+	row.RequestedIPs, more = requestedIPs(s)
+	problems = append(problems, more...)
+	for i, p := range s.Spec.Ports {
+		path := fmt.Sprintf("spec.ports[%d]", i)
+		protocol, ok := protocolNumber(p.Protocol)
+		if !ok {
+			checkProtocol(&problems, path+".protocol", p.Protocol)
+			continue
+		}
+		if checkPort(&problems, path+".port", p.Port) {
+			row.Ports = append(row.Ports, state.ServicePort{Name: p.Name, Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)})
+		}
+	}
+	return row, problems
+}
+
+// requestedIPs are the addresses asked for: spec.loadBalancerIP, then the
+// annotation, each address once.
+func requestedIPs(s *corev1.Service) ([]netip.Addr, Problems) {
+	var addrs []netip.Addr
+	var problems Problems
+	ask := func(path, ip string) {
+		if a, ok := checkAddr(&problems, path, ip); ok && !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	if ip := s.Spec.LoadBalancerIP; ip != "" {
+		ask("spec.loadBalancerIP", ip)
+	}
+	if list := s.Annotations[v1alpha1.AnnotationIPs]; list != "" {
+		for ip := range strings.SplitSeq(list, ",") {
+			ask("metadata.annotations["+v1alpha1.AnnotationIPs+"]", strings.TrimSpace(ip))
+		}
+	}
+	return addrs, problems
+}
+
+// serviceFamilies are the families that load balancer addresses are wanted
+// for: those of the spec, or else of the cluster IPs, or else IPv4; both when
+// the policy is a dual-stack one.
+func serviceFamilies(s *corev1.Service) []string {
+	var families []string
+	add := func(family string) {
+		if !slices.Contains(families, family) {
+			families = append(families, family)
+		}
+	}
+	for _, f := range s.Spec.IPFamilies {
+		add(string(f))
+	}
+	if len(families) == 0 {
+		for _, ip := range append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...) {
+			if a, err := netip.ParseAddr(ip); err == nil {
+				add(familyOf(a))
+			}
+		}
+	}
+	if len(families) == 0 {
+		add(string(corev1.IPv4Protocol))
+	}
+	if p := s.Spec.IPFamilyPolicy; p != nil && *p != corev1.IPFamilyPolicySingleStack {
+		add(string(corev1.IPv4Protocol))
+		add(string(corev1.IPv6Protocol))
+	}
+	return families
+}
+
+func familyOf(a netip.Addr) string {
+	if a.Is4() {
+		return string(corev1.IPv4Protocol)
+	}
+	return string(corev1.IPv6Protocol)
+}
+
+func protocolNumber(p corev1.Protocol) (state.Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "": // the API's default
+		return state.TCP, true
+	case corev1.ProtocolUDP:
+		return state.UDP, true
+	case corev1.ProtocolSCTP:
+		return state.SCTP, true
+	}
+	return 0, false
+}
+
+// EndpointSliceRow is the row of an EndpointSlice. What does not parse is left
+// out of the row and named in the problems.
+func EndpointSliceRow(s *discoveryv1.EndpointSlice) (state.EndpointSlice, Problems) {
+	row := state.EndpointSlice{
+		Name:    state.ObjectName{Namespace: s.Namespace, Name: s.Name},
+		Service: state.ObjectName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]},
+	}
+	var problems Problems
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		problems.add("addressType", "use a slice of addressType IPv4 or IPv6", "FQDN endpoints cannot be balanced to")
+		return row, problems
+	}
+	for i, p := range s.Ports {
+		path := fmt.Sprintf("ports[%d]", i)
+		if p.Port == nil {
+			problems.add(path+".port", "write the port", "a port for all ports cannot be balanced to")
+			continue
+		}
+		var protocol corev1.Protocol
+		if p.Protocol != nil {
+			protocol = *p.Protocol
+		}
+		number, ok := protocolNumber(protocol)
+		if !ok {
+			checkProtocol(&problems, path+".protocol", protocol)
+			continue
+		}
+		if !checkPort(&problems, path+".port", *p.Port) {
+			continue
+		}
+		port := state.EndpointPort{Protocol: number, Port: uint16(*p.Port)}
+		if p.Name != nil {
+			port.Name = *p.Name
+		}
+		row.Ports = append(row.Ports, port)
+	}
+	var weight uint16
+	if w, ok := s.Annotations[annotationWeight]; ok {
+		var err error
+		if weight, err = parseWeight(w); err != nil {
+			problems.add("metadata.annotations["+annotationWeight+"]", "write a number from 1 to 65535", "%q is no weight", w)
+		}
+	}
+	for i, ep := range s.Endpoints {
+		if len(ep.Addresses) == 0 {
+			continue
+		}
+		// All addresses of an endpoint are of one and the same pod; consumers use the first.
+		a, ok := checkAddr(&problems, fmt.Sprintf("endpoints[%d].addresses[0]", i), ep.Addresses[0])
+		if !ok {
+			continue
+		}
+		// Absent conditions: ready is true, serving is as ready, terminating is false (API reference).
+		ready := ep.Conditions.Ready == nil || *ep.Conditions.Ready
+		serving := ready
+		if ep.Conditions.Serving != nil {
+			serving = *ep.Conditions.Serving
+		}
+		b := state.Backend{Addr: a, Ready: ready, Serving: serving, Weight: weight,
+			Terminating: ep.Conditions.Terminating != nil && *ep.Conditions.Terminating}
+		if ep.NodeName != nil {
+			b.Node = *ep.NodeName
+		}
+		row.Endpoints = append(row.Endpoints, b)
+	}
+	return row, problems
+}
+
+func parseWeight(s string) (uint16, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err == nil && n == 0 {
+		err = strconv.ErrRange
+	}
+	return uint16(n), err
+}
+
+// NodeRow is the row of a Node. What does not parse is left out of the row and
+// named in the problems.
+func NodeRow(n *corev1.Node) (state.Node, Problems) {
+	row := state.Node{Name: n.Name, Labels: n.Labels, Unschedulable: n.Spec.Unschedulable}
+	var problems Problems
+	for i, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if addr, ok := checkAddr(&problems, fmt.Sprintf("status.addresses[%d].address", i), a.Address); ok {
+			row.Addrs = append(row.Addrs, addr)
+		}
+	}
+	cidrs := n.Spec.PodCIDRs
+	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
+		cidrs = []string{n.Spec.PodCIDR}
+	}
+	for i, cidr := range cidrs {
+		p, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			checkPrefix(&problems, fmt.Sprintf("spec.podCIDRs[%d]", i), cidr)
+			continue
+		}
+		row.PodCIDRs = append(row.PodCIDRs, p.Masked())
+	}
+	return row, problems
+}

@@ -1,0 +1,216 @@
+package source
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/state"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// PoolRow is the row of an IPPool. A spec that is wrong in spite of validation
+// (written past us) makes the row Invalid and gives it no ranges.
+func PoolRow(p *v1alpha1.IPPool) state.Pool {
+	row := state.Pool{
+		Name:              p.Name,
+		UID:               string(p.UID),
+		Created:           p.CreationTimestamp.Time,
+		ServiceSelector:   p.Spec.ServiceSelector,
+		NamespaceSelector: p.Spec.NamespaceSelector,
+		Disabled:          p.Spec.Disabled,
+		AutoAssign:        p.Spec.AutoAssign == nil || *p.Spec.AutoAssign,
+		Priority:          p.Spec.Priority,
+		Conditions:        p.Status.Conditions,
+	}
+	ranges, problems := poolRanges(&p.Spec)
+	problems = append(problems, poolSelectors(&p.Spec)...)
+	if len(problems) > 0 {
+		row.Invalid = oneLine(problems)
+	} else {
+		row.Ranges = ranges
+	}
+	return row
+}
+
+func oneLine(ps Problems) string { return strings.ReplaceAll(ps.Error(), "\n", "; ") }
+
+// poolRanges reads spec.blocks. Host bits of a CIDR are ignored, as in Cilium.
+func poolRanges(spec *v1alpha1.IPPoolSpec) ([]state.Range, Problems) {
+	var problems Problems
+	ranges := make([]state.Range, 0, len(spec.Blocks))
+	if len(spec.Blocks) == 0 {
+		problems.add("spec.blocks", "add a block, such as cidr: 192.168.10.0/28", "is empty")
+	}
+	whole := make([]state.Range, len(spec.Blocks)) // with first and last; for overlaps
+	for i, b := range spec.Blocks {
+		path := fmt.Sprintf("spec.blocks[%d]", i)
+		r, ok := blockRange(&problems, path, b)
+		if !ok {
+			continue
+		}
+		for j, other := range whole[:i] {
+			if other.From.IsValid() && r.Overlaps(other) {
+				problems.add(path, "make the blocks apart, or remove one", "%s overlaps spec.blocks[%d] (%s)", r, j, other)
+			}
+		}
+		whole[i] = r
+		if b.CIDR != "" && spec.AllowFirstLastIPs == "No" && r.From.Next() != r.To && r.From != r.To {
+			r = state.Range{From: r.From.Next(), To: r.To.Prev()}
+		}
+		ranges = append(ranges, r)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return ranges, nil
+}
+
+func blockRange(problems *Problems, path string, b v1alpha1.IPBlock) (state.Range, bool) {
+	before := len(*problems)
+	var r state.Range
+	switch {
+	case b.CIDR != "" && (b.Start != "" || b.Stop != ""):
+		problems.add(path, "remove cidr, or start and stop", "is both a CIDR and a range")
+		return r, false
+	case b.CIDR == "" && b.Start == "":
+		problems.add(path, "write cidr, or start and stop", "is neither a CIDR nor a range")
+		return r, false
+	case b.CIDR != "":
+		checkPrefix(problems, path+".cidr", b.CIDR)
+		if prefix, err := netip.ParsePrefix(b.CIDR); err == nil {
+			r = state.Range{From: prefix.Masked().Addr(), To: lastAddr(prefix)}
+		}
+	default:
+		r.From, _ = checkAddr(problems, path+".start", b.Start)
+		r.To = r.From
+		if b.Stop != "" {
+			r.To, _ = checkAddr(problems, path+".stop", b.Stop)
+		}
+	}
+	if len(*problems) > before {
+		return r, false
+	}
+	switch {
+	case r.From.BitLen() != r.To.BitLen():
+		problems.add(path, "write both as IPv4 or both as IPv6", "start %s and stop %s are of different families", r.From, r.To)
+	case r.To.Less(r.From):
+		problems.add(path, "swap them", "start %s is after stop %s", r.From, r.To)
+	case notOutside(r.From) || notOutside(r.To):
+		problems.add(path, "choose addresses that other machines can send to", "%s holds addresses that cannot be announced (unspecified, loopback, multicast, broadcast or IPv6 link-local)", r)
+	}
+	return r, len(*problems) == before
+}
+
+// lastAddr is the highest address of the prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := range b {
+		hostBits := min(max((i+1)*8-p.Bits(), 0), 8)
+		b[i] |= byte(1<<hostBits - 1)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// L2PolicyRow is the row of an L2Policy. When the spec is wrong in spite of
+// validation, Invalid says so and the rest is that of last, the row there was
+// (nil: none; then the policy selects nothing).
+func L2PolicyRow(p *v1alpha1.L2Policy, last *state.L2Policy) state.L2Policy {
+	if problems := checkL2Policy(&p.Spec); len(problems) > 0 {
+		row := state.L2Policy{}
+		if last != nil {
+			row = *last
+		}
+		row.Name, row.Created, row.Conditions = p.Name, p.CreationTimestamp.Time, p.Status.Conditions
+		row.Invalid = oneLine(problems)
+		return row
+	}
+	return state.L2Policy{
+		Name:            p.Name,
+		Created:         p.CreationTimestamp.Time,
+		ServiceSelector: p.Spec.ServiceSelector,
+		NodeSelector:    p.Spec.NodeSelector,
+		Interfaces:      p.Spec.Interfaces,
+		LoadBalancerIPs: p.Spec.LoadBalancerIPs,
+		ExternalIPs:     p.Spec.ExternalIPs,
+		Conditions:      p.Status.Conditions,
+	}
+}
+
+// leaseInterface is state.LeaseInterface in the Lease's annotation.
+type leaseInterface struct {
+	Name     string         `json:"name"`
+	MAC      string         `json:"mac,omitempty"`
+	Up       bool           `json:"up"`
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
+}
+
+// SetNodeLease writes row into a Lease: all but metadata's own fields and the
+// keys of others. renewed is by the node's clock, and is kept later than the
+// renewal before, so that every renewal shows. The duration is in whole
+// seconds, rounded up.
+func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time.Time) {
+	lease.Namespace, lease.Name = Namespace, row.Node
+	if lease.Labels == nil {
+		lease.Labels = map[string]string{}
+	}
+	lease.Labels[v1alpha1.LabelNodeLease] = row.Node
+	if lease.Annotations == nil {
+		lease.Annotations = map[string]string{}
+	}
+	interfaces := make([]leaseInterface, len(row.Interfaces))
+	for i, in := range row.Interfaces {
+		interfaces[i] = leaseInterface(in)
+	}
+	data, err := json.Marshal(interfaces)
+	if err != nil {
+		panic(fmt.Sprintf("encode lease interfaces: %v", err)) // strings, bools and prefixes always encode
+	}
+	lease.Annotations[v1alpha1.AnnotationInterfaces] = string(data)
+	delete(lease.Annotations, v1alpha1.AnnotationReleased)
+	if row.Released {
+		lease.Annotations[v1alpha1.AnnotationReleased] = "true"
+	}
+	renewed = renewed.Truncate(time.Microsecond)
+	if last := lease.Spec.RenewTime; last != nil && !renewed.After(last.Time) {
+		renewed = last.Add(time.Microsecond)
+	}
+	if lease.Spec.AcquireTime == nil {
+		lease.Spec.AcquireTime = &metav1.MicroTime{Time: renewed}
+	}
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: renewed}
+	lease.Spec.HolderIdentity = &row.Node
+	seconds := int32((row.Duration + time.Second - 1) / time.Second)
+	lease.Spec.LeaseDurationSeconds = &seconds
+}
+
+// NodeLeaseRow is the row of a node's Lease. ok is false for Leases that are
+// not a node's, such as an election's.
+func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Problems, ok bool) {
+	node := lease.Labels[v1alpha1.LabelNodeLease]
+	if node == "" || lease.Namespace != Namespace {
+		return row, nil, false
+	}
+	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true"}
+	if s := lease.Spec.LeaseDurationSeconds; s != nil {
+		row.Duration = time.Duration(*s) * time.Second
+	}
+	if t := lease.Spec.RenewTime; t != nil {
+		row.Renewal = t.UTC().Format(time.RFC3339Nano)
+	}
+	var interfaces []leaseInterface
+	if text := lease.Annotations[v1alpha1.AnnotationInterfaces]; text != "" {
+		if err := json.Unmarshal([]byte(text), &interfaces); err != nil {
+			problems.add("metadata.annotations["+v1alpha1.AnnotationInterfaces+"]", "let the node's daemon renew it", "does not decode: %v", err)
+		}
+	}
+	for _, in := range interfaces {
+		row.Interfaces = append(row.Interfaces, state.LeaseInterface(in))
+	}
+	return row, problems, true
+}
