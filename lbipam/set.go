@@ -1,0 +1,129 @@
+package lbipam
+
+import (
+	"math/big"
+	"net/netip"
+	"slices"
+	"sort"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// set is a set of addresses: ranges in ascending order, IPv4 before IPv6, no
+// two of which overlap or touch. The zero set is empty.
+type set []state.Range
+
+// newSet returns the union of ranges.
+func newSet(ranges []state.Range) set {
+	sorted := slices.Clone(ranges)
+	slices.SortFunc(sorted, func(a, b state.Range) int { return a.From.Compare(b.From) })
+	var s set
+	for _, r := range sorted {
+		if n := len(s); n > 0 && reaches(s[n-1], r) {
+			if s[n-1].To.Less(r.To) {
+				s[n-1].To = r.To
+			}
+			continue
+		}
+		s = append(s, r)
+	}
+	return s
+}
+
+// reaches says whether b, which starts no earlier than a, overlaps or continues it.
+func reaches(a, b state.Range) bool {
+	return a.Overlaps(b) || a.To.Next() == b.From
+}
+
+// at returns the index of the first range that ends at a or after it.
+func (s set) at(a netip.Addr) int {
+	return sort.Search(len(s), func(i int) bool { return a.Compare(s[i].To) <= 0 })
+}
+
+func (s set) contains(a netip.Addr) bool {
+	i := s.at(a)
+	return i < len(s) && s[i].Contains(a)
+}
+
+// overlap returns the lowest range that both sets hold.
+func (s set) overlap(t set) (state.Range, bool) {
+	for i, j := 0, 0; i < len(s) && j < len(t); {
+		if s[i].Overlaps(t[j]) {
+			return state.Range{From: later(s[i].From, t[j].From), To: earlier(s[i].To, t[j].To)}, true
+		}
+		if s[i].To.Less(t[j].To) {
+			i++
+		} else {
+			j++
+		}
+	}
+	return state.Range{}, false
+}
+
+func later(a, b netip.Addr) netip.Addr {
+	if a.Less(b) {
+		return b
+	}
+	return a
+}
+
+func earlier(a, b netip.Addr) netip.Addr {
+	if a.Less(b) {
+		return a
+	}
+	return b
+}
+
+// minus returns s without the given addresses, which are in ascending order.
+func (s set) minus(addrs []netip.Addr) set {
+	var rest set
+	for _, r := range s {
+		i, _ := slices.BinarySearchFunc(addrs, r.From, netip.Addr.Compare)
+		for ; i < len(addrs) && r.From.IsValid() && r.Contains(addrs[i]); i++ {
+			if r.From.Less(addrs[i]) {
+				rest = append(rest, state.Range{From: r.From, To: addrs[i].Prev()})
+			}
+			r.From = addrs[i].Next() // the zero Addr after the last one there is
+		}
+		if r.From.IsValid() && r.From.Compare(r.To) <= 0 {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
+// of returns the part of s that is of one family; it shares memory with s.
+func (s set) of(f family) set {
+	i := sort.Search(len(s), func(i int) bool { return s[i].From.Is6() })
+	if f == ipv4 {
+		return s[:i]
+	}
+	return s[i:]
+}
+
+// takeLowest removes and returns the lowest address.
+func (s *set) takeLowest() (netip.Addr, bool) {
+	if len(*s) == 0 {
+		return netip.Addr{}, false
+	}
+	r := &(*s)[0]
+	a := r.From
+	if a == r.To {
+		*s = (*s)[1:]
+	} else {
+		r.From = a.Next()
+	}
+	return a, true
+}
+
+// size counts the addresses.
+func (s set) size() *big.Int {
+	n := new(big.Int)
+	for _, r := range s {
+		n.Add(n, number(r.To))
+		n.Sub(n, number(r.From))
+	}
+	return n.Add(n, big.NewInt(int64(len(s))))
+}
+
+func number(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
