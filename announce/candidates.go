@@ -1,0 +1,254 @@
+package announce
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Standing is how a node stands with an address: a candidate for it, or why not.
+type Standing struct {
+	Node string
+	// Interfaces it would be announced on, sorted.
+	Interfaces []string
+	// Bar is why the node is no candidate, "" when it is one.
+	Bar Bar
+}
+
+// Bar is what keeps a node from announcing an address.
+type Bar string
+
+// The bars, in the order they are looked at.
+const (
+	BarUnknownNode    Bar = "UnknownNode"    // has a lease, and is no node of the cluster
+	BarNoLease        Bar = "NoLease"        // is a node, and no daemon there ever kept a lease
+	BarLeaseExpired   Bar = "LeaseExpired"   // its lease went unrenewed
+	BarReleased       Bar = "Released"       // it gave its addresses up
+	BarExcluded       Bar = "Excluded"       // label node.kubernetes.io/exclude-from-external-load-balancers
+	BarNotSelected    Bar = "NotSelected"    // no policy for the address selects the node
+	BarNoInterface    Bar = "NoInterface"    // no interface that the policies name
+	BarOffLink        Bar = "OffLink"        // the address belongs to a subnet that its interfaces are not on
+	BarInterfaceDown  Bar = "InterfaceDown"  // the interface is down
+	BarNoLocalBackend Bar = "NoLocalBackend" // externalTrafficPolicy Local, and no ready backend there
+)
+
+// labelExclude on a node keeps it from announcing (KEP-1143).
+const labelExclude = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// Explain returns how every node stands with the address, sorted by node;
+// nothing when no policy announces it.
+func Explain(in Inputs, addr netip.Addr) []Standing {
+	site := survey(in)
+	var stands []Standing
+	for _, w := range site.wanted() {
+		if w.addr == addr {
+			for _, node := range site.names {
+				stands = append(stands, site.stand(w, node))
+			}
+		}
+	}
+	return stands
+}
+
+// site is the Inputs, arranged for looking things up.
+type site struct {
+	policies []policy
+	services []state.Service
+	nodes    map[string]state.Node
+	leases   map[string]state.NodeLease
+	names    []string // of all nodes and leases, sorted
+	verdicts map[string]Verdict
+	backends map[state.ObjectName]map[string]bool // nodes with a ready one
+	// cache of candidates: addresses asking for the same have the same.
+	cache map[string]map[string]Standing
+}
+
+func survey(in Inputs) *site {
+	s := &site{
+		services: in.Services, nodes: nodesByName(in.Nodes), verdicts: in.Verdicts,
+		leases: map[string]state.NodeLease{}, backends: map[state.ObjectName]map[string]bool{},
+		cache: map[string]map[string]Standing{},
+	}
+	s.policies, _ = compilePolicies(in.Policies)
+	for _, n := range in.Nodes {
+		s.names = append(s.names, n.Name)
+	}
+	for _, l := range in.Leases {
+		s.leases[l.Node] = l
+		s.names = append(s.names, l.Node)
+	}
+	slices.Sort(s.names)
+	s.names = slices.Compact(s.names)
+	for _, slice := range in.Slices {
+		for _, b := range slice.Endpoints {
+			if b.Ready && b.Node != "" {
+				if s.backends[slice.Service] == nil {
+					s.backends[slice.Service] = map[string]bool{}
+				}
+				s.backends[slice.Service][b.Node] = true
+			}
+		}
+	}
+	return s
+}
+
+// wantedAddr is an address that policies announce.
+type wantedAddr struct {
+	addr     netip.Addr
+	services []state.ObjectName // that carry it
+	local    []state.ObjectName // those of them with externalTrafficPolicy Local
+	policies []int              // that announce it, ascending
+	subnets  []netip.Prefix     // on-link somewhere, that it is in
+}
+
+func (w wantedAddr) service() state.ObjectName {
+	return slices.MinFunc(w.services, state.ObjectName.Compare)
+}
+
+// wanted returns the addresses that policies announce, sorted.
+func (s *site) wanted() []wantedAddr {
+	byAddr := map[netip.Addr]*wantedAddr{}
+	add := func(addr netip.Addr, svc state.Service, policy int) {
+		w := byAddr[addr]
+		if w == nil {
+			w = &wantedAddr{addr: addr}
+			byAddr[addr] = w
+		}
+		if !slices.Contains(w.services, svc.Name) {
+			w.services = append(w.services, svc.Name)
+			if svc.ExternalTrafficPolicyLocal {
+				w.local = append(w.local, svc.Name)
+			}
+		}
+		if !slices.Contains(w.policies, policy) {
+			w.policies = append(w.policies, policy)
+		}
+	}
+	for i, p := range s.policies {
+		for _, svc := range s.services {
+			if !p.selectsService(svc) {
+				continue
+			}
+			if p.loadBalancerIPs && svc.Type == "LoadBalancer" {
+				for _, addr := range svc.Ingress {
+					add(addr, svc, i)
+				}
+			}
+			if p.externalIPs {
+				for _, addr := range svc.ExternalIPs {
+					add(addr, svc, i)
+				}
+			}
+		}
+	}
+	wanted := make([]wantedAddr, 0, len(byAddr))
+	onLinkOf := map[string][]netip.Prefix{} // by policies
+	for _, w := range byAddr {
+		key := fmt.Sprint(w.policies)
+		if _, ok := onLinkOf[key]; !ok {
+			onLinkOf[key] = s.onLink(w.policies)
+		}
+		for _, p := range onLinkOf[key] {
+			if p.Contains(w.addr) {
+				w.subnets = append(w.subnets, p)
+			}
+		}
+		wanted = append(wanted, *w)
+	}
+	slices.SortFunc(wanted, func(a, b wantedAddr) int { return a.addr.Compare(b.addr) })
+	return wanted
+}
+
+// candidates returns the nodes that may announce w, Frozen ones included.
+func (s *site) candidates(w wantedAddr) map[string]Standing {
+	key := fmt.Sprint(w.policies, w.local, w.subnets)
+	if cached, ok := s.cache[key]; ok {
+		return cached
+	}
+	candidates := map[string]Standing{}
+	for _, node := range s.names {
+		if stand := s.stand(w, node); stand.Bar == "" {
+			candidates[node] = stand
+		}
+	}
+	s.cache[key] = candidates
+	return candidates
+}
+
+// onLink returns the subnets of the interfaces that the policies mean, on any
+// node. A dead node's count too: they say where an address belongs.
+func (s *site) onLink(policies []int) []netip.Prefix {
+	var subnets []netip.Prefix
+	for _, node := range s.names {
+		for _, i := range s.interfaces(policies, node) {
+			subnets = append(subnets, i.Prefixes...)
+		}
+	}
+	return onLink(subnets)
+}
+
+// interfaces of the node that the policies mean, up or not.
+func (s *site) interfaces(policies []int, node string) []state.LeaseInterface {
+	var found []state.LeaseInterface
+	for _, i := range s.leases[node].Interfaces {
+		if slices.ContainsFunc(policies, func(p int) bool {
+			return s.policies[p].selectsNode(s.nodes[node]) && s.policies[p].matches(i.Name)
+		}) {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+func (s *site) stand(w wantedAddr, name string) Standing {
+	barred := func(b Bar) Standing { return Standing{Node: name, Bar: b} }
+	node, known := s.nodes[name]
+	if !known {
+		return barred(BarUnknownNode)
+	}
+	switch s.verdicts[name] {
+	case NoLease:
+		return barred(BarNoLease)
+	case Expired:
+		return barred(BarLeaseExpired)
+	case Released:
+		return barred(BarReleased)
+	}
+	// The label counts whatever its value (KEP-1143).
+	if _, excluded := node.Labels[labelExclude]; excluded {
+		return barred(BarExcluded)
+	}
+	if !slices.ContainsFunc(w.policies, func(p int) bool { return s.policies[p].selectsNode(node) }) {
+		return barred(BarNotSelected)
+	}
+	interfaces := s.interfaces(w.policies, name)
+	if len(interfaces) == 0 {
+		return barred(BarNoInterface)
+	}
+	if len(w.subnets) > 0 {
+		interfaces = slices.DeleteFunc(interfaces, func(i state.LeaseInterface) bool {
+			return !slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return slices.Contains(w.subnets, p.Masked()) })
+		})
+		if len(interfaces) == 0 {
+			return barred(BarOffLink)
+		}
+	}
+	interfaces = slices.DeleteFunc(interfaces, func(i state.LeaseInterface) bool { return !i.Up })
+	if len(interfaces) == 0 {
+		return barred(BarInterfaceDown)
+	}
+	for _, svc := range w.local {
+		if !s.backends[svc][name] {
+			return barred(BarNoLocalBackend)
+		}
+	}
+	stand := Standing{Node: name}
+	for _, i := range interfaces {
+		stand.Interfaces = append(stand.Interfaces, i.Name)
+	}
+	slices.SortFunc(stand.Interfaces, strings.Compare)
+	return stand
+}

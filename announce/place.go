@@ -1,0 +1,154 @@
+package announce
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Inputs is all that Place looks at.
+type Inputs struct {
+	Services []state.Service
+	Slices   []state.EndpointSlice
+	Nodes    []state.Node
+	Policies []state.L2Policy
+	Leases   []state.NodeLease
+	Verdicts map[string]Verdict
+	// Decided is the latest decision for each address.
+	Decided []state.Assignment
+}
+
+// ReadInputs takes the inputs of Place from the tables.
+func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Inputs {
+	in := Inputs{
+		Services: db.Services.Rows(r),
+		Nodes:    db.Nodes.Rows(r),
+		Policies: db.L2Policies.Rows(r),
+		Leases:   db.NodeLeases.Rows(r),
+		Verdicts: verdicts,
+		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
+	}
+	for _, s := range in.Services {
+		if s.ExternalTrafficPolicyLocal {
+			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(r, state.IndexService, s.Name.String()))
+		}
+	}
+	return in
+}
+
+// placeable says whether the sources have told all that Place looks at.
+func placeable(db *state.DB, r state.Reader) bool {
+	return db.Services.Synced(r) && db.EndpointSlices.Synced(r) && db.Nodes.Synced(r) &&
+		db.L2Policies.Synced(r) && db.NodeLeases.Synced(r) && db.Assigned.Synced(r)
+}
+
+// latest merges what the store holds with what was decided and may not be in
+// the store yet: the higher generation, and at the same one the store's, which
+// another coordinator may have written.
+func latest(stored, decided []state.Assignment) []state.Assignment {
+	byAddr := make(map[netip.Addr]state.Assignment, len(stored))
+	for _, a := range stored {
+		byAddr[a.Addr] = a
+	}
+	for _, a := range decided {
+		if b, ok := byAddr[a.Addr]; a.Status.Wanted() && (!ok || a.Generation > b.Generation) {
+			byAddr[a.Addr] = a
+		}
+	}
+	rows := make([]state.Assignment, 0, len(byAddr))
+	for _, a := range byAddr {
+		rows = append(rows, a)
+	}
+	sortByAddr(rows)
+	return rows
+}
+
+func sortByAddr(rows []state.Assignment) {
+	slices.SortFunc(rows, func(a, b state.Assignment) int { return a.Addr.Compare(b.Addr) })
+}
+
+// Place decides which node announces each address that a policy announces: the
+// one that does, for as long as it may; else, of those that may, the one with
+// the fewest addresses, the first by name when several have. now is for
+// people. Sorted by address.
+func Place(in Inputs, now time.Time) []state.Assignment {
+	site := survey(in)
+	decided := make(map[netip.Addr]state.Assignment, len(in.Decided))
+	for _, a := range in.Decided {
+		decided[a.Addr] = a
+	}
+	wanted := site.wanted()
+	rows := make([]state.Assignment, len(wanted))
+	load := map[string]int{}
+	var homeless []int
+	for i, w := range wanted {
+		was := decided[w.addr]
+		rows[i] = was
+		rows[i].Addr, rows[i].Service, rows[i].Status = w.addr, w.service(), state.Status{}
+		if stand, ok := site.candidates(w)[was.Node]; ok {
+			rows[i].Interfaces = stand.Interfaces
+			load[was.Node]++
+		} else {
+			homeless = append(homeless, i)
+		}
+	}
+	for _, i := range homeless {
+		candidates := site.candidates(wanted[i])
+		last := ""
+		if rows[i].Node == "" {
+			last = rows[i].Previous
+		}
+		move(&rows[i], choose(candidates, site.verdicts, load, last), candidates, site.verdicts, now)
+		load[rows[i].Node]++
+	}
+	return rows
+}
+
+// choose returns the candidate with the fewest addresses, "" when there is
+// none. An address that nobody held goes back to its last holder, whose
+// hardware address the neighbours have.
+func choose(candidates map[string]Standing, verdicts map[string]Verdict, load map[string]int, last string) string {
+	if _, ok := candidates[last]; ok && verdicts[last] == Live {
+		return last
+	}
+	var best string
+	for node := range candidates {
+		if verdicts[node] != Live {
+			continue
+		}
+		if best == "" || cmp.Or(cmp.Compare(load[node], load[best]), cmp.Compare(node, best)) < 0 {
+			best = node
+		}
+	}
+	return best
+}
+
+// move hands row to node, "" for nobody.
+func move(row *state.Assignment, node string, candidates map[string]Standing, verdicts map[string]Verdict, now time.Time) {
+	was := row.Node
+	if node == was && !row.Since.IsZero() {
+		return // still nobody
+	}
+	if was != "" {
+		row.Previous = was
+	}
+	switch {
+	case node == "":
+		row.Reason = state.ReasonNoCandidate
+	case row.Previous == "" || row.Previous == node:
+		row.Reason = state.ReasonFirstAssignment
+	case verdicts[row.Previous] == Released:
+		row.Reason = state.ReasonReleased
+	case verdicts[row.Previous] == Expired || verdicts[row.Previous] == NoLease:
+		row.Reason = state.ReasonLeaseExpired
+	default:
+		row.Reason = state.ReasonNotCandidate
+	}
+	if node != was {
+		row.Generation++
+	}
+	row.Node, row.Since, row.Interfaces = node, now, candidates[node].Interfaces
+}

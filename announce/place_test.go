@@ -1,0 +1,341 @@
+package announce
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 10, byte(i)}) }
+
+func service(name string, addrs ...netip.Addr) state.Service {
+	return state.Service{Name: state.ObjectName{Namespace: "default", Name: name}, Type: "LoadBalancer",
+		Labels: map[string]string{"app": name}, Ingress: addrs}
+}
+
+func matchLabels(k, v string) *metav1.LabelSelector {
+	return &metav1.LabelSelector{MatchLabels: map[string]string{k: v}}
+}
+
+// lease of a node whose eth1 has 192.168.10.x/24.
+func lease(node string, x int) state.NodeLease {
+	return state.NodeLease{Node: node, Duration: 3 * time.Second, Renewal: "1", Interfaces: []state.LeaseInterface{{
+		Name: "eth1", MAC: fmt.Sprintf("02:00:00:00:00:%02x", x), Up: true,
+		Prefixes: []netip.Prefix{netip.PrefixFrom(addr(0), 24)},
+	}}}
+}
+
+// lab is three live nodes on one subnet, a policy for eth1 and a Service with 192.168.10.211.
+func lab() Inputs {
+	in := Inputs{
+		Services: []state.Service{service("web", addr(211))},
+		Policies: []state.L2Policy{{Name: "all", Interfaces: []string{"^eth1$"}, LoadBalancerIPs: true, ExternalIPs: true}},
+		Verdicts: map[string]Verdict{},
+	}
+	for i, node := range []string{"a", "b", "c"} {
+		in.Nodes = append(in.Nodes, state.Node{Name: node, Labels: map[string]string{"name": node}})
+		in.Leases = append(in.Leases, lease(node, i+1))
+		in.Verdicts[node] = Live
+	}
+	return in
+}
+
+func holders(rows []state.Assignment) map[string]string {
+	m := map[string]string{}
+	for _, r := range rows {
+		m[r.Addr.String()] = r.Node
+	}
+	return m
+}
+
+// One address, one thing changed at a time: who holds it, and why the others do not.
+func TestCandidates(t *testing.T) {
+	const ip = "192.168.10.211"
+	for _, tc := range []struct {
+		name   string
+		change func(*Inputs)
+		node   string
+		bars   string // of a, b and c
+	}{
+		{"first by name", func(*Inputs) {}, "a", ""},
+		{"expired", func(in *Inputs) { in.Verdicts["a"] = Expired }, "b", "a:LeaseExpired"},
+		{"released", func(in *Inputs) { in.Verdicts["a"] = Released }, "b", "a:Released"},
+		{"frozen gets nothing new", func(in *Inputs) { in.Verdicts["a"] = Frozen }, "b", ""},
+		{"no lease", func(in *Inputs) { in.Leases = in.Leases[1:]; delete(in.Verdicts, "a") }, "b", "a:NoLease"},
+		{"no such node", func(in *Inputs) { in.Nodes = in.Nodes[1:] }, "b", "a:UnknownNode"},
+		{"excluded by label", func(in *Inputs) { in.Nodes[0].Labels[labelExclude] = "" }, "b", "a:Excluded"},
+		{"node selector", func(in *Inputs) { in.Policies[0].NodeSelector = matchLabels("name", "c") }, "c",
+			"a:NotSelected b:NotSelected"},
+		{"no such interface", func(in *Inputs) { in.Leases[0].Interfaces[0].Name = "eth10" }, "b", "a:NoInterface"},
+		{"down", func(in *Inputs) { in.Leases[0].Interfaces[0].Up = false }, "b", "a:InterfaceDown"},
+		{"all down", func(in *Inputs) {
+			for i := range in.Leases {
+				in.Leases[i].Interfaces[0].Up = false
+			}
+		}, "", "a:InterfaceDown b:InterfaceDown c:InterfaceDown"},
+		{"other subnet", func(in *Inputs) {
+			in.Leases[0].Interfaces[0].Prefixes = []netip.Prefix{netip.MustParsePrefix("192.168.20.0/24")}
+		}, "b", "a:OffLink"},
+		{"address of no subnet", func(in *Inputs) {
+			in.Leases[0].Interfaces[0].Prefixes = []netip.Prefix{netip.MustParsePrefix("192.168.20.0/24")}
+			in.Services[0].Ingress[0] = netip.MustParseAddr("203.0.113.1")
+		}, "a", ""},
+		{"the dead say where an address belongs", func(in *Inputs) {
+			for i := range in.Leases[1:] {
+				in.Leases[i+1].Interfaces[0].Prefixes = []netip.Prefix{netip.MustParsePrefix("192.168.20.0/24")}
+			}
+			in.Verdicts["a"] = Expired
+		}, "", "a:LeaseExpired b:OffLink c:OffLink"},
+		{"a VIP on an interface is no subnet", func(in *Inputs) {
+			in.Leases[2].Interfaces[0].Prefixes = []netip.Prefix{netip.MustParsePrefix("203.0.113.1/32")}
+			in.Services[0].Ingress[0] = netip.MustParseAddr("203.0.113.1")
+		}, "a", ""},
+		{"no local backend", func(in *Inputs) {
+			in.Services[0].ExternalTrafficPolicyLocal = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{
+				{Node: "a", Ready: false, Serving: true}, {Node: "c", Ready: true}}}}
+		}, "c", "a:NoLocalBackend b:NoLocalBackend"},
+		{"local backend of another Service", func(in *Inputs) {
+			in.Services[0].ExternalTrafficPolicyLocal = true
+			in.Slices = []state.EndpointSlice{{Service: state.ObjectName{Namespace: "other", Name: "web"},
+				Endpoints: []state.Backend{{Node: "a", Ready: true}}}}
+		}, "", "a:NoLocalBackend b:NoLocalBackend c:NoLocalBackend"},
+		{"second policy", func(in *Inputs) {
+			in.Policies[0].NodeSelector = matchLabels("name", "c")
+			in.Policies = append(in.Policies, state.L2Policy{Name: "b", NodeSelector: matchLabels("name", "b"), LoadBalancerIPs: true})
+		}, "b", "a:NotSelected"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := lab()
+			tc.change(&in)
+			vip := in.Services[0].Ingress[0]
+			rows := Place(in, epoch)
+			if len(rows) != 1 || rows[0].Node != tc.node {
+				t.Errorf("placed %v, want %s on %q", holders(rows), ip, tc.node)
+			}
+			if tc.node == "" && rows[0].Reason != state.ReasonNoCandidate {
+				t.Errorf("reason %s, want NoCandidate", rows[0].Reason)
+			}
+			if tc.node != "" && (!slices.Equal(rows[0].Interfaces, []string{"eth1"}) || rows[0].Generation != 1 ||
+				rows[0].Reason != state.ReasonFirstAssignment || !rows[0].Since.Equal(epoch)) {
+				t.Errorf("first assignment is %+v", rows[0])
+			}
+			var bars []string
+			for _, stand := range Explain(in, vip) {
+				if stand.Bar != "" {
+					bars = append(bars, stand.Node+":"+string(stand.Bar))
+				}
+			}
+			if got := strings.Join(bars, " "); got != tc.bars {
+				t.Errorf("explained as %q, want %q", got, tc.bars)
+			}
+		})
+	}
+}
+
+func TestWantedAddresses(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		change  func(*Inputs)
+		want    string
+		problem string
+	}{
+		{"load balancer address", func(*Inputs) {}, "192.168.10.211=default/web", ""},
+		{"external address", func(in *Inputs) {
+			in.Services[0] = state.Service{Name: in.Services[0].Name, Type: "ClusterIP", Ingress: []netip.Addr{addr(1)}, ExternalIPs: []netip.Addr{addr(2)}}
+		}, "192.168.10.2=default/web", ""},
+		{"neither asked for", func(in *Inputs) {
+			in.Policies[0].LoadBalancerIPs, in.Policies[0].ExternalIPs = false, false
+			in.Services[0].ExternalIPs = []netip.Addr{addr(2)}
+		}, "", ""},
+		{"service selector", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels("app", "shop") }, "", ""},
+		{"by namespace", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels(labelServiceNamespace, "default") },
+			"192.168.10.211=default/web", ""},
+		{"shared address", func(in *Inputs) { in.Services = append(in.Services, service("shop", addr(211))) },
+			"192.168.10.211=default/shop", ""},
+		{"bad expression", func(in *Inputs) { in.Policies[0].Interfaces = []string{"eth1", "eth["} }, "",
+			"L2Policy all: spec.interfaces[1]: \"eth[\": error parsing regexp"},
+		{"bad expression beside a good one", func(in *Inputs) {
+			in.Policies = append(in.Policies, state.L2Policy{Name: "bad", Interfaces: []string{"("}, LoadBalancerIPs: true})
+		}, "192.168.10.211=default/web", "L2Policy bad: spec.interfaces[0]"},
+		{"bad selector", func(in *Inputs) {
+			in.Policies[0].NodeSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}
+		}, "", "L2Policy all: spec.nodeSelector"},
+		{"matches nothing", func(in *Inputs) { in.Policies[0].Interfaces = []string{"^eth1$", "bond0"} },
+			"192.168.10.211=default/web", "L2Policy all: spec.interfaces[1]: \"bond0\" matches no interface"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := lab()
+			tc.change(&in)
+			var got []string
+			for _, row := range Place(in, epoch) {
+				got = append(got, row.Addr.String()+"="+row.Service.String())
+			}
+			if s := strings.Join(got, " "); s != tc.want {
+				t.Errorf("placed %q, want %q", s, tc.want)
+			}
+			problems := Problems(in)
+			switch {
+			case tc.problem == "" && len(problems) != 0:
+				t.Errorf("problems %v, want none", problems)
+			case tc.problem != "" && (len(problems) != 1 || !strings.HasPrefix(problems[0].String(), tc.problem)):
+				t.Errorf("problems %v, want one: %s", problems, tc.problem)
+			}
+		})
+	}
+}
+
+// One address through its life.
+func TestPlaceMoves(t *testing.T) {
+	in := lab()
+	now := epoch
+	for _, step := range []struct {
+		name       string
+		change     func()
+		node       string
+		generation int64
+		reason     state.Reason
+		previous   string
+	}{
+		{"first", func() {}, "a", 1, state.ReasonFirstAssignment, ""},
+		{"nothing", func() {}, "a", 1, state.ReasonFirstAssignment, ""},
+		{"the coordinator is not sure of it", func() { in.Verdicts["a"] = Frozen }, "a", 1, state.ReasonFirstAssignment, ""},
+		{"it dies", func() { in.Verdicts["a"] = Expired }, "b", 2, state.ReasonLeaseExpired, "a"},
+		{"it is back: no failback", func() { in.Verdicts["a"] = Live }, "b", 2, state.ReasonLeaseExpired, "a"},
+		{"drain", func() { in.Verdicts["b"] = Released }, "a", 3, state.ReasonReleased, "b"},
+		{"excluded", func() { in.Nodes[0].Labels[labelExclude] = "true" }, "c", 4, state.ReasonNotCandidate, "a"},
+		{"cable out, and nobody else", func() { in.Leases[2].Interfaces[0].Up = false }, "", 5, state.ReasonNoCandidate, "c"},
+		{"still nobody", func() {}, "", 5, state.ReasonNoCandidate, "c"},
+		{"others are back, and so is the last", func() {
+			delete(in.Nodes[0].Labels, labelExclude)
+			in.Leases[2].Interfaces[0].Up = true
+		}, "c", 6, state.ReasonFirstAssignment, "c"},
+	} {
+		before := slices.Clone(in.Decided)
+		step.change()
+		now = now.Add(time.Second)
+		in.Decided = Place(in, now)
+		row := in.Decided[0]
+		if row.Node != step.node || row.Generation != step.generation || row.Reason != step.reason || row.Previous != step.previous {
+			t.Errorf("%s: %+v, want node %q generation %d reason %s previous %q", step.name, row, step.node, step.generation, step.reason, step.previous)
+		}
+		if moved := len(before) == 0 || before[0].Node != row.Node; moved != row.Since.Equal(now) {
+			t.Errorf("%s: moved %v, since %v, now %v", step.name, moved, row.Since, now)
+		}
+	}
+	in.Services[0].Ingress = nil
+	if rows := Place(in, now); len(rows) != 0 {
+		t.Errorf("address that no Service carries is placed: %+v", rows)
+	}
+}
+
+// Whatever happens to the nodes: only candidates hold, nothing moves that need
+// not, a move raises the generation by one, what moves is spread evenly, and
+// the order of the inputs does not matter.
+func TestPlaceProperties(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		in := Inputs{Policies: lab().Policies, Verdicts: map[string]Verdict{}}
+		for i := range 1 + rng.IntN(6) {
+			node := fmt.Sprintf("n%d", i)
+			in.Nodes = append(in.Nodes, state.Node{Name: node})
+			in.Leases = append(in.Leases, lease(node, i))
+		}
+		for i := range 1 + rng.IntN(40) {
+			in.Services = append(in.Services, service(fmt.Sprintf("s%d", i), addr(i)))
+		}
+		for step := range 10 {
+			for _, n := range in.Nodes {
+				in.Verdicts[n.Name] = []Verdict{Live, Live, Live, Frozen, Expired, Released, NoLease}[rng.IntN(7)]
+			}
+			was := holders(in.Decided)
+			generation := map[netip.Addr]int64{}
+			for _, a := range in.Decided {
+				generation[a.Addr] = a.Generation
+			}
+			rows := Place(in, epoch)
+
+			shuffled := in
+			shuffled.Services, shuffled.Nodes = slices.Clone(in.Services), slices.Clone(in.Nodes)
+			shuffled.Leases, shuffled.Decided = slices.Clone(in.Leases), slices.Clone(in.Decided)
+			rng.Shuffle(len(in.Services), reflect.Swapper(shuffled.Services))
+			rng.Shuffle(len(in.Nodes), reflect.Swapper(shuffled.Nodes))
+			rng.Shuffle(len(in.Leases), reflect.Swapper(shuffled.Leases))
+			rng.Shuffle(len(in.Decided), reflect.Swapper(shuffled.Decided))
+			if again := Place(shuffled, epoch); !reflect.DeepEqual(rows, again) {
+				t.Fatalf("seed %d step %d: order of inputs matters:\n%v\n%v", seed, step, rows, again)
+			}
+
+			kept, total := map[string]int{}, map[string]int{}
+			for _, row := range rows {
+				before, verdict := was[row.Addr.String()], in.Verdicts[row.Node]
+				mayKeep := in.Verdicts[before] == Live || in.Verdicts[before] == Frozen
+				switch {
+				case mayKeep && row.Node != before:
+					t.Fatalf("seed %d step %d: %s moved from %s, which may keep it", seed, step, row.Addr, before)
+				case row.Node != "" && row.Node != before && verdict != Live:
+					t.Fatalf("seed %d step %d: %s given to %s, which is %s", seed, step, row.Addr, row.Node, verdict)
+				case row.Node != before && row.Generation != generation[row.Addr]+1, row.Node == before && row.Generation != generation[row.Addr]:
+					t.Fatalf("seed %d step %d: %s from %q to %q, generation %d to %d", seed, step, row.Addr, before, row.Node, generation[row.Addr], row.Generation)
+				}
+				total[row.Node]++
+				if row.Node == before {
+					kept[row.Node]++
+				}
+			}
+			// Of two live nodes, the fuller one got something new only while it was not the fuller.
+			for _, n := range in.Nodes {
+				for _, m := range in.Nodes {
+					if in.Verdicts[n.Name] == Live && in.Verdicts[m.Name] == Live && step == 0 && total[n.Name] > total[m.Name]+1 {
+						t.Fatalf("seed %d: first placement is uneven: %v", seed, total)
+					}
+				}
+			}
+			in.Decided = rows
+		}
+	}
+}
+
+func TestLatestDecision(t *testing.T) {
+	row := func(i int, node string, generation int64) state.Assignment {
+		return state.Assignment{Addr: addr(i), Node: node, Generation: generation}
+	}
+	leaving := row(5, "a", 9)
+	leaving.Status.Phase = state.Deleting
+	got := latest(
+		[]state.Assignment{row(1, "a", 1), row(2, "a", 2), row(3, "b", 2), row(5, "a", 8)},
+		[]state.Assignment{row(1, "b", 2), row(2, "a", 2), row(3, "c", 2), row(4, "c", 1), leaving})
+	want := []state.Assignment{row(1, "b", 2), row(2, "a", 2), row(3, "b", 2), row(4, "c", 1), row(5, "a", 8)}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("latest decisions\n%v, want\n%v", got, want)
+	}
+}
+
+func BenchmarkPlace(b *testing.B) {
+	in := Inputs{Policies: lab().Policies, Verdicts: map[string]Verdict{}}
+	for i := range 1000 {
+		node := fmt.Sprintf("n%d", i)
+		in.Nodes = append(in.Nodes, state.Node{Name: node})
+		in.Leases = append(in.Leases, lease(node, i))
+		in.Verdicts[node] = Live
+	}
+	for i := range 5000 {
+		in.Services = append(in.Services, service(fmt.Sprintf("s%d", i), netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})))
+	}
+	in.Decided = Place(in, epoch)
+	for b.Loop() {
+		in.Verdicts["n3"] = Expired
+		Place(in, epoch)
+	}
+}

@@ -1,0 +1,129 @@
+package announce
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Problem is something in an L2Policy that keeps it from doing what it says.
+type Problem struct {
+	Policy string
+	Field  string // path in the object
+	// Message says what is wrong and what to do.
+	Message string
+}
+
+func (p Problem) String() string {
+	return fmt.Sprintf("L2Policy %s: %s: %s", p.Policy, p.Field, p.Message)
+}
+
+// policy is an L2Policy with its expressions compiled.
+type policy struct {
+	name                         string
+	services, nodes              labels.Selector
+	interfaces                   []*regexp.Regexp
+	loadBalancerIPs, externalIPs bool
+}
+
+// The labels by which a selector can mean a Service's own name and namespace.
+const (
+	labelServiceName      = "io.kubernetes.service.name"
+	labelServiceNamespace = "io.kubernetes.service.namespace"
+)
+
+func (p policy) selectsService(s state.Service) bool {
+	set := labels.Set{labelServiceName: s.Name.Name, labelServiceNamespace: s.Name.Namespace}
+	maps.Copy(set, s.Labels)
+	return p.services.Matches(set)
+}
+
+func (p policy) selectsNode(n state.Node) bool { return p.nodes.Matches(labels.Set(n.Labels)) }
+
+// matches says whether the policy means that interface of those a node reports.
+func (p policy) matches(name string) bool {
+	return len(p.interfaces) == 0 ||
+		slices.ContainsFunc(p.interfaces, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+}
+
+// compilePolicies leaves out the policies that do not compile and says why.
+func compilePolicies(rows []state.L2Policy) ([]policy, []Problem) {
+	var policies []policy
+	var problems []Problem
+	for _, row := range rows {
+		p, problem := compilePolicy(row)
+		if problem != nil {
+			problems = append(problems, *problem)
+			continue
+		}
+		policies = append(policies, p)
+	}
+	return policies, problems
+}
+
+func compilePolicy(row state.L2Policy) (policy, *Problem) {
+	p := policy{name: row.Name, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
+	var err error
+	if p.services, err = selector(row.ServiceSelector); err != nil {
+		return p, &Problem{row.Name, "spec.serviceSelector", err.Error() + "; mend the selector, the policy announces nothing until then"}
+	}
+	if p.nodes, err = selector(row.NodeSelector); err != nil {
+		return p, &Problem{row.Name, "spec.nodeSelector", err.Error() + "; mend the selector, the policy announces nothing until then"}
+	}
+	for i, expr := range row.Interfaces {
+		re, err := regexp.Compile(expr)
+		if err != nil {
+			return p, &Problem{row.Name, fmt.Sprintf("spec.interfaces[%d]", i),
+				fmt.Sprintf("%q: %v; write an RE2 expression such as ^eth1$, the policy announces nothing until then", expr, err)}
+		}
+		p.interfaces = append(p.interfaces, re)
+	}
+	return p, nil
+}
+
+// selector is LabelSelectorAsSelector, except that an absent one means all.
+func selector(s *metav1.LabelSelector) (labels.Selector, error) {
+	if s == nil {
+		return labels.Everything(), nil
+	}
+	return metav1.LabelSelectorAsSelector(s)
+}
+
+// Problems returns what keeps policies from working: what does not compile,
+// and interfaces that no node has.
+func Problems(in Inputs) []Problem {
+	policies, problems := compilePolicies(in.Policies)
+	if len(in.Leases) == 0 {
+		return problems // nobody has said yet what interfaces there are
+	}
+	nodes := nodesByName(in.Nodes)
+	for _, p := range policies {
+		for i, re := range p.interfaces {
+			found := slices.ContainsFunc(in.Leases, func(l state.NodeLease) bool {
+				node, ok := nodes[l.Node]
+				return ok && p.selectsNode(node) && slices.ContainsFunc(l.Interfaces, func(li state.LeaseInterface) bool {
+					return re.MatchString(li.Name)
+				})
+			})
+			if !found {
+				problems = append(problems, Problem{p.name, fmt.Sprintf("spec.interfaces[%d]", i),
+					fmt.Sprintf("%q matches no interface of any node the policy selects; compare it with `ip link` there", re)})
+			}
+		}
+	}
+	return problems
+}
+
+func nodesByName(nodes []state.Node) map[string]state.Node {
+	byName := make(map[string]state.Node, len(nodes))
+	for _, n := range nodes {
+		byName[n.Name] = n
+	}
+	return byName
+}
