@@ -1,0 +1,149 @@
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// records are the attachments on disk, one JSON file each, so that a daemon
+// that starts again knows the pods it wired.
+type records struct{ dir string }
+
+func recordsIn(stateDir string) records { return records{filepath.Join(stateDir, "endpoints")} }
+
+// record is a veth as its file has it.
+type record struct {
+	Network     string     `json:"network"`
+	ContainerID string     `json:"containerID"`
+	Interface   string     `json:"interface"`
+	Namespace   string     `json:"namespace,omitempty"`
+	Pod         string     `json:"pod,omitempty"`
+	Addr        netip.Addr `json:"address"`
+	HostDevice  string     `json:"hostDevice"`
+	PodMAC      string     `json:"podMAC"`
+	HostMAC     string     `json:"hostMAC"`
+	MTU         int        `json:"mtu"`
+}
+
+func (v veth) record() record {
+	return record{v.Network, v.ContainerID, v.Interface, v.Pod.Namespace, v.Pod.Name,
+		v.Addr, v.HostDevice, v.PodMAC, v.HostMAC, v.MTU}
+}
+
+func (r record) veth() veth {
+	return veth{Network: r.Network, MTU: r.MTU, Endpoint: state.Endpoint{
+		ContainerID: r.ContainerID,
+		Interface:   r.Interface,
+		Pod:         state.ObjectName{Namespace: r.Namespace, Name: r.Pod},
+		Addr:        r.Addr,
+		HostDevice:  r.HostDevice,
+		PodMAC:      r.PodMAC,
+		HostMAC:     r.HostMAC,
+	}}
+}
+
+func (r records) path(hostDevice string) string { return filepath.Join(r.dir, hostDevice+".json") }
+
+// write replaces the attachment's file: after a crash it is the old or the new one.
+func (r records) write(v veth) error {
+	if err := r.replace(v); err != nil {
+		return fmt.Errorf("write record of %s: %w", v.HostDevice, err)
+	}
+	return nil
+}
+
+func (r records) replace(v veth) error {
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(v.record(), "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(r.dir, ".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // no longer there when all went well
+	_, err = tmp.Write(append(text, '\n'))
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), r.path(v.HostDevice)); err != nil {
+		return err
+	}
+	return r.sync()
+}
+
+// remove deletes the attachment's file, if there is one.
+func (r records) remove(hostDevice string) error {
+	err := os.Remove(r.path(hostDevice))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = r.sync()
+	}
+	if err != nil {
+		return fmt.Errorf("remove record of %s: %w", hostDevice, err)
+	}
+	return nil
+}
+
+// sync makes renames and removals in the directory survive a power cut.
+func (r records) sync() error {
+	dir, err := os.Open(r.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// read returns the attachments on disk. Files that hold none come back as
+// errors beside those that do.
+func (r records) read() ([]veth, []error) {
+	entries, err := os.ReadDir(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, []error{fmt.Errorf("list records: %w", err)}
+	}
+	var veths []veth
+	var problems []error
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), ".") {
+			continue // one that a crash left half-written
+		}
+		v, err := readRecord(filepath.Join(r.dir, entry.Name()))
+		if err != nil {
+			problems = append(problems, fmt.Errorf("read record: %w", err))
+			continue
+		}
+		veths = append(veths, v)
+	}
+	return veths, problems
+}
+
+func readRecord(path string) (veth, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return veth{}, err
+	}
+	var r record
+	if err := json.Unmarshal(text, &r); err != nil {
+		return veth{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if name, _, _ := identity(r.ContainerID, r.Interface); name != r.HostDevice || !r.Addr.Is4() {
+		return veth{}, fmt.Errorf("%s: the device or the address is not one of an attachment", path)
+	}
+	return r.veth(), nil
+}
