@@ -23,20 +23,18 @@ import (
 // Client asks a daemon. It is a source.Objects.
 type Client struct {
 	socket string
-	kinds  []source.Kind
 	http   http.Client
 }
 
 var _ source.Objects = (*Client)(nil)
 
-// NewClient returns a Client of the daemon on that socket. The kinds are
-// those of the objects it will send.
-func NewClient(socket string, kinds []source.Kind) *Client {
+// NewClient returns a Client of the daemon on that socket.
+func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, kinds: kinds, http: http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{DialContext: dial}}}
 }
 
 // Status asks how the daemon is.
@@ -92,7 +90,7 @@ func (c *Client) List(ctx context.Context, kind source.Kind, namespace string) (
 
 // Create as in source.Objects.
 func (c *Client) Create(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	kind, err := c.kindOf(obj)
+	kind, err := source.KindOf(obj.GetAPIVersion(), obj.GetKind())
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +99,7 @@ func (c *Client) Create(ctx context.Context, obj *unstructured.Unstructured) (*u
 
 // Update as in source.Objects.
 func (c *Client) Update(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	kind, err := c.kindOf(obj)
+	kind, err := source.KindOf(obj.GetAPIVersion(), obj.GetKind())
 	if err != nil {
 		return nil, err
 	}
@@ -122,16 +120,6 @@ func inNamespace(namespace string) url.Values {
 		return nil
 	}
 	return url.Values{"namespace": {namespace}}
-}
-
-func (c *Client) kindOf(obj *unstructured.Unstructured) (source.Kind, error) {
-	gvk := obj.GroupVersionKind()
-	for _, k := range c.kinds {
-		if k.Group == gvk.Group && k.Kind == gvk.Kind {
-			return k, nil
-		}
-	}
-	return source.Kind{}, fmt.Errorf("send %s %s: unknown kind", gvk.GroupKind(), obj.GetName())
 }
 
 func (c *Client) object(ctx context.Context, method, path, namespace string, body *unstructured.Unstructured) (*unstructured.Unstructured, error) {

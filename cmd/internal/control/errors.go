@@ -45,6 +45,9 @@ var codes = []struct {
 
 func writeError(w http.ResponseWriter, err error) {
 	answer, status := Error{Code: "Internal", Message: err.Error()}, http.StatusInternalServerError
+	if errors.As(err, new(source.Problems)) || errors.As(err, new(source.Problem)) {
+		answer.Code, status = "Invalid", http.StatusUnprocessableEntity
+	}
 	for _, c := range codes {
 		if errors.Is(err, c.err) {
 			answer.Code, status = c.code, c.status

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/seamark-lb/seamark/cmd/internal/version"
@@ -65,7 +64,8 @@ func (s *Server) status(*http.Request) (any, error) {
 		st.Version = version.Version
 	}
 	if s.DB != nil {
-		st.Tables = tableStatuses(s.DB, s.DB.Snapshot())
+		snap := s.DB.Snapshot()
+		st.Tables, st.Problems = tableStatuses(s.DB, snap), problems(s.DB, snap)
 	}
 	return st, nil
 }
@@ -184,11 +184,11 @@ func (s *Server) kind(r *http.Request) (source.Kind, error) {
 		return source.Kind{}, errors.New("this daemon keeps no objects")
 	}
 	resource := r.PathValue("resource")
-	i := slices.IndexFunc(s.Kinds, func(k source.Kind) bool { return Resource(k) == resource })
-	if i < 0 {
+	kind, ok := source.FindKind(resource)
+	if !ok {
 		return source.Kind{}, fmt.Errorf("%w: this daemon knows no kind %q", errInvalid, resource)
 	}
-	return s.Kinds[i], nil
+	return kind, nil
 }
 
 // Resource is a kind's name in paths: plural.group, or plural alone for the core group.

@@ -23,12 +23,12 @@ type Server struct {
 	Socket string
 	Log    *slog.Logger
 
-	// Kinds that Objects holds.
-	Kinds   []source.Kind
+	// Objects that source.Kinds are kept in.
 	Objects source.Objects
 	// DB is where the tables and the announcements are read from.
 	DB *state.DB
-	// Status says how the daemon is. Version and Tables are filled in by the Server.
+	// Status says how the daemon is. Version, Tables and
+	// Problems are filled in by the Server.
 	Status func() Status
 	// DumpLB writes the datapath's load-balancer maps as text.
 	DumpLB func(io.Writer) error

@@ -25,6 +25,7 @@ func views(db *state.DB) []view {
 		plain(db.L2Policies), plain(db.NodeLeases), plain(db.Assigned), plain(db.Devices),
 		reconciled(db.Endpoints), reconciled(db.Allocations), reconciled(db.PoolStatuses),
 		reconciled(db.Assignments), reconciled(db.Frontends), reconciled(db.Announcements), reconciled(db.Routes),
+		reconciled(db.Attachments), plain(db.NodeProblems), plain(db.ClusterProblems),
 	}
 }
 
@@ -73,6 +74,16 @@ func tableStatuses(db *state.DB, snap state.Snapshot) []TableStatus {
 		all = append(all, v.status(snap))
 	}
 	return all
+}
+
+func problems(db *state.DB, snap state.Snapshot) []string {
+	var lines []string
+	for _, t := range []state.Table[state.Problem]{db.NodeProblems, db.ClusterProblems} {
+		for p := range t.All(snap) {
+			lines = append(lines, p.String())
+		}
+	}
+	return lines
 }
 
 func tableRows(db *state.DB, snap state.Snapshot, name string) (any, error) {

@@ -27,6 +27,8 @@ type Status struct {
 	Devices     []DeviceStatus `json:"devices,omitempty"`
 	// Tables is filled in by the Server from its DB.
 	Tables []TableStatus `json:"tables,omitempty"`
+	// Problems that a person should mend, a line each; filled in by the Server from its DB.
+	Problems []string `json:"problems,omitempty"`
 	// Verdicts count packets by reason; the reasons without any may be left out.
 	Verdicts []VerdictCount `json:"verdicts,omitempty"`
 }
@@ -120,7 +122,7 @@ type Maglev struct {
 	Protocol string          `json:"protocol"`
 	Service  string          `json:"service,omitempty"`
 	Backends []MaglevBackend `json:"backends"`
-	// Slots of the whole table, each an index into Backends.
+	// Slots of the whole table, each an index into Backends, or -1 when empty.
 	Slots []int `json:"slots"`
 }
 
