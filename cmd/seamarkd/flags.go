@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// nodeFlags are what this node is and how it announces.
+type nodeFlags struct {
+	name     string
+	bpffs    string
+	stateDir string
+	runDir   string
+
+	leaseDuration time.Duration
+	leaseRenew    time.Duration
+	restartGrace  time.Duration
+}
+
+func (f *nodeFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.name, "node-name", "", "name of this node's Node object (default: the host name)")
+	fs.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "bpffs mount that programs and maps are pinned in")
+	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/seamark", "directory for what outlives a reboot")
+	fs.StringVar(&f.runDir, "run-dir", "/run/seamark", "directory for the control socket, the CNI socket and the lock")
+	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
+	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
+	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
+}
+
+// complete fills in what was left out and refuses what cannot work.
+func (f *nodeFlags) complete() error {
+	if f.name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read host name (or give --node-name): %w", err)
+		}
+		f.name = name
+	}
+	if f.leaseRenew <= 0 || f.leaseDuration < 3*f.leaseRenew {
+		return fmt.Errorf("--lease-duration %v is less than three times --lease-renew %v: one lost write would cost the node its addresses; raise the first or lower the second",
+			f.leaseDuration, f.leaseRenew)
+	}
+	if f.leaseDuration%time.Second != 0 || f.restartGrace%time.Second != 0 {
+		return errors.New("--lease-duration and --restart-grace are whole seconds, as a Lease holds them")
+	}
+	if f.restartGrace < f.leaseDuration {
+		return fmt.Errorf("--restart-grace %v is less than --lease-duration %v: every restart would move addresses", f.restartGrace, f.leaseDuration)
+	}
+	return nil
+}
+
+func (f *nodeFlags) controlSocket() string { return filepath.Join(f.runDir, "seamark.sock") }
+func (f *nodeFlags) cniSocket() string     { return filepath.Join(f.runDir, "cni.sock") }
+
+// storeFlags are where the objects are.
+type storeFlags struct {
+	engine string
+
+	endpoints              []string
+	caFile                 string
+	certFile, keyFile      string
+	user, userPasswordFile string
+
+	server serverFlags
+}
+
+func (f *storeFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.engine, "store", "embedded", "where objects are kept: embedded (etcd inside this daemon) or etcd (an existing cluster)")
+	fs.StringSliceVar(&f.endpoints, "etcd-endpoints", nil, "etcd client URLs, with --store etcd")
+	fs.StringVar(&f.caFile, "etcd-cafile", "", "CA that signed etcd's certificate")
+	fs.StringVar(&f.certFile, "etcd-certfile", "", "client certificate for etcd")
+	fs.StringVar(&f.keyFile, "etcd-keyfile", "", "its key")
+	fs.StringVar(&f.user, "etcd-user", "", "etcd user")
+	fs.StringVar(&f.userPasswordFile, "etcd-password-file", "", "file with its password")
+	f.server.register(fs)
+}
+
+func (f *storeFlags) validate() error {
+	switch f.engine {
+	case "etcd":
+		if len(f.endpoints) == 0 {
+			return errors.New("--store etcd needs --etcd-endpoints, such as http://10.0.2.10:2379")
+		}
+	case "embedded":
+		if len(f.endpoints) > 0 {
+			return errors.New("--etcd-endpoints goes with --store etcd, not with the embedded store")
+		}
+	default:
+		return fmt.Errorf("--store %q: want embedded or etcd", f.engine)
+	}
+	if (f.certFile == "") != (f.keyFile == "") {
+		return errors.New("--etcd-certfile and --etcd-keyfile go together")
+	}
+	if (f.user == "") != (f.userPasswordFile == "") {
+		return errors.New("--etcd-user and --etcd-password-file go together")
+	}
+	return nil
+}
+
+// serverFlags are the embedded store's.
+type serverFlags struct {
+	name           string
+	dir            string
+	listenClient   string
+	listenPeer     string
+	initialCluster string
+	unsafeNoFsync  bool
+}
+
+func (f *serverFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.name, "store-name", "seamark", "this member's name, with --store-initial-cluster")
+	fs.StringVar(&f.dir, "store-dir", "/var/lib/seamark/store", "the embedded store's data")
+	fs.StringVar(&f.listenClient, "store-listen-client", "http://127.0.0.1:2379", "URL the embedded store serves clients on")
+	fs.StringVar(&f.listenPeer, "store-listen-peer", "http://127.0.0.1:2380", "URL the embedded store serves its peers on")
+	fs.StringVar(&f.initialCluster, "store-initial-cluster", "", "members of a store of three appliances: a=http://…:2380,b=…,c=…")
+	fs.BoolVar(&f.unsafeNoFsync, "store-unsafe-no-fsync", false, "do not wait for the disk; for labs: a power cut loses data")
+}
+
+type logFlags struct{ level string }
+
+func (f *logFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+}
+
+func (f *logFlags) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", f.level)
+	}
+	return newLogger(level), nil
+}

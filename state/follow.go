@@ -1,0 +1,41 @@
+package state
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+)
+
+// Watch returns a channel that closes when something is no longer as the
+// Snapshot has it. Table.Changed is one.
+type Watch func(Snapshot) <-chan struct{}
+
+// Watch is the table's content as a Watch.
+func (t Table[T]) Watch() Watch { return func(s Snapshot) <-chan struct{} { return t.Changed(s) } }
+
+// Wait returns when one of the watches fires, or after d, or when ctx ends;
+// only the last is an error.
+func Wait(ctx context.Context, snap Snapshot, d time.Duration, watches ...Watch) error {
+	ws := memdb.NewWatchSet()
+	for _, watch := range watches {
+		ws.Add(watch(snap))
+	}
+	timed, cancel := context.WithTimeout(ctx, max(d, 0))
+	defer cancel()
+	_ = ws.WatchCtx(timed) // its error is timed's: told apart below
+	return ctx.Err()
+}
+
+// Follow calls decide with the present Snapshot, and again whenever one of the
+// watches fires or every has gone by, until ctx ends. Changes that come while
+// decide runs are one call.
+func (db *DB) Follow(ctx context.Context, every time.Duration, decide func(Snapshot), watches ...Watch) error {
+	for {
+		snap := db.Snapshot()
+		decide(snap)
+		if Wait(ctx, snap, every, watches...) != nil {
+			return nil
+		}
+	}
+}
