@@ -1,0 +1,192 @@
+package testlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one that the lab started. A pid alone may be another's by now, so
+// the start time goes with it.
+type process struct {
+	PID int `json:"pid"`
+	// Start is field 22 of /proc/PID/stat: clock ticks since boot.
+	Start uint64 `json:"start"`
+}
+
+// start runs argv in the namespace, detached from this process and in a
+// session of its own, with its output appended to logFile and cgroup (a
+// directory, or "") as its cgroup.
+func start(n Namespace, argv, env []string, logFile, cgroup string) (process, error) {
+	fail := func(err error) (process, error) {
+		return process{}, fmt.Errorf("start %s in %s: %w", filepath.Base(argv[0]), n.Name, err)
+	}
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fail(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = env
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if cgroup != "" {
+		dir, err := os.Open(cgroup)
+		if err != nil {
+			return fail(err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	if err := n.Do(cmd.Start); err != nil {
+		return fail(err)
+	}
+	startTime, _, err := procStat(cmd.Process.Pid)
+	if err != nil {
+		return fail(err)
+	}
+	go cmd.Wait() // its zombie, should it end before this process does
+	return process{cmd.Process.Pid, startTime}, nil
+}
+
+// alive says whether the process still runs. A zombie does not.
+func (p process) alive() bool {
+	startTime, state, err := procStat(p.PID)
+	return err == nil && startTime == p.Start && state != 'Z'
+}
+
+// signal sends sig; to a process that has ended it does nothing.
+func (p process) signal(sig unix.Signal) error {
+	return signalIf(p.PID, sig, p.alive)
+}
+
+// signalIf signals the process if check still holds once its pid is held fast.
+func signalIf(pid int, sig unix.Signal, check func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	if !check() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// awaitEnd waits until the process has ended.
+func (p process) awaitEnd(ctx context.Context) error {
+	return poll(ctx, fmt.Sprintf("process %d to end", p.PID), func() error {
+		if p.alive() {
+			return errors.New("it still runs")
+		}
+		return nil
+	})
+}
+
+// procStat reads a process's start time (clock ticks since boot) and state.
+func procStat(pid int) (startTime uint64, state byte, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	// The command's name, in parentheses, may hold anything.
+	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
+	fields := strings.Fields(rest)
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
+	}
+	startTime, err = strconv.ParseUint(fields[19], 10, 64)
+	return startTime, fields[0][0], err
+}
+
+// killAllIn kills every process whose main thread is in one of the namespaces,
+// except this one and those it descends from, and waits until they are gone.
+func killAllIn(ctx context.Context, namespaces []Namespace) error {
+	inodes := map[uint64]bool{}
+	for _, n := range namespaces {
+		if inode, err := inodeOf(n.Path()); err == nil {
+			inodes[inode] = true
+		}
+	}
+	spared := map[int]bool{}
+	for pid := os.Getpid(); pid > 1 && !spared[pid]; pid = parentOf(pid) {
+		spared[pid] = true
+	}
+	return poll(ctx, "the lab's processes to end", func() error {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return fmt.Errorf("list processes: %w", err)
+		}
+		var left []string
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || spared[pid] {
+				continue
+			}
+			inside := func() bool {
+				inode, err := inodeOf(fmt.Sprintf("/proc/%d/ns/net", pid))
+				return err == nil && inodes[inode]
+			}
+			if !inside() { // nor is a zombie
+				continue
+			}
+			left = append(left, e.Name())
+			if err := signalIf(pid, unix.SIGKILL, inside); err != nil {
+				return err
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("still there: %s", strings.Join(left, " "))
+		}
+		return nil
+	})
+}
+
+func inodeOf(path string) (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return st.Ino, err
+}
+
+func parentOf(pid int) int {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}
+
+// poll calls try until it succeeds, or until ctx ends; then the error says
+// what was waited for and what try said last.
+func poll(ctx context.Context, what string, try func() error) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w (%w)", what, err, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
