@@ -13,6 +13,13 @@ import (
 // The types of this file are the keys and values of bpf/maps.h, byte for
 // byte; CheckLayout compares them with the BTF of what is loaded.
 
+// Sizes of maps whose indexes are given out here.
+const (
+	maxSets     = 16384
+	maxBackends = 65536
+	maxNextHops = 4096
+)
+
 // IPv4 is an address in network byte order (__be32).
 type IPv4 [4]byte
 
