@@ -7,10 +7,11 @@
 #pragma once
 
 #include "bpf.h"
+#include "reasons.h"
 
 // LAYOUT_VERSION rises with every change to a shape below. A daemon migrates
 // or rebuilds what an older one left pinned, and refuses what a newer one did.
-#define LAYOUT_VERSION 1
+enum layout_version { LAYOUT_VERSION = 1 };
 
 #define MAX_FRONTENDS 65536
 #define MAX_SETS      16384
@@ -18,6 +19,8 @@
 #define MAX_NEXT_HOPS 4096
 #define MAX_ANNOUNCED 16384
 #define MAX_ENDPOINTS 4096
+#define MAX_DEVICES   256
+#define MAX_CLUSTER_MACS 4096
 
 // frontend_key is addr:port/proto. With port and proto 0 it stands for the
 // address itself: it answers ping, and an unserved port of it is dropped.
@@ -147,3 +150,165 @@ struct verdict_count {
 	__u64 packets;
 	__u64 bytes;
 };
+
+// device is an outside device that XDP is attached to. A frame flooded to
+// another host's MAC reaches XDP too, and must be left alone.
+struct device {
+	__u8 mac[6];
+	__u16 mtu; // of IP packets
+};
+
+enum hook {
+	HOOK_XDP,
+	HOOK_TC_OUTSIDE,
+	HOOK_TC_POD,
+	HOOK_MAX,
+};
+
+// Room per hook in verdicts, so that a new reason moves no counter.
+enum verdict_stride { VERDICT_STRIDE = 64 };
+
+// Default sizes; the loader may be told others.
+#define MAX_FLOWS     262144
+#define MAX_HALF_OPEN 65536
+
+// The layout version of all that is pinned.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} layout SEC(".maps");
+
+// Which addresses and ports are balanced, and by which set.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_FRONTENDS);
+	__type(key, struct frontend_key);
+	__type(value, struct frontend);
+} frontends SEC(".maps");
+
+// The backend sets, by number.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SETS);
+	__type(key, __u32);
+	__type(value, struct backend_set);
+} sets SEC(".maps");
+
+// A Maglev table: backend id by slot. Each has the size its set says.
+struct maglev_table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+};
+
+// The Maglev tables, two for each set.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2 * MAX_SETS);
+	__type(key, __u32);
+	__array(values, struct maglev_table);
+} maglev SEC(".maps");
+
+// The backends, by id.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+// The ways to other nodes, by number.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NEXT_HOPS);
+	__type(key, __u32);
+	__type(value, struct next_hop);
+} next_hops SEC(".maps");
+
+// Which VIP ports a local pod serves, and on which port of its own.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_FRONTENDS);
+	__type(key, struct local_key);
+	__type(value, struct local_target);
+} local_targets SEC(".maps");
+
+// Flows to local pods that both sides have spoken in: the way back to the VIP.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FLOWS);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+// Flows before that: what a flood of first packets fills, instead of flows.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_HALF_OPEN);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} half_open SEC(".maps");
+
+// The pods of this node, by address.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__type(key, __be32);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+// The outside devices, by ifindex.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+// This node's right to announce.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct announcer);
+} announcer SEC(".maps");
+
+// The addresses this node answers ARP for, each on one device.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_ANNOUNCED);
+	__type(key, struct announced_key);
+	__type(value, struct announced);
+} announced SEC(".maps");
+
+// The MACs that other cluster nodes announce with; the value is not read.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_CLUSTER_MACS);
+	__type(key, struct mac_key);
+	__type(value, __u32);
+} cluster_macs SEC(".maps");
+
+// Foreign claims to announced addresses, told to userspace.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} claims SEC(".maps");
+
+// What was done with packets and why: hook * VERDICT_STRIDE + reason.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HOOK_MAX * VERDICT_STRIDE);
+	__type(key, __u32);
+	__type(value, struct verdict_count);
+} verdicts SEC(".maps");

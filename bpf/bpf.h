@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// What every program needs of the kernel's and libbpf's headers.
+#pragma once
+
+#include <stddef.h>
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define AF_INET 2 // <sys/socket.h> is libc's
+
+// <linux/icmp.h> and <linux/if_arp.h> include libc; this is what is used of them.
+struct icmphdr {
+	__u8 type;
+	__u8 code;
+	__sum16 checksum;
+	__be32 rest;
+};
+
+#define ICMP_ECHOREPLY 0
+#define ICMP_ECHO      8
+
+#define ARPHRD_ETHER  1
+#define ARPOP_REQUEST 1
+#define ARPOP_REPLY   2
+
+// Fragment bits of iphdr.frag_off (RFC 791), network byte order.
+#define IP_FRAGMENT bpf_htons(0x3fff) // MF or an offset

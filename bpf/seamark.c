@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// All programs in one object, so that they share their maps by construction.
+
+#include "tc_outside.c"
+#include "tc_pod.c"
+#include "xdp.c"
+
+// Types that userspace shares and no map names, so that BTF has them.
+#define SHARE(kind, name) const kind name *const share_##name[0] SEC(".types")
+SHARE(enum, reason);
+SHARE(enum, hook);
+SHARE(enum, layout_version);
+SHARE(enum, verdict_stride);
+SHARE(enum, backend_flags);
+SHARE(enum, flow_flags);
+SHARE(struct, claim);
+
+char dual_license[] SEC("license") = "Dual BSD/GPL";

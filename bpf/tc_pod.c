@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// tc ingress of the pods' veths on the host: what a pod answers to a client of
+// a VIP comes from the VIP, and goes straight out, so that neither netfilter
+// nor rp_filter sees a packet with an address that is not the pod's.
+
+#include "counters.h"
+#include "nat.h"
+#include "parse.h"
+
+// The MSS that a pod may offer, so that the client's segments fit the IPIP hop.
+// 0: as it likes.
+volatile const __u16 mss_clamp;
+
+#define HEADERS (ETH_HLEN + 60 + 60) // the longest that are looked at
+#define TCP_OPTIONS 40               // at most
+
+#define IP_OFFSET ETH_HLEN
+
+// find_flow returns the flow that a pod's packet answers, or NULL.
+static __always_inline struct flow *find_flow(const struct ipv4 *p)
+{
+	struct flow_key key = {
+		.pod = p->ip->saddr,
+		.client = p->ip->daddr,
+		.pod_port = p->sport,
+		.client_port = p->dport,
+		.proto = p->proto,
+	};
+	struct flow *f = bpf_map_lookup_elem(&flows, &key);
+	if (likely(f))
+		return f;
+	f = bpf_map_lookup_elem(&half_open, &key);
+	if (f && !(f->flags & FLOW_REPLIED) && !(p->tcp_flags & TCP_RST))
+		f->flags |= FLOW_REPLIED;
+	return f;
+}
+
+// clamp_mss lowers the MSS option (RFC 9293, section 3.2) of a TCP header at
+// offset l4.
+static __always_inline void clamp_mss(struct __sk_buff *skb, __u32 l4, __u32 size)
+{
+	__u8 option[64] = {};
+	__u32 at = 0;
+
+	if (size < 4 || size > TCP_OPTIONS || bpf_skb_load_bytes(skb, l4 + sizeof(struct tcphdr), option, size))
+		return;
+	for (int i = 0; i < TCP_OPTIONS && at + 4 <= size; i++) {
+		__u8 kind = option[at & 63], length = option[(at + 1) & 63];
+		if (kind == 0)
+			return;
+		if (kind == 1) {
+			at++;
+			continue;
+		}
+		if (length < 2)
+			return;
+		if (kind != 2 || length != 4) {
+			at += length;
+			continue;
+		}
+		__u16 mss = option[(at + 2) & 63] << 8 | option[(at + 3) & 63];
+		if (mss <= mss_clamp)
+			return;
+		__be16 from = bpf_htons(mss), to = bpf_htons(mss_clamp);
+		__u32 offset = l4 + sizeof(struct tcphdr) + at + 2;
+		bpf_skb_store_bytes(skb, offset, &to, sizeof(to), 0);
+		if (at & 1) { // across two words of the checksum
+			from = __builtin_bswap16(from);
+			to = __builtin_bswap16(to);
+		}
+		bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), from, to, sizeof(to));
+		return;
+	}
+}
+
+// snat makes a packet come from the VIP. The helpers know of checksums that
+// are still the device's to finish.
+static __always_inline int snat(struct __sk_buff *skb, const struct ipv4 *p, __u32 l4, __be32 addr, __be16 port)
+{
+	__be32 pod = p->ip->saddr;
+	__be16 pod_port = p->sport;
+	int tcp = p->proto == IPPROTO_TCP;
+	__u32 check = l4 + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+	__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
+
+	return bpf_l4_csum_replace(skb, check, pod, addr, BPF_F_PSEUDO_HDR | flags | sizeof(addr)) ||
+	       bpf_l4_csum_replace(skb, check, pod_port, port, flags | sizeof(port)) ||
+	       bpf_skb_store_bytes(skb, l4, &port, sizeof(port), 0) || // the source port comes first in both
+	       bpf_l3_csum_replace(skb, IP_OFFSET + offsetof(struct iphdr, check), pod, addr, sizeof(addr)) ||
+	       bpf_skb_store_bytes(skb, IP_OFFSET + offsetof(struct iphdr, saddr), &addr, sizeof(addr), 0);
+}
+
+// send_out routes a packet, as the kernel would, past the kernel.
+static __always_inline int send_out(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
+{
+	long err = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+
+	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
+		return VERDICT(TC_ACT_UNSPEC, REASON_REPLY);
+	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return VERDICT(TC_ACT_SHOT, REASON_NO_ROUTE);
+
+	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+	struct ethhdr *eth = take(&c, sizeof(*eth));
+	struct iphdr *ip = take(&c, sizeof(*ip));
+	if (!eth || !ip)
+		return VERDICT(TC_ACT_SHOT, REASON_TRUNCATED);
+	decrement_ttl(ip);
+	if (err == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		struct bpf_redir_neigh gateway = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
+		return VERDICT(bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0), REASON_REPLY);
+	}
+	__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
+	return VERDICT(bpf_redirect(fib->ifindex, 0), REASON_REPLY);
+}
+
+static __always_inline int answer(struct __sk_buff *skb)
+{
+	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
+		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+	// Headers beyond the linear part are rare; pull them in.
+	if (skb->data_end - skb->data < HEADERS && skb->data_end - skb->data < skb->len)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+
+	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
+	struct ipv4 p = {};
+	struct ethhdr *eth = take(&c, sizeof(*eth));
+	// What is not well formed is not an answer that we know.
+	if (!eth || parse_ipv4(&c, skb->len - ETH_HLEN, &p) || parse_l4(&c, &p) || p.proto == IPPROTO_ICMP)
+		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+	struct flow *f = find_flow(&p);
+	if (!f)
+		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+	if (p.ip->ttl <= 1)
+		return VERDICT(TC_ACT_SHOT, REASON_TTL_EXPIRED);
+
+	struct bpf_fib_lookup fib = {
+		.family = AF_INET,
+		.l4_protocol = p.proto,
+		.ifindex = skb->ifindex,
+		.sport = f->port,
+		.dport = p.dport,
+		.tos = p.ip->tos,
+		.ipv4_src = f->vip,
+		.ipv4_dst = p.ip->daddr,
+	};
+	__u32 l4 = IP_OFFSET + p.ip->ihl * 4;
+	__u32 options = 0;
+	if (mss_clamp && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		options = p.tcp->doff * 4 - sizeof(struct tcphdr);
+	if (snat(skb, &p, l4, fib.ipv4_src, fib.sport))
+		return VERDICT(TC_ACT_SHOT, REASON_TRUNCATED);
+	if (options)
+		clamp_mss(skb, l4, options);
+	return send_out(skb, &fib);
+}
+
+SEC("tc")
+int seamark_tc_pod(struct __sk_buff *skb)
+{
+	__u64 bytes = skb->len;
+
+	return finish(HOOK_TC_POD, answer(skb), bytes);
+}

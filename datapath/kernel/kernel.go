@@ -1,0 +1,182 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// Config says where and how to load.
+type Config struct {
+	// BPFFS is where a BPF filesystem is mounted. Everything is pinned in its
+	// directory seamark.
+	BPFFS string
+	// RunDir holds the lock that keeps a second daemon away.
+	RunDir string
+	// NodeAddr is this node's IPv4 address: what encapsulated packets come from
+	// when a next hop does not say.
+	NodeAddr netip.Addr
+	// MSSClamp is the largest MSS, in bytes, that a pod may offer to clients of a
+	// VIP: the MTU between nodes less 60. 0: any.
+	MSSClamp uint16
+	// Flows and HalfOpen are the sizes of the flow tables, in entries; 0: those
+	// of bpf/maps.h.
+	Flows, HalfOpen uint32
+	Log             *slog.Logger
+}
+
+// Kernel is what is loaded. Its methods are safe for concurrent use.
+type Kernel struct {
+	cfg     Config
+	lock    *os.File
+	objects bpfPrograms
+	maps    map[string]*ebpf.Map
+	reasons []string // names, by number
+	tcx     bool
+
+	mu    sync.Mutex
+	links map[string]link.Link // by the name of the pin
+}
+
+// Open loads the programs, or takes over from an earlier daemon: pinned maps
+// are used again, or moved to their new shape with what is in them, and the
+// programs on all devices are replaced in place.
+func Open(cfg Config) (_ *Kernel, err error) {
+	if err := checkHost(cfg.BPFFS); err != nil {
+		return nil, err
+	}
+	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, links: map[string]link.Link{}, tcx: haveTCX() == nil}
+	if k.lock, err = lock(cfg.RunDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.Close())
+		}
+	}()
+	spec, err := k.spec()
+	if err != nil {
+		return nil, err
+	}
+	if k.reasons, err = reasonNames(spec); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(linkDir(cfg.BPFFS), 0o700); err != nil {
+		return nil, fmt.Errorf("create pin directory: %w", err)
+	}
+	moved, err := k.openMaps(spec)
+	defer func() {
+		for _, m := range moved {
+			m.old.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.LoadAndAssign(&k.objects, &ebpf.CollectionOptions{MapReplacements: k.maps}); err != nil {
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	if err := k.replacePrograms(); err != nil {
+		return nil, err
+	}
+	// What the old programs wrote between the first copy and their replacement.
+	for _, m := range moved {
+		if err := m.copy(ebpf.UpdateNoExist); err != nil {
+			return nil, err
+		}
+	}
+	if err := k.maps[bpfMapLayout].Put(uint32(0), uint32(bpfLayoutVersionLAYOUT_VERSION)); err != nil {
+		return nil, fmt.Errorf("write layout version: %w", err)
+	}
+	return k, nil
+}
+
+func checkHost(bpffs string) error {
+	release, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkRights(), checkRelease(release), checkBPFFS(bpffs))
+}
+
+// spec returns what to load, as configured.
+func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	var addr [4]byte
+	if k.cfg.NodeAddr.Is4() {
+		addr = k.cfg.NodeAddr.As4()
+	}
+	err = errors.Join(
+		spec.Variables[bpfVarNodeAddr].Set(addr),
+		spec.Variables[bpfVarMssClamp].Set(k.cfg.MSSClamp),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("configure programs: %w", err)
+	}
+	if k.cfg.Flows != 0 {
+		spec.Maps[bpfMapFlows].MaxEntries = k.cfg.Flows
+	}
+	if k.cfg.HalfOpen != 0 {
+		spec.Maps[bpfMapHalfOpen].MaxEntries = k.cfg.HalfOpen
+	}
+	return spec, nil
+}
+
+// Maps returns the maps by the names of bpf/maps.h. They stay the Kernel's to close.
+func (k *Kernel) Maps() map[string]*ebpf.Map { return k.maps }
+
+// Close lets go of everything and leaves it at work in the kernel: only the
+// pins hold it from then on.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	errs := []error{k.objects.Close()}
+	for _, l := range k.links {
+		errs = append(errs, l.Close())
+	}
+	for _, m := range k.maps {
+		errs = append(errs, m.Close())
+	}
+	clear(k.links)
+	if k.lock != nil {
+		errs = append(errs, k.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func pinDir(bpffs string) string  { return filepath.Join(bpffs, "seamark") }
+func linkDir(bpffs string) string { return filepath.Join(pinDir(bpffs), "links") }
+
+// Cleanup detaches and removes all that was pinned in the bpffs, links first.
+// It refuses to while a daemon runs. Nothing there is no error.
+func Cleanup(bpffs, runDir string) error {
+	if err := errors.Join(checkRights(), checkBPFFS(bpffs)); err != nil {
+		return err
+	}
+	held, err := lock(runDir)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	// The last reference to a link is its pin: with it the program goes.
+	if err := os.RemoveAll(linkDir(bpffs)); err != nil {
+		return fmt.Errorf("remove links: %w", err)
+	}
+	if err := removeFilters(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(pinDir(bpffs)); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}

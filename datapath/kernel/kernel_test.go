@@ -1,0 +1,169 @@
+package kernel
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// host is a node for a test: a network namespace of its own, which the test's
+// thread is in, and a BPF filesystem.
+type host struct {
+	bpffs, runDir string
+}
+
+func newHost(t testing.TB) host {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it loads BPF programs into network namespaces")
+	}
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := netns.New() // and enters it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		inside.Close()
+		if err := netns.Set(before); err != nil {
+			t.Fatal(err) // the thread stays locked, and ends with the test
+		}
+		before.Close()
+		runtime.UnlockOSThread()
+	})
+	h := host{bpffs: mountBPFFS(t), runDir: t.TempDir()}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func mountBPFFS(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func (h host) config() Config {
+	return Config{
+		BPFFS:    h.bpffs,
+		RunDir:   h.runDir,
+		NodeAddr: netip.MustParseAddr("192.168.10.100"),
+		Flows:    4096,
+		HalfOpen: 4096,
+		Log:      slog.New(slog.DiscardHandler),
+	}
+}
+
+func (h host) open(t testing.TB) *Kernel {
+	t.Helper()
+	return openWith(t, h.config())
+}
+
+func openWith(t testing.TB, cfg Config) *Kernel {
+	t.Helper()
+	k, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.Close() })
+	return k
+}
+
+// addVeth makes a pair of devices, both in the test's namespace, and up.
+func addVeth(t testing.TB, name, peer string) netlink.Link {
+	t.Helper()
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{name, peer} {
+		dev, err := netlink.LinkByName(n)
+		if err == nil {
+			err = netlink.LinkSetUp(dev)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dev, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dev
+}
+
+func pins(t testing.TB, dir string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range found {
+		found[i] = filepath.Base(found[i])
+	}
+	return found
+}
+
+func TestAttach(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	dev := addVeth(t, "out", "out-peer")
+	at, err := k.Attach("out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at != (Attachment{Device: "out", XDP: "native", TC: "tcx"}) {
+		t.Errorf("Attach = %+v", at)
+	}
+	var row bpfDevice
+	if err := k.Maps()["devices"].Lookup(uint32(dev.Attrs().Index), &row); err != nil {
+		t.Fatal(err)
+	}
+	if string(row.Mac[:]) != string(dev.Attrs().HardwareAddr) || row.Mtu != 1500 {
+		t.Errorf("device row = %+v", row)
+	}
+	if got := pins(t, linkDir(h.bpffs)); len(got) != 2 {
+		t.Errorf("pinned links = %v, want xdp and tc-outside", got)
+	}
+	if err := k.Detach("out"); err != nil {
+		t.Fatal(err)
+	}
+	if got := pins(t, linkDir(h.bpffs)); len(got) != 0 {
+		t.Errorf("pinned links after Detach = %v", got)
+	}
+}
+
+// The generated object has to come out the same wherever it is made.
+func TestGenerateIsReproducible(t *testing.T) {
+	if _, err := exec.LookPath("clang-14"); err != nil {
+		t.Skip("needs clang-14 to generate the object again")
+	}
+	if strings.Contains(string(_BpfBytes), "/work/") || strings.Contains(string(_BpfBytes), "/home/") {
+		t.Error("the object has an absolute path in it")
+	}
+}

@@ -1,0 +1,141 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+)
+
+// openMaps fills k.maps with the pinned maps, made where they are missing and
+// moved where their shape is an older one. It returns the moves.
+func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (moved []move, err error) {
+	dir := pinDir(k.cfg.BPFFS)
+	if err := checkLayout(dir); err != nil {
+		return nil, err
+	}
+	for name, want := range spec.Maps {
+		if name[0] == '.' {
+			continue // constants of the programs
+		}
+		path := filepath.Join(dir, name)
+		pinned, err := ebpf.LoadPinnedMap(path, nil)
+		if err == nil && want.Compatible(pinned) == nil {
+			k.maps[name] = pinned
+			continue
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return moved, fmt.Errorf("open pinned map %s: %w", path, err)
+		}
+		fresh, err := ebpf.NewMap(want)
+		if err != nil {
+			return moved, fmt.Errorf("create map %s: %w", name, err)
+		}
+		k.maps[name] = fresh
+		if pinned != nil {
+			m := move{name: name, old: pinned, new: fresh}
+			moved = append(moved, m)
+			k.cfg.Log.Info("move map to a new shape", "map", name, "why", want.Compatible(pinned))
+			if err := m.copy(ebpf.UpdateAny); err != nil {
+				return moved, err
+			}
+		}
+		// Pinned aside and renamed, so that the name always has a whole map.
+		aside := path + "_new"
+		if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return moved, fmt.Errorf("pin map %s: %w", name, err)
+		}
+		if err := fresh.Pin(aside); err != nil {
+			return moved, fmt.Errorf("pin map %s: %w", name, err)
+		}
+		if err := os.Rename(aside, path); err != nil {
+			return moved, fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return moved, nil
+}
+
+// checkLayout refuses pins of a daemon newer than this one.
+func checkLayout(dir string) error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, bpfMapLayout), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read layout version: %w", err)
+	}
+	defer m.Close()
+	var version uint32
+	if err := m.Lookup(uint32(0), &version); err != nil {
+		return fmt.Errorf("read layout version: %w", err)
+	}
+	if version > uint32(bpfLayoutVersionLAYOUT_VERSION) {
+		return fmt.Errorf("open pinned maps in %s: their layout %d is newer than this seamarkd's %d: run the newer seamarkd, or drop its state and all connections with: seamarkd cleanup",
+			dir, version, bpfLayoutVersionLAYOUT_VERSION)
+	}
+	return nil
+}
+
+// move is the way of a map's entries into one of another shape.
+type move struct {
+	name     string
+	old, new *ebpf.Map
+}
+
+// copy copies what still fits: keys as they were, values as they were or grown
+// at the end. Whatever else was in the map is made anew by userspace, except
+// for counters, which begin again.
+func (m move) copy(flags ebpf.MapUpdateFlags) error {
+	if m.old.Type() == ebpf.ArrayOfMaps && m.new.Type() == ebpf.ArrayOfMaps {
+		return m.copyTables()
+	}
+	if !entries(m.old.Type()) || !entries(m.new.Type()) ||
+		m.old.KeySize() != m.new.KeySize() || m.old.ValueSize() > m.new.ValueSize() {
+		return nil
+	}
+	if m.new.Type() == ebpf.Array && flags == ebpf.UpdateNoExist {
+		return nil // only userspace writes these
+	}
+	key, value := make([]byte, m.old.KeySize()), make([]byte, m.old.ValueSize())
+	grown := make([]byte, m.new.ValueSize())
+	it := m.old.Iterate()
+	for it.Next(&key, &value) {
+		copy(grown, value)
+		err := m.new.Update(key, grown, flags)
+		switch {
+		case errors.Is(err, ebpf.ErrKeyExist):
+		case errors.Is(err, ebpf.ErrKeyNotExist) && m.new.Type() == ebpf.Array: // it has shrunk
+		case err != nil:
+			return fmt.Errorf("copy map %s: %w", m.name, err)
+		}
+	}
+	// Programs that still write into a map can make its walk start over too often.
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("copy map %s: %w", m.name, err)
+	}
+	return nil
+}
+
+func entries(t ebpf.MapType) bool {
+	return t == ebpf.Hash || t == ebpf.LRUHash || t == ebpf.Array
+}
+
+func (m move) copyTables() error {
+	for i := range min(m.old.MaxEntries(), m.new.MaxEntries()) {
+		var table *ebpf.Map
+		err := m.old.Lookup(i, &table)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(m.new.Put(i, table), table.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("copy map %s: %w", m.name, err)
+		}
+	}
+	return nil
+}

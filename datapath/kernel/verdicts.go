@@ -1,0 +1,59 @@
+package kernel
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
+
+// Verdict counts the packets that one program handled in one way, summed over
+// the CPUs, since the maps were made.
+type Verdict struct {
+	// Hook is "xdp", "tc-outside" or "tc-pod".
+	Hook string
+	// Reason is one of bpf/reasons.h, such as "forward_remote".
+	Reason  string
+	Dropped bool
+	Packets uint64
+	Bytes   uint64
+}
+
+// Verdicts returns the counts that are not zero.
+func (k *Kernel) Verdicts() ([]Verdict, error) {
+	var all []Verdict
+	for hook, name := range []string{kindXDP, kindTCOutside, kindTCPod} {
+		for reason := range k.reasons {
+			var cpus []bpfVerdictCount
+			at := uint32(hook*int(bpfVerdictStrideVERDICT_STRIDE) + reason)
+			if err := k.maps[bpfMapVerdicts].Lookup(at, &cpus); err != nil {
+				return nil, fmt.Errorf("read verdicts: %w", err)
+			}
+			v := Verdict{Hook: name, Reason: k.reasons[reason], Dropped: reason >= int(bpfReasonREASON_TRUNCATED)}
+			for _, c := range cpus {
+				v.Packets += c.Packets
+				v.Bytes += c.Bytes
+			}
+			if v.Packets != 0 {
+				all = append(all, v)
+			}
+		}
+	}
+	return all, nil
+}
+
+// reasonNames reads the names of bpf/reasons.h out of the programs' BTF.
+func reasonNames(spec *ebpf.CollectionSpec) ([]string, error) {
+	var reasons *btf.Enum
+	if err := spec.Types.TypeByName("reason", &reasons); err != nil {
+		return nil, fmt.Errorf("read reasons: %w", err)
+	}
+	names := make([]string, bpfReasonREASON_MAX)
+	for _, v := range reasons.Values {
+		if v.Value < uint64(len(names)) {
+			names[v.Value] = strings.ToLower(strings.TrimPrefix(v.Name, "REASON_"))
+		}
+	}
+	return names, nil
+}
