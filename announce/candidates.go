@@ -132,7 +132,7 @@ func (s *site) wanted() []wantedAddr {
 			if !p.selectsService(svc) {
 				continue
 			}
-			if p.loadBalancerIPs && svc.Type == "LoadBalancer" {
+			if p.loadBalancerIPs && balanced(svc) {
 				for _, addr := range svc.Ingress {
 					add(addr, svc, i)
 				}
@@ -162,7 +162,16 @@ func (s *site) wanted() []wantedAddr {
 	return wanted
 }
 
-// candidates returns the nodes that may announce w, Frozen ones included.
+// balanced says whether the Service's ingress addresses are for L2 to announce.
+func balanced(svc state.Service) bool {
+	switch svc.Class {
+	case "", "seamark.dev/l2", "io.cilium/l2-announcer":
+		return svc.Type == "LoadBalancer"
+	}
+	return false
+}
+
+// candidates returns the nodes that may announce w, also those that may only keep it.
 func (s *site) candidates(w wantedAddr) map[string]Standing {
 	key := fmt.Sprint(w.policies, w.local, w.subnets)
 	if cached, ok := s.cache[key]; ok {

@@ -14,13 +14,14 @@ type Verdict uint8
 const (
 	NoLease  Verdict = iota // never heard of
 	Live                    // renewed within its duration
+	Resting                 // stopped cleanly and may be back: keeps what it has, gets nothing new
 	Frozen                  // unrenewed, together with most others: keeps what it has, gets nothing new
 	Expired                 // unrenewed for a full duration
 	Released                // gave its addresses up
 )
 
 func (v Verdict) String() string {
-	return [...]string{"no lease", "live", "frozen", "expired", "released"}[v]
+	return [...]string{"no lease", "live", "resting", "frozen", "expired", "released"}[v]
 }
 
 // Liveness watches the leases of all nodes. Every node keeps one, so that a
@@ -30,6 +31,9 @@ func (v Verdict) String() string {
 // the reads longer than Gap makes every lease new: who could not be heard may
 // well have been alive.
 type Liveness struct {
+	// Duration of a lease whose holder runs; one that asks for longer has
+	// stopped.
+	Duration time.Duration
 	// Gap between two successful reads from which on they count as broken off.
 	Gap time.Duration
 	// Freeze is how long a node that went silent together with most others is
@@ -53,7 +57,7 @@ type heardLease struct {
 // NewLiveness returns a Liveness for leases of that timing.
 func NewLiveness(t Timing) *Liveness {
 	t = t.withDefaults()
-	return &Liveness{Gap: t.Duration / 2, Freeze: t.Grace, leases: map[string]*heardLease{}}
+	return &Liveness{Duration: t.Duration, Gap: t.Duration / 2, Freeze: t.Grace, leases: map[string]*heardLease{}}
 }
 
 // Observe takes in the leases as they are at now. They are no older than
@@ -116,6 +120,8 @@ func (l *Liveness) Verdicts() map[string]Verdict {
 		switch {
 		case h.released:
 			verdicts[node] = Released
+		case h.age < h.duration && h.duration > l.Duration:
+			verdicts[node] = Resting
 		case h.age < h.duration:
 			verdicts[node] = Live
 		case h.age < h.duration+l.Freeze && most(together(silent, h.seen, h.duration), fresh):

@@ -108,7 +108,7 @@ func TestLivenessOfChangingLeases(t *testing.T) {
 		t.Errorf("lease taken up again is %s", v)
 	}
 	a.Renewal, a.Duration = "4", 30*time.Second
-	if v := observe(29*time.Second, a); v != Live {
+	if v := observe(29*time.Second, a); v != Resting {
 		t.Errorf("stretched lease is %s within its grace", v)
 	}
 	if v := observe(2*time.Second, a); v != Expired {

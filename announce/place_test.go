@@ -71,6 +71,7 @@ func TestCandidates(t *testing.T) {
 		{"first by name", func(*Inputs) {}, "a", ""},
 		{"expired", func(in *Inputs) { in.Verdicts["a"] = Expired }, "b", "a:LeaseExpired"},
 		{"released", func(in *Inputs) { in.Verdicts["a"] = Released }, "b", "a:Released"},
+		{"resting gets nothing new", func(in *Inputs) { in.Verdicts["a"] = Resting }, "b", ""},
 		{"frozen gets nothing new", func(in *Inputs) { in.Verdicts["a"] = Frozen }, "b", ""},
 		{"no lease", func(in *Inputs) { in.Leases = in.Leases[1:]; delete(in.Verdicts, "a") }, "b", "a:NoLease"},
 		{"no such node", func(in *Inputs) { in.Nodes = in.Nodes[1:] }, "b", "a:UnknownNode"},
@@ -159,6 +160,9 @@ func TestWantedAddresses(t *testing.T) {
 			in.Policies[0].LoadBalancerIPs, in.Policies[0].ExternalIPs = false, false
 			in.Services[0].ExternalIPs = []netip.Addr{addr(2)}
 		}, "", ""},
+		{"for L2", func(in *Inputs) { in.Services[0].Class = "seamark.dev/l2" }, "192.168.10.211=default/web", ""},
+		{"for BGP", func(in *Inputs) { in.Services[0].Class = "seamark.dev/bgp" }, "", ""},
+		{"for another load balancer", func(in *Inputs) { in.Services[0].Class = "example.com/lb" }, "", ""},
 		{"service selector", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels("app", "shop") }, "", ""},
 		{"by namespace", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels(labelServiceNamespace, "default") },
 			"192.168.10.211=default/web", ""},
@@ -211,6 +215,7 @@ func TestPlaceMoves(t *testing.T) {
 		{"first", func() {}, "a", 1, state.ReasonFirstAssignment, ""},
 		{"nothing", func() {}, "a", 1, state.ReasonFirstAssignment, ""},
 		{"the coordinator is not sure of it", func() { in.Verdicts["a"] = Frozen }, "a", 1, state.ReasonFirstAssignment, ""},
+		{"its daemon restarts", func() { in.Verdicts["a"] = Resting }, "a", 1, state.ReasonFirstAssignment, ""},
 		{"it dies", func() { in.Verdicts["a"] = Expired }, "b", 2, state.ReasonLeaseExpired, "a"},
 		{"it is back: no failback", func() { in.Verdicts["a"] = Live }, "b", 2, state.ReasonLeaseExpired, "a"},
 		{"drain", func() { in.Verdicts["b"] = Released }, "a", 3, state.ReasonReleased, "b"},
@@ -257,7 +262,7 @@ func TestPlaceProperties(t *testing.T) {
 		}
 		for step := range 10 {
 			for _, n := range in.Nodes {
-				in.Verdicts[n.Name] = []Verdict{Live, Live, Live, Frozen, Expired, Released, NoLease}[rng.IntN(7)]
+				in.Verdicts[n.Name] = []Verdict{Live, Live, Live, Resting, Frozen, Expired, Released, NoLease}[rng.IntN(8)]
 			}
 			was := holders(in.Decided)
 			generation := map[netip.Addr]int64{}
@@ -280,7 +285,7 @@ func TestPlaceProperties(t *testing.T) {
 			kept, total := map[string]int{}, map[string]int{}
 			for _, row := range rows {
 				before, verdict := was[row.Addr.String()], in.Verdicts[row.Node]
-				mayKeep := in.Verdicts[before] == Live || in.Verdicts[before] == Frozen
+				mayKeep := slices.Contains([]Verdict{Live, Resting, Frozen}, in.Verdicts[before])
 				switch {
 				case mayKeep && row.Node != before:
 					t.Fatalf("seed %d step %d: %s moved from %s, which may keep it", seed, step, row.Addr, before)

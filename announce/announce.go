@@ -1,0 +1,289 @@
+package announce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Config is what an Announcer works with.
+type Config struct {
+	Node   string
+	DB     *state.DB
+	Writer *state.Writer
+	Log    *slog.Logger
+	Timing Timing     // what is 0 is of DefaultTiming
+	When   Gratuitous // what is 0 is of DefaultGratuitous
+	Clock  Clock      // SystemClock when nil
+
+	// Leases, LastRead, Lock and Assignments are the source's. LastRead is
+	// the CLOCK_BOOTTIME that the tables are no older than, 0 before the
+	// first read: it advances at least once per Timing.Renew while the store
+	// can be read, and stands still while it cannot.
+	Leases      LeaseWriter
+	LastRead    func() time.Duration
+	Lock        resourcelock.Interface
+	Assignments state.Target[state.Assignment]
+	// Lead is run besides, while this node is the coordinator, and returns
+	// when its context ends. Nil: nothing.
+	Lead func(context.Context)
+
+	Responder Responder
+	// Sender of gratuitous ARP; an ARPSocket when nil.
+	Sender Sender
+	// Outside says which devices a policy without interfaces means.
+	Outside func(state.Device) bool
+}
+
+// Counts is how often things happened since the daemon started.
+type Counts struct {
+	Gratuitous     atomic.Uint64 // announcements sent, each a request and a reply
+	ClusterClaims  atomic.Uint64 // addresses claimed by another cluster node
+	Kept, Yielded  atomic.Uint64 // how those were settled
+	StrangerClaims atomic.Uint64 // claims of others heard
+	Defences       atomic.Uint64 // and answered
+}
+
+// Announcer is this node's part in announcing addresses.
+type Announcer struct {
+	Counts *Counts
+
+	cfg      Config
+	lease    *leaseKeeper
+	observer *observer
+	claims   chan Claim
+	macs     []net.HardwareAddr // last told to the responder
+}
+
+// New returns an Announcer that does nothing yet.
+func New(cfg Config) *Announcer {
+	cfg.Timing = cfg.Timing.withDefaults()
+	if cfg.Clock == nil {
+		cfg.Clock = SystemClock{}
+	}
+	a := &Announcer{Counts: &Counts{}, cfg: cfg, claims: make(chan Claim, 1024)}
+	a.lease = newLeaseKeeper(cfg.Node, cfg.Timing, cfg.Clock, cfg.DB, cfg.Leases, cfg.LastRead, a.report, cfg.Log)
+	a.observer = newObserver(cfg.DB, cfg.Clock, cfg.Timing, cfg.LastRead, a.tellClusterMACs)
+	return a
+}
+
+// Heard takes in a claim that the kernel reports. It does not block: what is
+// dropped when claims flood in is found in the responder later.
+func (a *Announcer) Heard(c Claim) {
+	select {
+	case a.claims <- c:
+	default:
+	}
+}
+
+// Release gives up this node's addresses, for a drain or a shutdown of the
+// node. It returns once the store has it; a new daemon takes it back.
+func (a *Announcer) Release(ctx context.Context) error { return a.lease.release(ctx) }
+
+// LeaseValid says whether this node's lease is valid by its own clock.
+func (a *Announcer) LeaseValid() bool { return a.lease.Valid() }
+
+// Verdicts on all nodes, as this one sees them.
+func (a *Announcer) Verdicts() map[string]Verdict { return a.observer.seen.Load().verdicts }
+
+// Inputs of Place, as this node sees them; for Explain and Problems.
+func (a *Announcer) Inputs() Inputs {
+	return ReadInputs(a.cfg.DB, a.cfg.DB.Snapshot(), a.Verdicts())
+}
+
+// Run announces until ctx ends. Then, unless Release was called, it leaves the
+// lease and the responder as they are for Timing.Grace, so that a restarted
+// daemon finds its addresses; the store must still be there for that.
+func (a *Announcer) Run(ctx context.Context) error {
+	sender := a.cfg.Sender
+	if sender == nil {
+		socket, err := OpenARPSocket()
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		sender = socket
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	herald := newHerald(a.cfg.When, a.cfg.Clock, sender, a.lease.Valid, a.cfg.Log, a.Counts)
+	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, held: map[string]Held{}}
+	referee := &referee{node: a.cfg.Node, db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
+		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, counts: a.Counts,
+		claims: a.claims, every: a.cfg.Timing.tick()}
+	placer := &placer{db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
+		observer: a.observer, target: a.cfg.Assignments}
+	fence, err := a.newFence()
+	if err != nil {
+		return err
+	}
+
+	var wg sync.WaitGroup
+	wg.Go(func() { a.lease.run(ctx) })
+	wg.Go(func() { a.keepFence(ctx, fence, target) })
+	wg.Go(func() { a.observer.run(ctx) })
+	wg.Go(func() { a.decideLocal(ctx) })
+	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
+	wg.Go(func() { referee.run(ctx) })
+	wg.Go(func() { herald.run(ctx) })
+	elected := elect(ctx, a.cfg.Lock, a.cfg.Timing, a.cfg.Log, func(ctx context.Context) {
+		var terms sync.WaitGroup
+		defer terms.Wait()
+		terms.Go(func() { placer.run(ctx) })
+		if a.cfg.Lead != nil {
+			terms.Go(func() { a.cfg.Lead(ctx) })
+		}
+	})
+	cancel()
+	wg.Wait()
+	return errors.Join(elected, a.stop(fence))
+}
+
+func (a *Announcer) report(snap state.Snapshot) []state.LeaseInterface {
+	db := a.cfg.DB
+	node, _ := db.Nodes.Get(snap, a.cfg.Node)
+	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, a.cfg.Outside)
+}
+
+func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {
+	macs := ClusterMACs(leases, a.cfg.Node)
+	if slices.EqualFunc(macs, a.macs, slices.Equal) && a.macs != nil {
+		return
+	}
+	if err := a.cfg.Responder.SetClusterMACs(macs); err != nil {
+		a.cfg.Log.Error("tell responder the cluster's hardware addresses", "err", err)
+		return
+	}
+	a.macs = append([]net.HardwareAddr{}, macs...)
+}
+
+// localDecided is marked once this node knows what it announces.
+const localDecided = "decided/announcements"
+
+func (a *Announcer) decideLocal(ctx context.Context) {
+	db := a.cfg.DB
+	_ = db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
+		if !db.Assigned.Synced(snap) || !db.Devices.Synced(snap) {
+			return
+		}
+		rows := Local(db.Assigned.Rows(snap), db.Devices.Rows(snap), a.cfg.Node)
+		a.cfg.Writer.Update(func(tx *state.Tx) {
+			state.Want(tx, db.Announcements, rows, a.cfg.Clock.Wall())
+			tx.Mark(localDecided)
+		})
+	}, db.Assigned.Watch(), db.Devices.Watch(), db.MarksChanged)
+}
+
+func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.Reconciler[state.Announcement] {
+	db := a.cfg.DB
+	var leaseChanged <-chan struct{}
+	return &state.Reconciler[state.Announcement]{
+		DB: db, Writer: a.cfg.Writer, Table: db.Announcements, Target: target, Log: a.cfg.Log, Now: a.cfg.Clock.Wall,
+		Gate: func(snap state.Snapshot) bool {
+			leaseChanged = a.lease.check() // before any Hold of this pass asks for it
+			return state.Marked(snap, localDecided)
+		},
+		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
+			return hold(db, snap, row, a.lease.Valid())
+		},
+		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged }},
+	}
+}
+
+// hold says why an address is not to be announced yet: nothing serves it here,
+// or this node has no right to take it.
+func hold(db *state.DB, snap state.Snapshot, row state.Announcement, leaseValid bool) state.Reason {
+	if row.Status.Phase == state.Deleting || row.Status.Phase == state.Done {
+		return ""
+	}
+	served := false
+	for f := range db.Frontends.By(snap, state.IndexAddr, row.Addr.String()) {
+		if !f.Status.Wanted() {
+			continue
+		}
+		if f.Status.Phase != state.Done {
+			return state.ReasonWaitingForDatapath
+		}
+		served = true
+	}
+	switch {
+	case !served:
+		return state.ReasonWaitingForDatapath
+	case !leaseValid:
+		return state.ReasonLeaseInvalid
+	}
+	return ""
+}
+
+func (a *Announcer) newFence() (*fence, error) {
+	until, err := a.cfg.Responder.ValidUntil()
+	if err != nil {
+		return nil, fmt.Errorf("read responder's valid_until: %w", err)
+	}
+	return &fence{duration: a.cfg.Timing.Duration, until: until}, nil
+}
+
+// keepFence pushes valid_until forward for as long as the daemon lives.
+func (a *Announcer) keepFence(ctx context.Context, f *fence, target *responderTarget) {
+	for ctx.Err() == nil {
+		a.lease.check()
+		if err := a.pushFence(f, target); err != nil {
+			a.cfg.Log.Error("push responder's valid_until", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-a.cfg.Clock.After(a.cfg.Timing.Duration / 12):
+		}
+	}
+}
+
+func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
+	lastRead := a.cfg.LastRead() // before the snapshot, which is no older
+	until, resumed, ok := f.next(a.cfg.Clock.Boottime(), a.lease.Renewed(), lastRead)
+	if !ok {
+		return nil
+	}
+	if resumed {
+		snap := a.cfg.DB.Snapshot()
+		if !a.cfg.DB.Assigned.Synced(snap) {
+			return nil
+		}
+		if err := target.disown(snap, a.cfg.Node); err != nil {
+			return err
+		}
+	}
+	if err := a.cfg.Responder.Renew(until); err != nil {
+		return err
+	}
+	f.pushed(until)
+	return nil
+}
+
+// stop leaves things as the next daemon is to find them.
+func (a *Announcer) stop(f *fence) error {
+	now := a.cfg.Clock.Boottime()
+	if a.lease.Released() {
+		if err := a.cfg.Responder.Renew(now); err != nil {
+			return fmt.Errorf("end responder's valid_until: %w", err)
+		}
+		return nil
+	}
+	if now >= f.until {
+		return nil // lapsed: nothing is answered, so nothing is to be kept
+	}
+	grace := a.cfg.Timing.Grace
+	if err := a.cfg.Responder.Renew(now + grace); err != nil {
+		return fmt.Errorf("stretch responder's valid_until: %w", err)
+	}
+	return a.lease.renew(context.Background(), grace)
+}

@@ -1,0 +1,213 @@
+package announce
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// elect runs lead whenever this node is elected, until ctx ends. lead's ctx
+// ends with the office; the office is given to another only once lead returned.
+func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog.Logger, lead func(context.Context)) error {
+	ctx = logr.NewContextWithSlogLogger(ctx, log)
+	var leading sync.Mutex // one term at a time, also when the next begins early
+	defer func() {
+		leading.Lock()
+		defer leading.Unlock()
+	}()
+	for ctx.Err() == nil {
+		done := make(chan struct{})
+		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: lastWord{lock, done}, Name: lock.Describe(),
+			// Whole seconds, as the lock's record has them.
+			LeaseDuration: max(t.Duration.Round(time.Second), time.Second), RenewDeadline: t.Duration * 2 / 3, RetryPeriod: t.Renew,
+			ReleaseOnCancel: true,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(ctx context.Context) {
+					defer close(done)
+					leading.Lock()
+					defer leading.Unlock()
+					if ctx.Err() == nil {
+						lead(ctx)
+					}
+				},
+				OnStoppedLeading: func() {},
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("elect coordinator: %w", err)
+		}
+		elector.Run(ctx)
+	}
+	return nil
+}
+
+// lastWord is a lock that is released only when the leader is done.
+type lastWord struct {
+	resourcelock.Interface
+	done <-chan struct{}
+}
+
+// Update waits before it writes a record without a holder.
+func (l lastWord) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if record.HolderIdentity == "" {
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return l.Interface.Update(ctx, record)
+}
+
+// view is what the observer last saw of all nodes.
+type view struct {
+	verdicts map[string]Verdict
+	// settled: watched for long enough that a node that lives has shown.
+	settled bool
+	changed chan struct{} // closes when there is another view
+}
+
+// observer watches the leases of all nodes, on every node.
+type observer struct {
+	db       *state.DB
+	clock    Clock
+	timing   Timing
+	lastRead func() time.Duration
+	liveness *Liveness
+	seen     atomic.Pointer[view]
+	// told is called after each look.
+	told func([]state.NodeLease)
+
+	interfaces map[string][]state.LeaseInterface
+}
+
+func newObserver(db *state.DB, clock Clock, t Timing, lastRead func() time.Duration, told func([]state.NodeLease)) *observer {
+	o := &observer{db: db, clock: clock, timing: t, lastRead: lastRead, told: told, liveness: NewLiveness(t)}
+	o.seen.Store(&view{changed: make(chan struct{})})
+	return o
+}
+
+func (o *observer) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		o.look()
+		select {
+		case <-ctx.Done():
+		case <-o.clock.After(o.timing.tick()):
+		}
+	}
+}
+
+func (o *observer) look() {
+	lastRead := o.lastRead() // before the snapshot, which is no older
+	snap := o.db.Snapshot()
+	if !o.db.NodeLeases.Synced(snap) {
+		return
+	}
+	leases := o.db.NodeLeases.Rows(snap)
+	o.liveness.Observe(o.clock.Boottime(), lastRead, leases)
+	interfaces := make(map[string][]state.LeaseInterface, len(leases))
+	for _, l := range leases {
+		interfaces[l.Node] = l.Interfaces
+	}
+	was := o.seen.Load()
+	now := &view{verdicts: o.liveness.Verdicts(), settled: o.liveness.Watched() >= o.timing.Duration, changed: make(chan struct{})}
+	same := func(a, b []state.LeaseInterface) bool { return slices.EqualFunc(a, b, sameInterface) }
+	if !maps.Equal(was.verdicts, now.verdicts) || was.settled != now.settled || !maps.EqualFunc(o.interfaces, interfaces, same) {
+		o.interfaces = interfaces
+		o.seen.Store(now)
+		close(was.changed)
+	}
+	o.told(leases)
+}
+
+// placer is what the coordinator does: it decides who announces what, and has
+// it written.
+type placer struct {
+	db       *state.DB
+	writer   *state.Writer
+	clock    Clock
+	log      *slog.Logger
+	observer *observer
+	target   state.Target[state.Assignment]
+
+	problems map[Problem]bool // told
+}
+
+func (p *placer) run(ctx context.Context) {
+	p.log.Info("coordinator: this node decides who announces which address")
+	defer p.log.Info("coordinator: no longer this node")
+	// On every node but the coordinator the table is empty.
+	defer p.writer.Update(func(tx *state.Tx) { p.db.Assignments.Replace(tx, nil, state.Assignment.SameSpec) })
+
+	reconciler := &state.Reconciler[state.Assignment]{
+		DB: p.db, Writer: p.writer, Table: p.db.Assignments, Target: p.target, Log: p.log, Now: p.clock.Wall,
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	placed := false
+	var seen *view
+	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
+		seen = p.observer.seen.Load()
+		if !placeable(p.db, snap) || !seen.settled && !p.allLive(snap, seen) {
+			return
+		}
+		in := ReadInputs(p.db, snap, seen.verdicts)
+		rows := Place(in, p.clock.Wall())
+		p.tell(Problems(in))
+		p.writer.Update(func(tx *state.Tx) {
+			if !placed {
+				p.adopt(tx)
+			}
+			state.Want(tx, p.db.Assignments, rows, p.clock.Wall())
+		})
+		if !placed {
+			// Not before the first placement: the table was empty, and pruning would have emptied the store.
+			placed = true
+			wg.Go(func() { _ = reconciler.Run(ctx) })
+		}
+	}, p.db.Services.Watch(), p.db.EndpointSlices.Watch(), p.db.Nodes.Watch(), p.db.L2Policies.Watch(),
+		p.db.Assigned.Watch(), p.db.MarksChanged, func(state.Snapshot) <-chan struct{} { return seen.changed })
+}
+
+// allLive says whether there is no node left to wait for.
+func (p *placer) allLive(snap state.Snapshot, seen *view) bool {
+	for n := range p.db.Nodes.All(snap) {
+		switch seen.verdicts[n.Name] {
+		case Live, Resting, Released:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// adopt starts from what the store holds, so that only changes are written.
+func (p *placer) adopt(tx *state.Tx) {
+	for _, a := range p.db.Assigned.Rows(tx) {
+		p.db.Assignments.Put(tx, a.WithStatus(state.Status{Phase: state.Done, Changed: p.clock.Wall()}))
+	}
+}
+
+// tell logs the problems that were not there before.
+func (p *placer) tell(problems []Problem) {
+	now := map[Problem]bool{}
+	for _, problem := range problems {
+		now[problem] = true
+		if !p.problems[problem] {
+			p.log.Warn("L2Policy does not do what it says", "policy", problem.Policy, "field", problem.Field, "problem", problem.Message)
+		}
+	}
+	p.problems = now
+}

@@ -1,0 +1,195 @@
+package announce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// term is this node's lease as the node itself counts it. All times are of
+// CLOCK_BOOTTIME.
+type term struct {
+	renewed time.Duration // when the last successful renewal was begun
+	until   time.Duration // when the lease is over
+	since   time.Duration // when the store had the first renewal after a gap
+}
+
+// renew records a renewal for duration, begun at started, that the store was
+// known to have at returned.
+func (t *term) renew(started, returned, duration time.Duration) {
+	if returned >= t.until {
+		t.since = returned
+	}
+	t.renewed, t.until = started, started+valid(duration)
+}
+
+// valid says whether the node may act on the lease: it is not over, and the
+// store was read since it began. In the gap before, the addresses may have
+// become another's, who does not lose them by our renewal.
+func (t *term) valid(now, lastRead time.Duration) bool { return now < t.until && lastRead >= t.since }
+
+// leaseKeeper keeps this node's lease. Renewals never overlap.
+type leaseKeeper struct {
+	node   string
+	timing Timing
+	clock  Clock
+	db     *state.DB
+	writer LeaseWriter
+	// lastRead is Config's.
+	lastRead func() time.Duration
+	// report is what the lease says of the node's interfaces.
+	report func(state.Snapshot) []state.LeaseInterface
+	log    *slog.Logger
+
+	renewing sync.Mutex // held while a renewal is under way
+	mu       sync.Mutex
+	term     term
+	valid    bool          // as last told
+	changed  chan struct{} // closes when valid changes
+	released bool
+	sent     []state.LeaseInterface
+}
+
+func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
+	lastRead func() time.Duration, report func(state.Snapshot) []state.LeaseInterface, log *slog.Logger) *leaseKeeper {
+	return &leaseKeeper{node: node, timing: t, clock: clock, db: db, writer: w, lastRead: lastRead, report: report, log: log,
+		changed: make(chan struct{})}
+}
+
+// Valid says whether the lease is, by this node's own clock.
+func (k *leaseKeeper) Valid() bool {
+	lastRead := k.lastRead()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.term.valid(k.clock.Boottime(), lastRead)
+}
+
+// Renewed is when the last successful renewal was begun (CLOCK_BOOTTIME).
+func (k *leaseKeeper) Renewed() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.term.renewed
+}
+
+// check notices that the lease became valid or stale, and returns the channel
+// that closes when it does next.
+func (k *leaseKeeper) check() <-chan struct{} {
+	now := k.Valid()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now != k.valid {
+		k.valid = now
+		close(k.changed)
+		k.changed = make(chan struct{})
+		if now {
+			k.log.Info("lease valid")
+		} else {
+			k.log.Warn("lease stale: this node keeps what it announces until another claims it, and takes nothing new")
+		}
+	}
+	return k.changed
+}
+
+// run renews the lease until ctx ends.
+func (k *leaseKeeper) run(ctx context.Context) {
+	failed := ""
+	for ctx.Err() == nil {
+		started := k.clock.Boottime()
+		next := started + k.timing.Renew
+		err := k.renew(ctx, k.timing.Duration)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			failed = ""
+		default:
+			next = started + k.timing.Renew/2
+			if err.Error() != failed { // once per cause, not once per try
+				failed = err.Error()
+				k.log.Warn("renew lease: tried again until it works", "err", err)
+			}
+		}
+		k.pause(ctx, started, next)
+	}
+}
+
+// pause returns at next, or earlier when there is something new to report.
+func (k *leaseKeeper) pause(ctx context.Context, started, next time.Duration) {
+	for ctx.Err() == nil {
+		now := k.clock.Boottime()
+		snap := k.db.Snapshot()
+		if k.news(snap) {
+			next = min(next, started+k.timing.Renew/4) // a flapping link does not flood the store
+		}
+		if now >= next {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-k.clock.After(next - now):
+		case <-k.db.Devices.Changed(snap):
+		case <-k.db.L2Policies.Changed(snap):
+		case <-k.db.Nodes.Changed(snap):
+		}
+	}
+}
+
+func (k *leaseKeeper) news(snap state.Snapshot) bool {
+	report := k.report(snap)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sent != nil && !slices.EqualFunc(report, k.sent, sameInterface)
+}
+
+// renew asks for the lease to be held for duration from now on. The lease
+// counts as valid from when the call was begun, for ¾ of it.
+func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
+	k.renewing.Lock()
+	defer k.renewing.Unlock()
+	// A call that hangs must leave time for another before the lease is over.
+	ctx, cancel := context.WithTimeoutCause(ctx, k.timing.Duration/2, errors.New("no answer from the store in time"))
+	defer cancel()
+	report := k.report(k.db.Snapshot())
+	k.mu.Lock()
+	released := k.released
+	k.mu.Unlock()
+	started := k.clock.Boottime()
+	err := k.writer.RenewLease(ctx, state.NodeLease{
+		Node: k.node, Duration: duration, Renewal: k.clock.Wall().UTC().Format(time.RFC3339Nano),
+		Released: released, Interfaces: report,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("renew lease of %s: %w", k.node, err)
+	}
+	k.mu.Lock()
+	k.term.renew(started, k.clock.Boottime(), duration)
+	k.sent = slices.Clip(append([]state.LeaseInterface{}, report...))
+	k.mu.Unlock()
+	k.check()
+	return nil
+}
+
+// release gives up all addresses: the coordinator moves them at once. The
+// lease goes on being renewed, released.
+func (k *leaseKeeper) release(ctx context.Context) error {
+	k.mu.Lock()
+	k.released = true
+	k.mu.Unlock()
+	return k.renew(ctx, k.timing.Duration)
+}
+
+// Released says whether release was called.
+func (k *leaseKeeper) Released() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.released
+}

@@ -1,0 +1,135 @@
+package announce
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// responderTarget brings Announcements into the responder and has them
+// heralded when this node has just taken them over.
+type responderTarget struct {
+	db        *state.DB
+	responder Responder
+	herald    *herald
+
+	mu   sync.Mutex
+	held map[string]Held // by RowKey: what this daemon set or found
+}
+
+var errNotIPv4 = errors.New("only IPv4 addresses are announced by this version")
+
+// Update is state.Target's.
+func (t *responderTarget) Update(_ context.Context, row state.Announcement) error {
+	if !row.Addr.Is4() {
+		return fmt.Errorf("announce %s: %w", row.Addr, errNotIPv4)
+	}
+	dev, ok := t.db.Devices.Get(t.db.Snapshot(), row.Interface)
+	if !ok {
+		return fmt.Errorf("announce %s: no interface %s", row.Addr, row.Interface)
+	}
+	mac, err := net.ParseMAC(dev.MAC)
+	if err != nil {
+		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was, known := t.held[row.RowKey()]
+	if known && was.Ifindex != dev.Index { // the interface was made anew
+		if err := t.remove(row.RowKey(), was); err != nil {
+			return err
+		}
+		known = false
+	}
+	if err := t.responder.Set(row.Addr, dev.Index, mac, row.Generation); err != nil {
+		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
+	}
+	t.held[row.RowKey()] = Held{Addr: row.Addr, Ifindex: dev.Index, MAC: mac, Generation: row.Generation}
+	k := entryKey{row.Addr, dev.Index}
+	if known && was.Generation == row.Generation && bytes.Equal(was.MAC, mac) {
+		t.herald.Keep(k, mac)
+	} else {
+		t.herald.Take(k, mac)
+	}
+	return nil
+}
+
+// Delete is state.Target's.
+func (t *responderTarget) Delete(_ context.Context, row state.Announcement) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was, known := t.held[row.RowKey()]
+	if !known {
+		return nil // never set, or pruned
+	}
+	return t.remove(row.RowKey(), was)
+}
+
+func (t *responderTarget) remove(key string, was Held) error {
+	if err := t.responder.Delete(was.Addr, was.Ifindex); err != nil {
+		return fmt.Errorf("withdraw %s: %w", key, err)
+	}
+	t.herald.Drop(entryKey{was.Addr, was.Ifindex})
+	delete(t.held, key)
+	return nil
+}
+
+// Prune is state.Target's. What is in the responder and wanted, this daemon
+// takes for its own, found or not: it was announced before.
+func (t *responderTarget) Prune(_ context.Context, wanted []state.Announcement) error {
+	snap := t.db.Snapshot()
+	keep := map[entryKey]string{}
+	for _, row := range wanted {
+		if dev, ok := t.db.Devices.Get(snap, row.Interface); ok {
+			keep[entryKey{row.Addr, dev.Index}] = row.RowKey()
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entries, err := t.responder.Held()
+	if err != nil {
+		return fmt.Errorf("list responder entries: %w", err)
+	}
+	held := map[string]Held{}
+	var errs []error
+	for _, e := range entries {
+		k := entryKey{e.Addr, e.Ifindex}
+		if key, ok := keep[k]; ok {
+			held[key] = e
+			continue
+		}
+		if err := t.responder.Delete(e.Addr, e.Ifindex); err != nil {
+			errs = append(errs, fmt.Errorf("withdraw %s from interface %d: %w", e.Addr, e.Ifindex, err))
+			continue
+		}
+		t.herald.Drop(k)
+	}
+	t.held = held
+	return errors.Join(errs...)
+}
+
+// disown deletes from the responder what the store, as snap has it, does not
+// give to node. It is for a daemon that was away for so long that it may have lost addresses.
+func (t *responderTarget) disown(snap state.Snapshot, node string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entries, err := t.responder.Held()
+	if err != nil {
+		return fmt.Errorf("list responder entries: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if a, ok := t.db.Assigned.Get(snap, e.Addr.String()); ok && a.Node == node {
+			continue
+		}
+		if err := t.responder.Delete(e.Addr, e.Ifindex); err != nil {
+			errs = append(errs, fmt.Errorf("withdraw %s from interface %d: %w", e.Addr, e.Ifindex, err))
+		}
+	}
+	return errors.Join(errs...)
+}
