@@ -51,7 +51,11 @@ func add(args *skel.CmdArgs) error {
 		return types.NewError(types.ErrDecodingFailure, "read seamarkd's result: "+err.Error(),
 			"seamark-cni and seamarkd are of different versions: install those of one release")
 	}
-	return types.PrintResult(result, conf.CNIVersion)
+	if err := types.PrintResult(result, conf.CNIVersion); err != nil {
+		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
+	}
+	fmt.Println()
+	return nil
 }
 
 // forward is for the commands that answer with nothing but success.
@@ -111,6 +115,7 @@ func withCure(err *types.Error) *types.Error {
 func printError(err *types.Error) error {
 	enc := json.NewEncoder(os.Stdout)
 	enc.SetIndent("", "    ")
+	enc.SetEscapeHTML(false)
 	return enc.Encode(struct {
 		CNIVersion string `json:"cniVersion"`
 		*types.Error

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 
 	"github.com/seamark-lb/seamark/state"
@@ -80,8 +81,11 @@ func openNetns(path string) (netns.NsHandle, error) {
 		ns.Close()
 		return 0, fmt.Errorf("open network namespace: %s is a file of another kind", path)
 	}
-	// The process has one network namespace, whatever thread this runs on.
-	own, err := netns.GetFromPath("/proc/self/ns/net")
+	// Not /proc/self: the main thread may be in another one for a moment,
+	// on behalf of netlink.NewHandleAt.
+	runtime.LockOSThread()
+	own, err := netns.Get()
+	runtime.UnlockOSThread()
 	if err != nil {
 		ns.Close()
 		return 0, fmt.Errorf("open the node's network namespace: %w", err)
