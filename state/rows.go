@@ -463,6 +463,8 @@ func (p Problem) String() string {
 type Attachment struct {
 	Device string
 	Index  int
+	// MAC that frames for this node go to.
+	MAC    string
 	Status Status
 }
 
