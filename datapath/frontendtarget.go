@@ -199,8 +199,12 @@ func (t *FrontendTarget) RewriteNextHops() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.loaded {
-		return nil // nothing written yet
+		return nil // load does it
 	}
+	return t.rewriteHops()
+}
+
+func (t *FrontendTarget) rewriteHops() error {
 	for id, entry := range t.backends.have {
 		if entry.Flags&BackendLocal != 0 {
 			continue

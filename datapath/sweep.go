@@ -45,6 +45,9 @@ func (t *FrontendTarget) load() error {
 	t.known = known
 	t.freeSet = newIndexPool(t.freeSet.limit, known)
 	t.loadIDs()
+	if err := t.rewriteHops(); err != nil {
+		return err
+	}
 	t.loaded = true
 	return nil
 }

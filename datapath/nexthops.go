@@ -1,0 +1,361 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Hop is a way out of this node, shared by all addresses that are reached by it.
+type Hop struct {
+	Gateway netip.Addr // whose MAC frames go to: a router, or, on link, the address itself
+	Ifindex int
+	Source  netip.Addr // that the kernel would send from
+}
+
+// Neighbour is what the kernel's neighbour table says of a Hop's gateway.
+type Neighbour struct {
+	MAC MAC // zero: not resolved
+	// Fresh: confirmed lately, or never to be confirmed. What is not fresh
+	// wants a probe, because packets that XDP sends do not count as use.
+	Fresh bool
+}
+
+// NeighbourKey is an entry of the neighbour table.
+type NeighbourKey struct {
+	Addr    netip.Addr
+	Ifindex int
+}
+
+// MACs are the link-layer addresses that the kernel knows.
+type MACs struct {
+	Devices    map[int]MAC // by ifindex, of the devices that are up
+	Neighbours map[NeighbourKey]Neighbour
+}
+
+// Resolver reads the kernel's routes and neighbours. NetlinkResolver is the
+// real one.
+type Resolver interface {
+	// Route returns the way to addr; the zero Hop when there is none that
+	// leads to a gateway.
+	Route(addr netip.Addr) (Hop, error)
+	MACs() (MACs, error)
+	// Probe makes the kernel resolve the gateway, or confirm it.
+	Probe(Hop) error
+	// Watch calls changed (routes: not the neighbours only) after every
+	// change, until ctx ends or the subscription fails.
+	Watch(ctx context.Context, changed func(routes bool)) error
+}
+
+// NextHops keeps the next_hops map as routes and neighbours are. It
+// implements Hops.
+type NextHops struct {
+	// Every is the time between full passes, 10 s unless set before Run; each
+	// probes the neighbours that are not fresh.
+	Every time.Duration
+	// Settle is how long a change waits for more, 50 ms unless set before Run.
+	Settle time.Duration
+
+	resolver Resolver
+	log      *slog.Logger
+
+	mu     sync.Mutex
+	loaded bool
+	kernel *mirror[uint32, NextHopEntry]
+	hopOf  map[netip.Addr]Hop // of the addresses in use; zero: no way
+	index  map[Hop]uint32
+	free   indexPool
+	freed  []uint32 // emptied in the last pass, given out after the next
+	kept   bool     // Keep has said which addresses are in use
+	moved  bool     // an address has another index, and its row does not say so yet
+	macs   *MACs    // nil: never read
+}
+
+// NewNextHops returns NextHops over the map.
+func NewNextHops(maps Maps, resolver Resolver, log *slog.Logger) *NextHops {
+	return &NextHops{
+		Every: 10 * time.Second, Settle: 50 * time.Millisecond,
+		resolver: resolver, log: log,
+		kernel: newMirror("next_hops", maps.NextHops),
+		hopOf:  map[netip.Addr]Hop{}, index: map[Hop]uint32{},
+	}
+}
+
+// Run keeps the map fresh until ctx ends. rewrite makes the backends' rows
+// lead where Index says (FrontendTarget.RewriteNextHops).
+func (n *NextHops) Run(ctx context.Context, rewrite func() error) error {
+	changes := make(chan bool, 1)
+	changed := func(routes bool) {
+		select {
+		case earlier := <-changes:
+			routes = routes || earlier
+		default:
+		}
+		select {
+		case changes <- routes:
+		default: // two at once: the other stands for both, and the next pass for what it lacks
+		}
+	}
+	go n.watch(ctx, changed)
+	tick := time.NewTicker(n.Every)
+	defer tick.Stop()
+	for {
+		routes, probe := true, true
+		select {
+		case <-ctx.Done():
+			return nil
+		case routes = <-changes:
+			probe = false
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(n.Settle):
+			}
+		case <-tick.C:
+		}
+		if err := n.Refresh(routes, probe, rewrite); err != nil {
+			n.log.Warn("refresh next hops", "retry", n.Every, "err", err)
+		}
+	}
+}
+
+func (n *NextHops) watch(ctx context.Context, changed func(bool)) {
+	for ctx.Err() == nil {
+		if err := n.resolver.Watch(ctx, changed); err != nil && ctx.Err() == nil {
+			n.log.Warn("watch routes and neighbours", "retry", n.Every, "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(n.Every):
+			}
+		}
+		changed(true) // whatever was missed
+	}
+}
+
+// Index returns the index of the next hop towards addr, and from then on
+// keeps that next hop fresh; 0 when there is none.
+func (n *NextHops) Index(addr netip.Addr, held uint32) uint32 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	index, err := n.lookUp(addr, held)
+	if err != nil {
+		n.log.Warn("resolve next hop", "addr", addr, "retry", n.Every, "err", err)
+	}
+	return index
+}
+
+func (n *NextHops) lookUp(addr netip.Addr, held uint32) (uint32, error) {
+	if err := n.load(); err != nil {
+		return 0, err
+	}
+	hop, known := n.hopOf[addr]
+	if !known {
+		var err error
+		if hop, err = n.resolver.Route(addr); err != nil {
+			n.hopOf[addr] = Hop{} // the next pass tries again
+			return 0, fmt.Errorf("find route: %w", err)
+		}
+		n.hopOf[addr] = hop
+	}
+	if hop == (Hop{}) {
+		return 0, nil
+	}
+	index, err := n.assign(hop, held)
+	if err != nil {
+		n.hopOf[addr] = Hop{} // as above
+	}
+	return index, err
+}
+
+// load learns what the map holds, once.
+func (n *NextHops) load() error {
+	if n.loaded {
+		return nil
+	}
+	macs, err := n.resolver.MACs()
+	if err != nil {
+		return fmt.Errorf("read neighbours: %w", err)
+	}
+	if err := n.kernel.load(); err != nil {
+		return err
+	}
+	n.macs, n.loaded = &macs, true
+	n.free = newIndexPool(maxNextHops, n.kernel.have)
+	return nil
+}
+
+// assign returns the hop's index; a new one's entry is written first.
+func (n *NextHops) assign(hop Hop, held uint32) (uint32, error) {
+	if index, ok := n.index[hop]; ok {
+		return index, nil
+	}
+	if n.macs.entry(hop) == (NextHopEntry{}) { // it may have been resolved since the last pass
+		macs, err := n.resolver.MACs()
+		if err != nil {
+			return 0, fmt.Errorf("read neighbours: %w", err)
+		}
+		n.macs = &macs
+	}
+	if !n.macs.Neighbours[hop.neighbour()].Fresh {
+		if err := n.resolver.Probe(hop); err != nil {
+			return 0, fmt.Errorf("probe %s: %w", hop.Gateway, err)
+		}
+	}
+	index := held
+	if !n.mayAdopt(hop, held) {
+		var err error
+		if index, err = n.free.take(); err != nil {
+			return 0, fmt.Errorf("allocate a next hop: %w", err)
+		}
+	}
+	if err := n.kernel.put(index, n.macs.entry(hop)); err != nil {
+		if index != held {
+			n.free.give(index)
+		}
+		return 0, err
+	}
+	n.index[hop] = index
+	return index, nil
+}
+
+// mayAdopt says whether the entry at held, left by an earlier process, is this hop's.
+func (n *NextHops) mayAdopt(hop Hop, held uint32) bool {
+	entry, ok := n.kernel.have[held]
+	if held == 0 || !ok {
+		return false
+	}
+	for _, index := range n.index {
+		if index == held {
+			return false
+		}
+	}
+	mac := n.macs.Neighbours[hop.neighbour()].MAC
+	return entry.Ifindex == uint32(hop.Ifindex) && entry.Saddr.Addr() == hop.Source && (mac == MAC{} || mac == entry.Dmac)
+}
+
+// Keep forgets every address but these.
+func (n *NextHops) Keep(addrs map[netip.Addr]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for addr := range n.hopOf {
+		if !addrs[addr] {
+			delete(n.hopOf, addr)
+		}
+	}
+	n.kept = true
+}
+
+// Refresh makes one pass: over the routes too if routes is set, and with
+// probes of what is not fresh if probe is. Entries are written before rewrite
+// makes rows lead to them, and emptied after nothing leads to them any more.
+func (n *NextHops) Refresh(routes, probe bool, rewrite func() error) error {
+	moved, err := n.resolve(routes, probe)
+	if moved {
+		if errRewrite := rewrite(); errRewrite != nil {
+			return errors.Join(err, errRewrite)
+		}
+	}
+	return errors.Join(err, n.collect(moved))
+}
+
+func (n *NextHops) resolve(routes, probe bool) (moved bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.load(); err != nil {
+		return false, err
+	}
+	macs, err := n.resolver.MACs()
+	if err != nil {
+		return n.moved, fmt.Errorf("read neighbours: %w", err)
+	}
+	n.macs = &macs
+	if probe { // a full pass: mend what else has changed the map
+		if err := n.kernel.load(); err != nil {
+			return n.moved, err
+		}
+	}
+	var errs []error
+	for hop, index := range n.index {
+		if err := n.kernel.put(index, macs.entry(hop)); err != nil {
+			errs = append(errs, err)
+		}
+		if probe && !macs.Neighbours[hop.neighbour()].Fresh {
+			if err := n.resolver.Probe(hop); err != nil {
+				errs = append(errs, fmt.Errorf("probe %s: %w", hop.Gateway, err))
+			}
+		}
+	}
+	for addr, old := range n.hopOf {
+		if !routes {
+			break
+		}
+		hop, err := n.resolver.Route(addr)
+		if err == nil && hop != (Hop{}) {
+			_, err = n.assign(hop, 0)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("find route to %s: %w", addr, err))
+			continue
+		}
+		if hop != old {
+			n.hopOf[addr], n.moved = hop, true
+		}
+	}
+	return n.moved, errors.Join(errs...)
+}
+
+// collect empties the entries that no address is reached by. Their indexes
+// are given out a pass later, when no packet can still hold one.
+func (n *NextHops) collect(rewritten bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if rewritten {
+		n.moved = false
+	}
+	if !n.kept || n.moved {
+		return nil // rows may lead to any of them
+	}
+	for _, index := range n.freed {
+		n.free.give(index)
+	}
+	n.freed = nil
+	used := map[uint32]bool{}
+	inUse := map[Hop]bool{}
+	for _, hop := range n.hopOf {
+		inUse[hop] = true
+	}
+	for hop, index := range n.index {
+		if inUse[hop] {
+			used[index] = true
+		} else {
+			delete(n.index, hop)
+		}
+	}
+	var errs []error
+	for index := range n.free.taken {
+		if used[index] {
+			continue
+		}
+		if err := n.kernel.remove(index); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		n.freed = append(n.freed, index)
+	}
+	return errors.Join(errs...)
+}
+
+func (h Hop) neighbour() NeighbourKey { return NeighbourKey{h.Gateway, h.Ifindex} }
+
+// entry is the hop's row; empty, so that BPF asks the FIB, while a MAC of it is unknown.
+func (m *MACs) entry(hop Hop) NextHopEntry {
+	smac, dmac := m.Devices[hop.Ifindex], m.Neighbours[hop.neighbour()].MAC
+	if smac == (MAC{}) || dmac == (MAC{}) || !hop.Source.Is4() {
+		return NextHopEntry{}
+	}
+	return NextHopEntry{Ifindex: uint32(hop.Ifindex), Saddr: hop.Source.As4(), Dmac: dmac, Smac: smac}
+}

@@ -1,0 +1,217 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// fakeResolver is a node with eth1 (ifindex 2) and eth2 (ifindex 3).
+type fakeResolver struct {
+	routes  map[string]string // address → gateway@ifindex
+	macs    MACs
+	probed  []Hop
+	failing error
+}
+
+func newFakeResolver() *fakeResolver {
+	return &fakeResolver{routes: map[string]string{}, macs: MACs{
+		Devices:    map[int]MAC{2: {2, 0, 0, 0, 0, 2}, 3: {2, 0, 0, 0, 0, 3}},
+		Neighbours: map[NeighbourKey]Neighbour{},
+	}}
+}
+
+func (r *fakeResolver) Route(addr netip.Addr) (Hop, error) {
+	if r.failing != nil {
+		return Hop{}, r.failing
+	}
+	route, ok := r.routes[addr.String()]
+	if !ok {
+		return Hop{}, nil
+	}
+	var gw string
+	var ifindex int
+	if _, err := fmt.Sscanf(route, "%s %d", &gw, &ifindex); err != nil {
+		return Hop{}, err
+	}
+	return Hop{Gateway: netip.MustParseAddr(gw), Ifindex: ifindex, Source: netip.MustParseAddr("192.168.10.101")}, nil
+}
+
+func (r *fakeResolver) neighbour(addr string, ifindex int, mac byte) {
+	r.macs.Neighbours[NeighbourKey{netip.MustParseAddr(addr), ifindex}] = Neighbour{MAC: MAC{2, 0, 0, 0, 1, mac}, Fresh: true}
+}
+
+func (r *fakeResolver) MACs() (MACs, error) {
+	return MACs{maps.Clone(r.macs.Devices), maps.Clone(r.macs.Neighbours)}, nil
+}
+func (r *fakeResolver) Probe(hop Hop) error { r.probed = append(r.probed, hop); return nil }
+
+func (r *fakeResolver) Watch(ctx context.Context, _ func(bool)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func hopEntry(t *testing.T, m Maps, index uint32) NextHopEntry {
+	t.Helper()
+	entry, _, err := m.NextHops.Lookup(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entry
+}
+
+func TestBackendsShareNextHops(t *testing.T) {
+	fake, r := NewFakeMaps(), newFakeResolver()
+	r.routes = map[string]string{"172.20.0.1": "192.168.10.100 2", "172.20.0.2": "192.168.10.100 2", "172.20.2.1": "192.168.10.200 2"}
+	r.neighbour("192.168.10.100", 2, 100)
+	n := NewNextHops(fake.Maps, r, discard)
+	index := func(addr string) uint32 { return n.Index(netip.MustParseAddr(addr), 0) }
+
+	a, b, c, none := index("172.20.0.1"), index("172.20.0.2"), index("172.20.2.1"), index("10.0.0.1")
+	if a == 0 || a != b || c == 0 || c == a || none != 0 {
+		t.Fatalf("indexes %d %d %d %d: want two alike, one of its own, and 0 without a route", a, b, c, none)
+	}
+	want := NextHopEntry{Ifindex: 2, Saddr: IPv4{192, 168, 10, 101}, Dmac: MAC{2, 0, 0, 0, 1, 100}, Smac: MAC{2, 0, 0, 0, 0, 2}}
+	if got := hopEntry(t, fake.Maps, a); got != want {
+		t.Errorf("resolved: %+v, want %+v", got, want)
+	}
+	if got := hopEntry(t, fake.Maps, c); got != (NextHopEntry{}) {
+		t.Errorf("unresolved: %+v, want none, so that BPF asks the FIB", got)
+	}
+	if len(r.probed) != 1 || r.probed[0].Gateway.String() != "192.168.10.200" {
+		t.Errorf("probed %v, want the unresolved router alone", r.probed)
+	}
+
+	// The router answers; the neighbour changes its MAC: no row of a backend moves.
+	r.neighbour("192.168.10.200", 2, 200)
+	r.neighbour("192.168.10.100", 2, 101)
+	rewrite := func() error { t.Error("rows were rewritten for a MAC"); return nil }
+	if err := n.Refresh(false, false, rewrite); err != nil {
+		t.Fatal(err)
+	}
+	if a, c := hopEntry(t, fake.Maps, a), hopEntry(t, fake.Maps, c); a.Dmac[5] != 101 || c.Dmac[5] != 200 {
+		t.Errorf("after the neighbours changed: %+v %+v", a, c)
+	}
+	// A device goes down: ask the FIB.
+	delete(r.macs.Devices, 2)
+	if err := n.Refresh(true, true, rewrite); err != nil {
+		t.Fatal(err)
+	}
+	if got := hopEntry(t, fake.Maps, a); got != (NextHopEntry{}) {
+		t.Errorf("device down: %+v, want none", got)
+	}
+}
+
+// A route that moves: the new entry is there before any row leads to it, the
+// old one goes after none does, and its index rests for a pass.
+func TestRouteMoves(t *testing.T) {
+	fake, r := NewFakeMaps(), newFakeResolver()
+	r.routes["172.20.0.1"] = "192.168.10.100 2"
+	r.neighbour("192.168.10.100", 2, 100)
+	r.neighbour("192.168.20.100", 3, 120)
+	n := NewNextHops(fake.Maps, r, discard)
+	target := NewFrontendTarget(fake.Maps, n, "w1", discard)
+	row := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.1:80@w0")
+	if err := target.Update(context.Background(), row); err != nil {
+		t.Fatal(err)
+	}
+	id := backendID(t, fake.Maps, "172.20.0.1:80")
+	before, _, _ := fake.Backends.Lookup(id)
+	if before.NextHop == 0 {
+		t.Fatal("backend has no next hop")
+	}
+	r.routes["172.20.0.1"] = "192.168.20.100 3"
+	leadsNowhere := func() error {
+		b, _, _ := fake.Backends.Lookup(id)
+		if h, ok, _ := fake.NextHops.Lookup(b.NextHop); !ok {
+			return fmt.Errorf("backend leads to next hop %d: %+v", b.NextHop, h)
+		}
+		return nil
+	}
+	fake.After = func(op Op) error {
+		if err := leadsNowhere(); err != nil {
+			t.Errorf("after %s: %v", op, err)
+		}
+		return nil
+	}
+	// The first try to rewrite the rows fails, and nothing they lead to goes.
+	if err := n.Refresh(true, false, func() error { return errors.New("no") }); err == nil {
+		t.Error("a failed rewrite went unnoticed")
+	}
+	for range 2 {
+		if err := n.Refresh(true, false, target.RewriteNextHops); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, _, _ := fake.Backends.Lookup(id)
+	if after.NextHop == before.NextHop || hopEntry(t, fake.Maps, after.NextHop).Ifindex != 3 {
+		t.Errorf("after the move: next hop %d (was %d), %+v", after.NextHop, before.NextHop, hopEntry(t, fake.Maps, after.NextHop))
+	}
+	if got := hopEntry(t, fake.Maps, before.NextHop); got != (NextHopEntry{}) {
+		t.Errorf("the old next hop is still there: %+v", got)
+	}
+	// The old index serves again in time.
+	if got := n.Index(netip.MustParseAddr("172.20.9.9"), 0); got != 0 {
+		t.Errorf("index %d without a route", got)
+	}
+	r.routes["172.20.9.9"] = "192.168.10.100 2"
+	if err := n.Refresh(true, false, target.RewriteNextHops); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Index(netip.MustParseAddr("172.20.9.9"), 0); got != before.NextHop {
+		t.Errorf("index %d, want %d again", got, before.NextHop)
+	}
+	// An error is not "no route".
+	r.failing = errors.New("netlink is busy")
+	if err := n.Refresh(true, false, target.RewriteNextHops); err == nil {
+		t.Error("the resolver's error is lost")
+	}
+	if now, _, _ := fake.Backends.Lookup(id); now != after {
+		t.Errorf("an error moved the backend from %+v to %+v", after, now)
+	}
+}
+
+// A restart keeps the indexes that backends have, and writes nothing.
+func TestNextHopsAreAdopted(t *testing.T) {
+	fake, r := NewFakeMaps(), newFakeResolver()
+	for i := range 5 {
+		r.routes[fmt.Sprintf("172.20.%d.1", i)] = fmt.Sprintf("192.168.10.%d 2", i)
+		r.neighbour(fmt.Sprintf("192.168.10.%d", i), 2, byte(i))
+	}
+	row := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.1:80@a", "172.20.1.1:80@b", "172.20.2.1:80@c", "172.20.3.1:80@d", "172.20.4.1:80@e")
+	if err := NewFrontendTarget(fake.Maps, NewNextHops(fake.Maps, r, discard), "w1", discard).Update(context.Background(), row); err != nil {
+		t.Fatal(err)
+	}
+	fake.Before = func(op Op) error {
+		if slices.Contains([]string{"update", "delete", "write"}, op.Verb) {
+			t.Errorf("restart: %s", op)
+		}
+		return nil
+	}
+	slices.Reverse(row.Backends)
+	n := NewNextHops(fake.Maps, r, discard)
+	target := NewFrontendTarget(fake.Maps, n, "w1", discard)
+	err := errors.Join(target.Update(context.Background(), row), n.Refresh(true, true, target.RewriteNextHops))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake.Before = nil
+	// Those that nobody uses go.
+	row.Backends = row.Backends[:1]
+	now := time.Now()
+	target.Now = func() time.Time { return now }
+	err = target.Update(context.Background(), row)
+	now = now.Add(target.Grace)
+	err = errors.Join(err, target.Update(context.Background(), row), n.Refresh(true, true, target.RewriteNextHops))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := fake.NextHops.All(); err != nil || len(all) != 1 {
+		t.Errorf("%d next hops, %v; want the one in use", len(all), err)
+	}
+}
