@@ -105,7 +105,7 @@ func (s *Server) maglev(r *http.Request) (any, error) {
 	}
 	proto, err := ParseProtocol(r.FormValue("protocol"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	return s.Maglev(addr, proto)
 }
@@ -117,7 +117,7 @@ func ParseProtocol(name string) (state.Protocol, error) {
 			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("%w: unknown protocol %q: want tcp, udp or sctp", errInvalid, name)
+	return 0, fmt.Errorf("unknown protocol %q: want tcp, udp or sctp", name)
 }
 
 func (s *Server) list(r *http.Request) (any, error) {

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/state"
+	"github.com/spf13/cobra"
+)
+
+func newBPF(c *cli) *cobra.Command {
+	cmd := &cobra.Command{Use: "bpf", Short: "Show what is in this node's BPF maps", RunE: wantSubcommand}
+	lb := &cobra.Command{Use: "lb", Short: "The load balancer's maps", RunE: wantSubcommand}
+	lb.AddCommand(&cobra.Command{
+		Use:   "list",
+		Short: "List frontends, backends and all they are made of",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout())
+		},
+	})
+	maglev := &cobra.Command{Use: "maglev", Short: "Maglev tables", RunE: wantSubcommand}
+	maglev.AddCommand(newMaglevGet(c))
+	cmd.AddCommand(lb, maglev)
+	return cmd
+}
+
+// wantSubcommand refuses a command that only groups others, and guesses which was meant.
+func wantSubcommand(cmd *cobra.Command, args []string) error {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		names = append(names, sub.Name())
+	}
+	want := fmt.Sprintf("want %s %s", cmd.CommandPath(), strings.Join(names, "|"))
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q: %s", args[0], want)
+	}
+	return fmt.Errorf("no command: %s", want)
+}
+
+func newMaglevGet(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "get ADDRESS:PORT[/PROTOCOL]",
+		Short:   "Show who has how many slots of a frontend's table",
+		Example: "  seamark bpf maglev get 192.168.10.211:80\n  seamark bpf maglev get [fd00::1]:53/udp",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			addr, proto, err := parseFrontend(args[0])
+			if err != nil {
+				return err
+			}
+			m, err := c.client().Maglev(cmd.Context(), addr, proto)
+			if err != nil {
+				return err
+			}
+			if !isTable(c.output) {
+				return printValue(cmd.OutOrStdout(), c.output, m)
+			}
+			return printMaglev(cmd.OutOrStdout(), m, c.output == outputWide)
+		},
+	}
+	c.outputFlag(cmd)
+	return cmd
+}
+
+func parseFrontend(text string) (netip.AddrPort, state.Protocol, error) {
+	addrText, protoText, ok := strings.Cut(text, "/")
+	if !ok {
+		protoText = state.TCP.String()
+	}
+	addr, err := netip.ParseAddrPort(addrText)
+	if err != nil {
+		return addr, 0, fmt.Errorf("%q is no frontend: want ADDRESS:PORT[/PROTOCOL], as in 192.168.10.211:80/tcp or [fd00::1]:53/udp", text)
+	}
+	proto, err := control.ParseProtocol(protoText)
+	return addr, proto, err
+}
+
+// firstSlots is how many slots are shown when not all are.
+const firstSlots = 16
+
+func printMaglev(out io.Writer, m control.Maglev, all bool) error {
+	head := newTable(out, "")
+	head.row("Frontend:", m.Addr.String()+"/"+m.Protocol)
+	head.row("Service:", or(m.Service, "<unknown>"))
+	head.row("Table size:", fmt.Sprintf("%d slots", len(m.Slots)))
+	if err := head.flush(); err != nil {
+		return err
+	}
+	if len(m.Slots) == 0 {
+		return nil
+	}
+	count := make([]int, len(m.Backends))
+	empty := 0
+	for _, i := range m.Slots {
+		if i < 0 || i >= len(count) {
+			empty++
+			continue
+		}
+		count[i]++
+	}
+	t := newTable(out, "", "BACKEND", "NODE", "WEIGHT", "SLOTS", "SHARE")
+	for i, b := range m.Backends {
+		t.row(b.Addr.String(), or(b.Node, "<unknown>"), strconv.Itoa(int(max(b.Weight, 1))), strconv.Itoa(count[i]), share(count[i], len(m.Slots)))
+	}
+	if empty > 0 {
+		t.row(none, "", "", strconv.Itoa(empty), share(empty, len(m.Slots)))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	shown := m.Slots
+	if !all && len(shown) > firstSlots {
+		shown = shown[:firstSlots]
+	}
+	slots := newTable(out, "", "SLOT", "BACKEND")
+	for i, b := range shown {
+		backend := none
+		if b >= 0 && b < len(m.Backends) {
+			backend = m.Backends[b].Addr.String()
+		}
+		slots.row(strconv.Itoa(i), backend)
+	}
+	if err := slots.flush(); err != nil {
+		return err
+	}
+	if more := len(m.Slots) - len(shown); more > 0 {
+		fmt.Fprintf(out, "and %d more (-o wide shows all)\n", more)
+	}
+	return nil
+}
+
+func share(part, whole int) string {
+	return fmt.Sprintf("%.2f%%", 100*float64(part)/float64(whole))
+}
