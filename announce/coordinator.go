@@ -142,13 +142,13 @@ type placer struct {
 	observer *observer
 	target   state.Target[state.Assignment]
 
-	problems map[Problem]bool // told
 }
 
 func (p *placer) run(ctx context.Context) {
 	p.log.Info("coordinator: this node decides who announces which address")
 	defer p.log.Info("coordinator: no longer this node")
-	// On every node but the coordinator the table is empty.
+	// On every node but the coordinator the tables are empty.
+	defer p.writer.Report(p.db.ClusterProblems, nil)
 	defer p.writer.Update(func(tx *state.Tx) { p.db.Assignments.Replace(tx, nil, state.Assignment.SameSpec) })
 
 	reconciler := &state.Reconciler[state.Assignment]{
@@ -200,14 +200,10 @@ func (p *placer) adopt(tx *state.Tx) {
 	}
 }
 
-// tell logs the problems that were not there before.
-func (p *placer) tell(problems []Problem) {
-	now := map[Problem]bool{}
-	for _, problem := range problems {
-		now[problem] = true
-		if !p.problems[problem] {
-			p.log.Warn("L2Policy does not do what it says", "policy", problem.Policy, "field", problem.Field, "problem", problem.Message)
-		}
+// tell reports the problems, and logs those that were not there before.
+func (p *placer) tell(problems []state.Problem) {
+	for _, problem := range p.writer.Report(p.db.ClusterProblems, problems) {
+		p.log.Warn("policy does not do what it says", "object", problem.Object, "field", problem.Field,
+			"problem", problem.Message, "cure", problem.Cure)
 	}
-	p.problems = now
 }

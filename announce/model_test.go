@@ -24,6 +24,9 @@ const (
 	modelAddrs = 3
 )
 
+// modelRefresh is the time between gratuitous ARPs.
+const modelRefresh = 8 * time.Second
+
 var modelTiming = Timing{Duration: 3 * time.Second, Renew: time.Second, Grace: 6 * time.Second}
 
 type modelEntry struct {
@@ -88,6 +91,7 @@ type modelDaemon struct {
 	nextLock      time.Duration
 	decided       []state.Assignment
 	nextPlacement time.Duration
+	nextRefresh   time.Duration
 }
 
 type model struct {
@@ -301,6 +305,14 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 			m.claim(n, a)
 		}
 	}
+	if now >= d.nextRefresh && valid {
+		d.nextRefresh = now + modelRefresh
+		for a, e := range n.kernel {
+			if !e.muted {
+				m.claim(n, a)
+			}
+		}
+	}
 }
 
 // claim is gratuitous ARP: who hears it and is a cluster node mutes.
@@ -406,22 +418,31 @@ func (m *model) check() {
 	}
 	for i := range modelAddrs {
 		a := addr(i + 1)
-		rightful := map[int][]string{} // by island
 		answering := 0
+		type segment struct {
+			answer, rightful []string
+		}
+		islands := map[int]*segment{0: {}, 1: {}}
 		for _, n := range m.nodes {
 			if !m.answers(n, a) {
 				continue
 			}
 			answering++
+			island := islands[n.island]
+			island.answer = append(island.answer, n.name)
 			if d := n.daemon; d != nil && d.term.valid(m.boot(n), d.lastRead) {
-				rightful[n.island] = append(rightful[n.island], n.name)
+				island.rightful = append(island.rightful, n.name)
 			}
 		}
-		if m.now-m.wireAt > 5*time.Second {
-			for _, names := range rightful {
-				if len(names) > 1 {
-					m.fail("%s is answered for by %v, each with a valid lease", a, names)
-				}
+		for _, island := range islands {
+			// A segment whose members have been the same for a refresh and a bit is
+			// whole: what was claimed elsewhere meanwhile has been claimed here too.
+			whole := m.now - m.wireAt
+			switch {
+			case whole > time.Second && len(island.rightful) > 1:
+				m.fail("%s is answered for by %v, each with a valid lease", a, island.rightful)
+			case whole > modelRefresh*5/4+time.Second && len(island.rightful) > 0 && len(island.answer) > 1:
+				m.fail("%s is answered for by %v, of whom %v has a valid lease", a, island.answer, island.rightful)
 			}
 		}
 		if answering > 0 || healthy == 0 || m.slow > 0 {

@@ -169,15 +169,15 @@ func TestWantedAddresses(t *testing.T) {
 		{"shared address", func(in *Inputs) { in.Services = append(in.Services, service("shop", addr(211))) },
 			"192.168.10.211=default/shop", ""},
 		{"bad expression", func(in *Inputs) { in.Policies[0].Interfaces = []string{"eth1", "eth["} }, "",
-			"L2Policy all: spec.interfaces[1]: \"eth[\": error parsing regexp"},
+			"l2policy/all: spec.interfaces[1]: \"eth[\": error parsing regexp"},
 		{"bad expression beside a good one", func(in *Inputs) {
 			in.Policies = append(in.Policies, state.L2Policy{Name: "bad", Interfaces: []string{"("}, LoadBalancerIPs: true})
-		}, "192.168.10.211=default/web", "L2Policy bad: spec.interfaces[0]"},
+		}, "192.168.10.211=default/web", "l2policy/bad: spec.interfaces[0]"},
 		{"bad selector", func(in *Inputs) {
 			in.Policies[0].NodeSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}
-		}, "", "L2Policy all: spec.nodeSelector"},
+		}, "", "l2policy/all: spec.nodeSelector"},
 		{"matches nothing", func(in *Inputs) { in.Policies[0].Interfaces = []string{"^eth1$", "bond0"} },
-			"192.168.10.211=default/web", "L2Policy all: spec.interfaces[1]: \"bond0\" matches no interface"},
+			"192.168.10.211=default/web", "l2policy/all: spec.interfaces[1]: \"bond0\" matches no interface"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := lab()

@@ -12,18 +12,6 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// Problem is something in an L2Policy that keeps it from doing what it says.
-type Problem struct {
-	Policy string
-	Field  string // path in the object
-	// Message says what is wrong and what to do.
-	Message string
-}
-
-func (p Problem) String() string {
-	return fmt.Sprintf("L2Policy %s: %s: %s", p.Policy, p.Field, p.Message)
-}
-
 // policy is an L2Policy with its expressions compiled.
 type policy struct {
 	name                         string
@@ -53,9 +41,9 @@ func (p policy) matches(name string) bool {
 }
 
 // compilePolicies leaves out the policies that do not compile and says why.
-func compilePolicies(rows []state.L2Policy) ([]policy, []Problem) {
+func compilePolicies(rows []state.L2Policy) ([]policy, []state.Problem) {
 	var policies []policy
-	var problems []Problem
+	var problems []state.Problem
 	for _, row := range rows {
 		p, problem := compilePolicy(row)
 		if problem != nil {
@@ -67,24 +55,29 @@ func compilePolicies(rows []state.L2Policy) ([]policy, []Problem) {
 	return policies, problems
 }
 
-func compilePolicy(row state.L2Policy) (policy, *Problem) {
+func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
 	p := policy{name: row.Name, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
 	var err error
 	if p.services, err = selector(row.ServiceSelector); err != nil {
-		return p, &Problem{row.Name, "spec.serviceSelector", err.Error() + "; mend the selector, the policy announces nothing until then"}
+		return p, broken(row, "spec.serviceSelector", err.Error(), "mend the selector")
 	}
 	if p.nodes, err = selector(row.NodeSelector); err != nil {
-		return p, &Problem{row.Name, "spec.nodeSelector", err.Error() + "; mend the selector, the policy announces nothing until then"}
+		return p, broken(row, "spec.nodeSelector", err.Error(), "mend the selector")
 	}
 	for i, expr := range row.Interfaces {
 		re, err := regexp.Compile(expr)
 		if err != nil {
-			return p, &Problem{row.Name, fmt.Sprintf("spec.interfaces[%d]", i),
-				fmt.Sprintf("%q: %v; write an RE2 expression such as ^eth1$, the policy announces nothing until then", expr, err)}
+			return p, broken(row, fmt.Sprintf("spec.interfaces[%d]", i), fmt.Sprintf("%q: %v", expr, err),
+				"write an RE2 expression such as ^eth1$")
 		}
 		p.interfaces = append(p.interfaces, re)
 	}
 	return p, nil
+}
+
+func broken(row state.L2Policy, field, message, cure string) *state.Problem {
+	return &state.Problem{Object: "l2policy/" + row.Name, Field: field, Message: message,
+		Cure: cure + ": the policy announces nothing until then"}
 }
 
 // selector is LabelSelectorAsSelector, except that an absent one means all.
@@ -97,7 +90,7 @@ func selector(s *metav1.LabelSelector) (labels.Selector, error) {
 
 // Problems returns what keeps policies from working: what does not compile,
 // and interfaces that no node has.
-func Problems(in Inputs) []Problem {
+func Problems(in Inputs) []state.Problem {
 	policies, problems := compilePolicies(in.Policies)
 	if len(in.Leases) == 0 {
 		return problems // nobody has said yet what interfaces there are
@@ -112,8 +105,8 @@ func Problems(in Inputs) []Problem {
 				})
 			})
 			if !found {
-				problems = append(problems, Problem{p.name, fmt.Sprintf("spec.interfaces[%d]", i),
-					fmt.Sprintf("%q matches no interface of any node the policy selects; compare it with `ip link` there", re)})
+				problems = append(problems, state.Problem{Object: "l2policy/" + p.name, Field: fmt.Sprintf("spec.interfaces[%d]", i),
+					Message: fmt.Sprintf("%q matches no interface of any node the policy selects", re), Cure: "compare it with `ip link` there"})
 			}
 		}
 	}

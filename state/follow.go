@@ -39,3 +39,17 @@ func (db *DB) Follow(ctx context.Context, every time.Duration, decide func(Snaps
 		}
 	}
 }
+
+// Report makes problems the content of the table and returns those that were
+// not in it, for the caller to log.
+func (w *Writer) Report(t Table[Problem], problems []Problem) (news []Problem) {
+	w.Update(func(tx *Tx) {
+		for _, p := range problems {
+			if _, known := t.Get(tx, p.RowKey()); !known {
+				news = append(news, p)
+			}
+		}
+		t.Replace(tx, problems, func(a, b Problem) bool { return a == b })
+	})
+	return news
+}

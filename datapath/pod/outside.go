@@ -12,25 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// Problem is something in an L2Policy that this node cannot honour. The rest
-// of the policy is in force.
-type Problem struct {
-	Policy string
-	// Field as in the manifest, such as spec.interfaces[0].
-	Field string
-	// Message says what is wrong and the cure.
-	Message string
-}
-
-func (p Problem) String() string {
-	return fmt.Sprintf("L2Policy %s: %s: %s", p.Policy, p.Field, p.Message)
-}
-
 // Outside returns the devices, in the order given, that face outside: those
 // that carry one of the node's InternalIPs, and those whose name an interface
 // expression of a policy that selects the node matches. Loopback and the veths
-// of pods never do. What is wrong with an expression comes back as a Problem.
-func Outside(devices []state.Device, node state.Node, policies []state.L2Policy) ([]state.Device, []Problem) {
+// of pods never do. What is wrong with an expression comes back as a Problem that names the policy; the rest of it is in force.
+func Outside(devices []state.Device, node state.Node, policies []state.L2Policy) ([]state.Device, []state.Problem) {
 	var candidates []state.Device
 	var names []string
 	for _, d := range devices {
@@ -46,12 +32,12 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 		})
 	}
 
-	var problems []Problem
+	var problems []state.Problem
 	for _, policy := range policies {
 		selected, err := selects(policy.NodeSelector, node)
 		if err != nil {
-			problems = append(problems, Problem{policy.Name, "spec.nodeSelector",
-				fmt.Sprintf("%v; correct the selector: until then the policy selects no node", err)})
+			problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: "spec.nodeSelector",
+				Message: err.Error(), Cure: "correct the selector: until then the policy selects no node"})
 			continue
 		}
 		if !selected {
@@ -61,8 +47,8 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 			field := fmt.Sprintf("spec.interfaces[%d]", i)
 			re, err := regexp.Compile(expr)
 			if err != nil {
-				problems = append(problems, Problem{policy.Name, field,
-					fmt.Sprintf("%q is no RE2 expression (%v); write one such as ^eth1$", expr, err)})
+				problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: field,
+					Message: fmt.Sprintf("%q is no RE2 expression (%v)", expr, err), Cure: "write one such as ^eth1$"})
 				continue
 			}
 			matched := false
@@ -72,9 +58,9 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 				}
 			}
 			if !matched {
-				problems = append(problems, Problem{policy.Name, field,
-					fmt.Sprintf("%q matches no interface of node %s, which has %s; correct the expression, or leave the node out with spec.nodeSelector",
-						expr, node.Name, orNone(names))})
+				problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: field,
+					Message: fmt.Sprintf("%q matches no interface of node %s, which has %s", expr, node.Name, orNone(names)),
+					Cure:    "correct the expression, or leave the node out with spec.nodeSelector"})
 			}
 		}
 	}
