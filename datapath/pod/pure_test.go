@@ -46,7 +46,7 @@ func TestOutside(t *testing.T) {
 		{name: "the prefix of pods' veths on another device", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"^sm"}}}, want: "eth1 smart0"},
 		{name: "never loopback or pods", policies: []state.L2Policy{{Name: "p", Interfaces: []string{".*"}}}, want: "eth0 eth1 eth2 smart0"},
 		{name: "only loopback matches", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"^lo$"}}}, want: "eth1",
-			problems: []string{`L2Policy p: spec.interfaces[0]: "^lo$" matches no interface of node w1, which has eth0, eth1, eth2, smart0; correct`}},
+			problems: []string{`l2policy/p: spec.interfaces[0]: "^lo$" matches no interface of node w1, which has eth0, eth1, eth2, smart0; correct`}},
 		{name: "one is broken, one matches nothing, one is right",
 			policies: []state.L2Policy{{Name: "p", Interfaces: []string{"eth[", "ens.*", "eth2"}}}, want: "eth1 eth2",
 			problems: []string{`spec.interfaces[0]: "eth[" is no RE2 expression (error parsing regexp: missing closing ]: ` + "`[`" + `); write one such as ^eth1$`,
@@ -55,7 +55,7 @@ func TestOutside(t *testing.T) {
 		{name: "policy for this node", policies: []state.L2Policy{{Name: "p", NodeSelector: onRack("a"), Interfaces: []string{"eth2"}}}, want: "eth1 eth2"},
 		{name: "selector that is none", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"eth2"}, NodeSelector: &metav1.LabelSelector{
 			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}}}, want: "eth1",
-			problems: []string{`L2Policy p: spec.nodeSelector: "Near" is not a valid label selector operator; correct the selector`}},
+			problems: []string{`l2policy/p: spec.nodeSelector: "Near" is not a valid label selector operator; correct the selector`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, problems := pod.Outside(devices, node, tc.policies)
