@@ -63,6 +63,8 @@ type Announcer struct {
 	observer *observer
 	claims   chan Claim
 	macs     []net.HardwareAddr // last told to the responder
+
+	coordinator atomic.Pointer[string]
 }
 
 // New returns an Announcer that does nothing yet.
@@ -92,6 +94,17 @@ func (a *Announcer) Release(ctx context.Context) error { return a.lease.release(
 
 // LeaseValid says whether this node's lease is valid by its own clock.
 func (a *Announcer) LeaseValid() bool { return a.lease.Valid() }
+
+// Lease says how this node's lease stands.
+func (a *Announcer) Lease() LeaseStatus { return a.lease.status() }
+
+// Coordinator is the node that was last seen to be elected, "" before there was one.
+func (a *Announcer) Coordinator() string {
+	if identity := a.coordinator.Load(); identity != nil {
+		return *identity
+	}
+	return ""
+}
 
 // Verdicts on all nodes, as this one sees them.
 func (a *Announcer) Verdicts() map[string]Verdict { return a.observer.seen.Load().verdicts }
@@ -143,7 +156,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		if a.cfg.Lead != nil {
 			terms.Go(func() { a.cfg.Lead(ctx) })
 		}
-	})
+	}, func(identity string) { a.coordinator.Store(&identity) })
 	cancel()
 	wg.Wait()
 	return errors.Join(elected, a.stop(fence))

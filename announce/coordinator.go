@@ -19,7 +19,9 @@ import (
 
 // elect runs lead whenever this node is elected, until ctx ends. lead's ctx
 // ends with the office; the office is given to another only once lead returned.
-func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog.Logger, lead func(context.Context)) error {
+// elected is told of every coordinator there is.
+func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog.Logger,
+	lead func(context.Context), elected func(identity string)) error {
 	ctx = logr.NewContextWithSlogLogger(ctx, log)
 	var leading sync.Mutex // one term at a time, also when the next begins early
 	defer func() {
@@ -43,6 +45,7 @@ func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog
 					}
 				},
 				OnStoppedLeading: func() {},
+				OnNewLeader:      elected,
 			},
 		})
 		if err != nil {
@@ -141,7 +144,6 @@ type placer struct {
 	log      *slog.Logger
 	observer *observer
 	target   state.Target[state.Assignment]
-
 }
 
 func (p *placer) run(ctx context.Context) {

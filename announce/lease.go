@@ -54,6 +54,30 @@ type leaseKeeper struct {
 	changed  chan struct{} // closes when valid changes
 	released bool
 	sent     []state.LeaseInterface
+	last     LeaseStatus // Left and Released are filled in when asked for
+}
+
+// LeaseStatus is how this node's lease stands.
+type LeaseStatus struct {
+	// Left is how long it is valid without another renewal; 0 when it is not.
+	Left time.Duration
+	// Renewed is when it was last renewed; wall clock, for people.
+	Renewed  time.Time
+	Released bool
+	// Err of the last try, nil when it went well.
+	Err error
+}
+
+func (k *leaseKeeper) status() LeaseStatus {
+	lastRead := k.lastRead()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.last
+	if now := k.clock.Boottime(); k.term.valid(now, lastRead) {
+		s.Left = k.term.until - now
+	}
+	s.Released = k.released
+	return s
 }
 
 func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
@@ -168,9 +192,14 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return fmt.Errorf("renew lease of %s: %w", k.node, err)
+		err = fmt.Errorf("renew lease of %s: %w", k.node, err)
+		k.mu.Lock()
+		k.last.Err = err
+		k.mu.Unlock()
+		return err
 	}
 	k.mu.Lock()
+	k.last = LeaseStatus{Renewed: k.clock.Wall()}
 	k.term.renew(started, k.clock.Boottime(), duration)
 	k.sent = slices.Clip(append([]state.LeaseInterface{}, report...))
 	k.mu.Unlock()

@@ -7,6 +7,7 @@ package source
 
 import (
 	"context"
+	"time"
 
 	"github.com/seamark-lb/seamark/state"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -19,6 +20,10 @@ type Source interface {
 	// ends. It marks a table synced when its first list is in. When the store
 	// cannot be reached the tables stay as they were.
 	Run(ctx context.Context) error
+
+	// LastRead is the CLOCK_BOOTTIME that the tables are no older than, 0
+	// before the first list. It stands still while the store cannot be read.
+	LastRead() time.Duration
 
 	// RenewLease writes this node's lease, with everything it reports. It
 	// returns once the store has it; the caller counts validity from when it
