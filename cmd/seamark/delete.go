@@ -43,7 +43,7 @@ type doomed struct {
 func toDelete(args, files []string, namespace string, stdin io.Reader) ([]doomed, error) {
 	switch {
 	case len(files) > 0 && len(args) > 0:
-		return nil, errors.New("want -f FILE or KIND NAME..., not both")
+		return nil, errors.New("want -f FILE or KIND NAME, not both")
 	case len(files) > 0:
 		manifests, err := readFiles(files, stdin)
 		if err != nil {
@@ -55,7 +55,7 @@ func toDelete(args, files []string, namespace string, stdin io.Reader) ([]doomed
 		}
 		return all, nil
 	case len(args) == 0:
-		return nil, errors.New("want -f FILE or KIND NAME...")
+		return nil, errors.New("want -f FILE or KIND NAME")
 	}
 	t, err := parseTarget(args)
 	if err != nil {
@@ -69,7 +69,7 @@ func toDelete(args, files []string, namespace string, stdin io.Reader) ([]doomed
 		return nil, err
 	}
 	if len(t.names) == 0 {
-		return nil, fmt.Errorf("which %s? want %s NAME...", kind.Singular, kind.Singular)
+		return nil, fmt.Errorf("which %s? want %s NAME", kind.Singular, kind.Singular)
 	}
 	s := scope{namespace: namespace}
 	var all []doomed
