@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,35 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is a node for a test: a network namespace of its own, which the test's
-// thread is in, and a BPF filesystem.
+// host is a node for a test: a network namespace of its own and a BPF filesystem.
 type host struct {
 	bpffs, runDir string
+	net           netns.NsHandle
 }
 
+// newHost makes a host and puts the test's thread into its namespace.
 func newHost(t testing.TB) host {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it loads BPF programs into network namespaces")
 	}
-	runtime.LockOSThread()
-	before, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	inside, err := netns.New() // and enters it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		inside.Close()
-		if err := netns.Set(before); err != nil {
-			t.Fatal(err) // the thread stays locked, and ends with the test
-		}
-		before.Close()
-		runtime.UnlockOSThread()
-	})
-	h := host{bpffs: mountBPFFS(t), runDir: t.TempDir()}
+	h := host{bpffs: mountBPFFS(t), runDir: t.TempDir(), net: newNamespace(t)}
+	enter(t, h.net)
+	// Nothing but the test's own packets.
+	writeSysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")
+	writeSysctl(t, "net/ipv6/conf/default/disable_ipv6", "1")
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(lo)
@@ -52,6 +41,48 @@ func newHost(t testing.TB) host {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// newNamespace makes a network namespace, which goes with the test.
+func newNamespace(t testing.TB) netns.NsHandle {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	made, err := netns.New() // and enters it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { made.Close() })
+	if err := netns.Set(before); err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// enter puts the test's thread into a namespace until the test ends. A subtest
+// has a thread of its own, and enters for itself.
+func enter(t testing.TB, ns netns.NsHandle) {
+	t.Helper()
+	runtime.LockOSThread()
+	before, err := netns.Get()
+	if err == nil {
+		err = netns.Set(ns)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		defer before.Close()
+		if err := netns.Set(before); err != nil {
+			t.Fatal(err) // the thread stays locked, and ends with the test
+		}
+		runtime.UnlockOSThread()
+	})
 }
 
 func mountBPFFS(t testing.TB) string {
@@ -165,5 +196,17 @@ func TestGenerateIsReproducible(t *testing.T) {
 	}
 	if strings.Contains(string(_BpfBytes), "/work/") || strings.Contains(string(_BpfBytes), "/home/") {
 		t.Error("the object has an absolute path in it")
+	}
+}
+
+func ipnet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// writeSysctl sets a sysctl of the thread's network namespace.
+func writeSysctl(t testing.TB, name, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }

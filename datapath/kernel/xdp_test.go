@@ -1,0 +1,362 @@
+package kernel
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/seamark-lb/seamark/testlab/packet"
+)
+
+var fromRouter = packet.Ethernet{Dst: nodeMAC, Src: routerMAC}
+
+// toVIP is a packet of client's, come in through the router.
+func toVIP(l4 ...packet.Layer) []packet.Layer {
+	return append([]packet.Layer{fromRouter, packet.IPv4{TTL: 63, TOS: 0xb9, Src: client, Dst: vip}}, l4...)
+}
+
+// toPod is the same after DNAT.
+func toPod(l4 ...packet.Layer) []byte {
+	return packet.Build(with(toVIP(l4...), 1, packet.IPv4{TTL: 63, TOS: 0xb9, Src: client, Dst: localPod})...)
+}
+
+// inIPIP is the packet on its way to another node: ECN, 1, stays inside.
+func inIPIP(eth packet.Ethernet, pod netip.Addr, layers []packet.Layer) []byte {
+	outer := packet.IPv4{TOS: 0xb8, Fragment: packet.DontFragment, Src: nodeAddr, Dst: pod}
+	return packet.Build(append([]packet.Layer{eth, outer}, layers[1:]...)...)
+}
+
+func TestXDPForwards(t *testing.T) {
+	n := newNode(t)
+	toOther := packet.Ethernet{Dst: otherMAC, Src: nodeMAC}
+	remote := toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote, Flags: packet.SYN}, packet.Payload("data"))
+	remoteUDP := toVIP(packet.UDP{SrcPort: 1025, DstPort: 54}, packet.Payload("odd"))
+	options := with(remote, 1, packet.IPv4{TOS: 0xb8, Src: client, Dst: vip, Options: []byte{7, 7, 4, 0, 0, 0, 0}})
+	padded := append(packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote})...), 0, 0, 0, 0, 0, 0)
+	unresolved := toVIP(packet.TCP{SrcPort: 1025, DstPort: portUnresolved})
+	elsewhere := toVIP(packet.TCP{SrcPort: 1025, DstPort: portElsewhere})
+
+	for name, row := range map[string]struct {
+		in     []byte
+		action uint32
+		reason string
+		out    []byte
+	}{
+		"tcp to local pod": {
+			packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portLocal, Flags: packet.SYN}, packet.Payload("hi!"))...),
+			xdpPass, "forward_local",
+			toPod(packet.TCP{SrcPort: 1025, DstPort: 8080, Flags: packet.SYN}, packet.Payload("hi!")),
+		},
+		"tcp with a broken checksum stays broken": {
+			packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portLocal, Checksum: new(uint16(0x1234))})...),
+			xdpPass, "forward_local",
+			func() []byte { // by as much as the addresses and ports differ
+				right := func(b []byte) uint32 { return uint32(b[14+20+16])<<8 | uint32(b[14+20+17]) }
+				before := right(packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portLocal})...))
+				after := right(toPod(packet.TCP{SrcPort: 1025, DstPort: 8080}))
+				sum := 0x1234 + after + 0xffff - before
+				sum = sum&0xffff + sum>>16
+				return toPod(packet.TCP{SrcPort: 1025, DstPort: 8080, Checksum: new(uint16(sum&0xffff + sum>>16))})
+			}(),
+		},
+		"udp to local pod": {
+			packet.Build(toVIP(packet.UDP{SrcPort: 1025, DstPort: 53}, packet.Payload("q"))...),
+			xdpPass, "forward_local",
+			toPod(packet.UDP{SrcPort: 1025, DstPort: 5353}, packet.Payload("q")),
+		},
+		"udp without checksum gets none": {
+			packet.Build(toVIP(packet.UDP{SrcPort: 1025, DstPort: 53, Checksum: new(uint16(0))}, packet.Payload("q"))...),
+			xdpPass, "forward_local",
+			toPod(packet.UDP{SrcPort: 1025, DstPort: 5353, Checksum: new(uint16(0))}, packet.Payload("q")),
+		},
+		"tcp to remote pod":         {packet.Build(remote...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, remote)},
+		"udp to remote pod":         {packet.Build(remoteUDP...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, remoteUDP)},
+		"ip options":                {packet.Build(options...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, options)},
+		"padding":                   {padded, xdpTX, "forward_remote", append(inIPIP(toOther, remotePod, toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote})), 0, 0, 0, 0, 0, 0)},
+		"next hop by FIB":           {packet.Build(unresolved...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, unresolved)},
+		"next hop on other device":  {packet.Build(elsewhere...), xdpRedirect, "forward_remote", inIPIP(toOther, remotePod, elsewhere)},
+		"no route":                  {packet.Build(toVIP(packet.TCP{DstPort: portNoRoute})...), xdpDrop, "no_route", nil},
+		"no backends":               {packet.Build(toVIP(packet.TCP{DstPort: portEmpty})...), xdpDrop, "no_backend", nil},
+		"no table":                  {packet.Build(toVIP(packet.TCP{DstPort: portNoTable})...), xdpDrop, "no_backend", nil},
+		"unserved tcp port":         {packet.Build(toVIP(packet.TCP{DstPort: portUnserved})...), xdpDrop, "unserved_port", nil},
+		"unserved udp port":         {packet.Build(toVIP(packet.UDP{DstPort: portLocal})...), xdpDrop, "unserved_port", nil},
+		"port 0":                    {packet.Build(toVIP(packet.UDP{DstPort: 0})...), xdpDrop, "unserved_port", nil},
+		"unserved protocol":         {packet.Build(with(toVIP(packet.Payload("12345678")), 1, packet.IPv4{Src: client, Dst: vip, Protocol: new(uint8(47))})...), xdpDrop, "unserved_proto", nil},
+		"ipip to the vip":           {packet.Build(toVIP(packet.IPv4{Src: client, Dst: vip}, packet.TCP{DstPort: portLocal})...), xdpDrop, "unserved_proto", nil},
+		"fits the next hop's mtu":   {packet.Build(toVIP(packet.TCP{DstPort: portRemote}, make(packet.Payload, 1440))...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, toVIP(packet.TCP{DstPort: portRemote}, make(packet.Payload, 1440)))},
+		"too big for next hop":      {packet.Build(toVIP(packet.TCP{DstPort: portRemote}, make(packet.Payload, 1441))...), xdpDrop, "too_big", nil},
+		"too big for next hop, FIB": {packet.Build(toVIP(packet.TCP{DstPort: portUnresolved}, make(packet.Payload, 1441))...), xdpDrop, "too_big", nil},
+		"too big, other device":     {packet.Build(toVIP(packet.TCP{DstPort: portElsewhere}, make(packet.Payload, 1441))...), xdpDrop, "too_big", nil},
+		"not a vip":                 {packet.Build(with(toVIP(packet.TCP{DstPort: portLocal}), 1, packet.IPv4{Src: client, Dst: nodeAddr})...), xdpPass, "not_ours", nil},
+		"flooded, for another host": {packet.Build(with(remote, 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
+		"broadcast frame":           {packet.Build(with(remote, 0, packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC})...), xdpPass, "not_ours", nil},
+		"ipv6":                      {packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC, Type: new(uint16(packet.TypeIPv6))}, make(packet.Payload, 40)), xdpPass, "not_ours", nil},
+		"vlan":                      {packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC, Type: new(uint16(0x8100))}, make(packet.Payload, 40)), xdpPass, "not_ours", nil},
+		"icmp of another kind":      {packet.Build(toVIP(packet.ICMP{Type: 3, Code: 4})...), xdpDrop, "unserved_proto", nil},
+		"icmp to the node":          {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: packet.EchoRequest}), xdpPass, "not_ours", nil},
+		"ping": {
+			packet.Build(toVIP(packet.ICMP{Type: packet.EchoRequest, ID: 7, Seq: 1}, packet.Payload("odd"))...),
+			xdpTX, "icmp_echo_reply",
+			packet.Build(packet.Ethernet{Dst: routerMAC, Src: nodeMAC}, packet.IPv4{TTL: 64, TOS: 0xb9, Src: vip, Dst: client},
+				packet.ICMP{Type: packet.EchoReply, ID: 7, Seq: 1}, packet.Payload("odd")),
+		},
+	} {
+		n.sub(name, func(n *node) {
+			n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out)
+		})
+	}
+}
+
+func TestXDPDecapsulates(t *testing.T) {
+	n := newNode(t)
+	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+	outer := packet.IPv4{Fragment: packet.DontFragment, Src: otherNode, Dst: localPod}
+	inner := packet.IPv4{TTL: 63, Src: client, Dst: vip}
+	build := func(l ...packet.Layer) []byte {
+		return packet.Build(append([]packet.Layer{fromOther, outer, inner}, l...)...)
+	}
+	toPod := packet.IPv4{TTL: 63, Src: client, Dst: localPod}
+
+	for name, row := range map[string]struct {
+		in     []byte
+		action uint32
+		reason string
+		out    []byte
+	}{
+		"tcp": {build(packet.TCP{SrcPort: 9, DstPort: portLocal}, packet.Payload("x")), xdpPass, "decap",
+			packet.Build(fromOther, toPod, packet.TCP{SrcPort: 9, DstPort: 8080}, packet.Payload("x"))},
+		"udp": {build(packet.UDP{SrcPort: 9, DstPort: 53}), xdpPass, "decap",
+			packet.Build(fromOther, toPod, packet.UDP{SrcPort: 9, DstPort: 5353})},
+		"inner options": {
+			packet.Build(fromOther, outer, packet.IPv4{Src: client, Dst: vip, Options: []byte{1}}, packet.TCP{DstPort: portLocal}),
+			xdpPass, "decap",
+			packet.Build(fromOther, packet.IPv4{Src: client, Dst: localPod, Options: []byte{1}}, packet.TCP{DstPort: 8080})},
+		"pod does not serve it":  {build(packet.TCP{DstPort: portRemote}), xdpDrop, "stale_backend", nil},
+		"inner is a fragment":    {packet.Build(fromOther, outer, packet.IPv4{Src: client, Dst: vip, Fragment: packet.MoreFragments}, packet.TCP{DstPort: portLocal}), xdpDrop, "fragment", nil},
+		"inner is ping":          {build(packet.ICMP{Type: packet.EchoRequest}), xdpDrop, "unserved_proto", nil},
+		"inner is not for a vip": {packet.Build(fromOther, outer, packet.IPv4{Src: client, Dst: remotePod}, packet.TCP{DstPort: portLocal}), xdpPass, "not_ours", nil},
+		"inner is broken":        {packet.Build(fromOther, outer, packet.IPv4{Src: client, Dst: vip, Version: new(uint8(6))}, packet.TCP{DstPort: portLocal}), xdpDrop, "bad_header", nil},
+		"inner is longer":        {packet.Build(fromOther, outer, packet.IPv4{Src: client, Dst: vip, Length: new(uint16(41))}, packet.TCP{DstPort: portLocal}), xdpDrop, "truncated", nil},
+		"not a pod of ours":      {packet.Build(fromOther, packet.IPv4{Src: otherNode, Dst: remotePod}, inner, packet.TCP{DstPort: portLocal}), xdpPass, "not_ours", nil},
+		"outer is a fragment":    {packet.Build(fromOther, packet.IPv4{Src: otherNode, Dst: localPod, Fragment: packet.MoreFragments}, inner, packet.TCP{DstPort: portLocal}), xdpPass, "not_ours", nil},
+		"flooded":                {packet.Build(packet.Ethernet{Dst: otherMAC, Src: routerMAC}, outer, inner, packet.TCP{DstPort: portLocal}), xdpPass, "not_ours", nil},
+	} {
+		n.sub(name, func(n *node) {
+			n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out)
+		})
+	}
+}
+
+// A header cut short anywhere, or that says anything impossible, is dropped
+// unchanged, with a reason.
+func TestXDPMalformed(t *testing.T) {
+	n := newNode(t)
+	tcp := toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote, Options: packet.MSS(1460)}, packet.Payload("data"))
+	udp := toVIP(packet.UDP{SrcPort: 1025, DstPort: 54}, packet.Payload("data"))
+	ping := toVIP(packet.ICMP{Type: packet.EchoRequest}, packet.Payload("data"))
+	options := with(tcp, 1, packet.IPv4{Src: client, Dst: vip, Options: make([]byte, 40)})
+	ipip := append([]packet.Layer{fromRouter, packet.IPv4{Src: otherNode, Dst: localPod}}, tcp[1:]...)
+	arp := []packet.Layer{packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC}, packet.ARP{SenderMAC: routerMAC, Sender: router, Target: vip}}
+
+	for name, layers := range map[string][]packet.Layer{"tcp": tcp, "udp": udp, "ping": ping, "options": options, "ipip": ipip, "arp": arp} {
+		n.sub("frame ends early/"+name, func(n *node) {
+			whole := packet.Build(layers...)
+			for size := 14; size < len(whole); size++ {
+				n.expect(kindXDP, n.out, whole[:size], xdpDrop, "truncated", nil)
+			}
+		})
+	}
+
+	// The same with a total length that says so.
+	for name, row := range map[string]struct {
+		layers []packet.Layer
+		header int
+	}{"tcp": {tcp, 20}, "udp": {udp, 8}, "ping": {ping, 8}} {
+		n.sub("packet ends early/"+name, func(n *node) {
+			whole := packet.Build(row.layers...)
+			for size := range row.header {
+				in := packet.Build(with(row.layers, 1, packet.IPv4{Src: client, Dst: vip, Length: new(uint16(20 + size))})...)
+				n.expect(kindXDP, n.out, in[:14+20+size], xdpDrop, "truncated", nil)
+				// And with the bytes there, but not the packet's.
+				n.expect(kindXDP, n.out, in[:len(whole)], xdpDrop, "truncated", nil)
+			}
+		})
+	}
+
+	ip := func(ip packet.IPv4) []byte {
+		ip.Src, ip.Dst = client, vip
+		return packet.Build(with(tcp, 1, ip)...)
+	}
+	for name, row := range map[string]struct {
+		in     []byte
+		reason string
+	}{
+		"version 5":               {ip(packet.IPv4{Version: new(uint8(5))}), "bad_header"},
+		"header of 16 bytes":      {ip(packet.IPv4{HeaderLen: new(uint8(4))}), "bad_header"},
+		"header of 0 bytes":       {ip(packet.IPv4{HeaderLen: new(uint8(0))}), "bad_header"},
+		"header past the packet":  {ip(packet.IPv4{HeaderLen: new(uint8(15)), Length: new(uint16(48))}), "bad_header"},
+		"header past the end":     {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: vip, HeaderLen: new(uint8(15)), Length: new(uint16(60))}, packet.TCP{}), "truncated"},
+		"length 0":                {ip(packet.IPv4{Length: new(uint16(0))}), "bad_header"},
+		"length 19":               {ip(packet.IPv4{Length: new(uint16(19))}), "bad_header"},
+		"length past the end":     {ip(packet.IPv4{Length: new(uint16(65535))}), "truncated"},
+		"first fragment":          {ip(packet.IPv4{Fragment: packet.MoreFragments}), "fragment"},
+		"later fragment":          {ip(packet.IPv4{Fragment: 1}), "fragment"},
+		"last fragment":           {ip(packet.IPv4{Fragment: 0x1fff}), "fragment"},
+		"tcp data offset 4":       {packet.Build(toVIP(packet.TCP{DstPort: portRemote, DataOffset: new(uint8(4))})...), "bad_header"},
+		"tcp data offset 0":       {packet.Build(toVIP(packet.TCP{DstPort: portRemote, DataOffset: new(uint8(0))})...), "bad_header"},
+		"tcp data offset too big": {packet.Build(toVIP(packet.TCP{DstPort: portRemote, DataOffset: new(uint8(15))}, packet.Payload("x"))...), "bad_header"},
+		"udp length 7":            {packet.Build(toVIP(packet.UDP{DstPort: 54, Length: new(uint16(7))})...), "bad_header"},
+		"udp length too big":      {packet.Build(toVIP(packet.UDP{DstPort: 54, Length: new(uint16(9))})...), "bad_header"},
+	} {
+		n.sub(name, func(n *node) {
+			n.expect(kindXDP, n.out, row.in, xdpDrop, row.reason, nil)
+		})
+	}
+	n.sub("not for a vip", func(n *node) {
+		in := packet.Build(with(toVIP(packet.TCP{DataOffset: new(uint8(4))}), 1, packet.IPv4{Src: client, Dst: nodeAddr})...)
+		n.expect(kindXDP, n.out, in, xdpPass, "not_ours", nil)
+	})
+}
+
+func TestFlowTables(t *testing.T) {
+	n := newNode(t)
+	key := func(port uint16, proto uint8) bpfFlowKey {
+		podPort := uint16(8080)
+		if proto == packet.ProtoUDP {
+			podPort = 5353
+		}
+		return bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(podPort), ClientPort: be16(port), Proto: proto}
+	}
+	send := func(n *node, l4 packet.Layer) {
+		n.t.Helper()
+		n.run(kindXDP, n.out, packet.Build(toVIP(l4)...))
+	}
+	answer := func(n *node, l4 packet.Layer) {
+		n.t.Helper()
+		n.run(kindTCPod, n.pod, packet.Build(packet.Ethernet{Dst: podHostMAC, Src: podMAC}, packet.IPv4{Src: localPod, Dst: client}, l4))
+	}
+	check := func(n *node, step string, k bpfFlowKey, half, whole *bpfFlow) {
+		n.t.Helper()
+		for name, want := range map[string]*bpfFlow{"half_open": half, "flows": whole} {
+			got, ok := n.flows(name)[k]
+			if ok != (want != nil) || ok && got != *want {
+				n.t.Errorf("%s: %s has %+v (%v), want %+v", step, name, got, ok, want)
+			}
+		}
+	}
+	fresh := &bpfFlow{Vip: be32(vip), Port: be16(portLocal)}
+	replied := &bpfFlow{Vip: be32(vip), Port: be16(portLocal), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)}
+	tcp := func(port uint16, flags uint8) packet.TCP {
+		return packet.TCP{SrcPort: port, DstPort: portLocal, Flags: flags}
+	}
+	podTCP := func(port uint16, flags uint8) packet.TCP {
+		return packet.TCP{SrcPort: 8080, DstPort: port, Flags: flags}
+	}
+
+	n.sub("handshake", func(n *node) {
+		k := key(1, packet.ProtoTCP)
+		send(n, tcp(1, packet.SYN))
+		check(n, "SYN", k, fresh, nil)
+		send(n, tcp(1, packet.SYN))
+		check(n, "SYN again", k, fresh, nil)
+		send(n, tcp(1, packet.ACK))
+		check(n, "ACK without an answer", k, fresh, nil)
+		answer(n, podTCP(1, packet.SYN|packet.ACK))
+		check(n, "SYN-ACK", k, replied, nil)
+		send(n, tcp(1, packet.SYN))
+		check(n, "SYN late", k, replied, nil)
+		send(n, tcp(1, packet.ACK))
+		check(n, "ACK", k, nil, replied)
+		send(n, tcp(1, packet.ACK))
+		check(n, "more", k, nil, replied)
+	})
+	n.sub("refused", func(n *node) {
+		k := key(2, packet.ProtoTCP)
+		send(n, tcp(2, packet.ACK)) // of a flood, or a flow older than the tables
+		check(n, "ACK", k, fresh, nil)
+		answer(n, podTCP(2, packet.RST))
+		check(n, "RST", k, fresh, nil)
+		send(n, tcp(2, packet.ACK))
+		check(n, "ACK again", k, fresh, nil)
+		answer(n, podTCP(2, packet.ACK))
+		send(n, tcp(2, packet.ACK))
+		check(n, "answered after all", k, nil, replied)
+	})
+	n.sub("udp", func(n *node) {
+		k := key(3, packet.ProtoUDP)
+		half, whole := *fresh, *replied
+		half.Port, whole.Port = be16(53), be16(53)
+		send(n, packet.UDP{SrcPort: 3, DstPort: 53})
+		check(n, "first", k, &half, nil)
+		answer(n, packet.UDP{SrcPort: 5353, DstPort: 3})
+		send(n, packet.UDP{SrcPort: 3, DstPort: 53})
+		check(n, "after the answer", k, nil, &whole)
+	})
+	n.sub("another vip", func(n *node) {
+		k := key(1, packet.ProtoTCP)
+		n.put("local_targets", bpfLocalKey{Vip: be32(otherVIP), Pod: be32(localPod), Port: be16(8), Proto: packet.ProtoTCP}, bpfLocalTarget{Port: be16(8080)})
+		n.run(kindXDP, n.out, packet.Build(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, packet.IPv4{Src: otherNode, Dst: localPod},
+			packet.IPv4{Src: client, Dst: otherVIP}, packet.TCP{SrcPort: 1, DstPort: 8, Flags: packet.SYN}))
+		check(n, "SYN through another VIP", k, nil, &bpfFlow{Vip: be32(otherVIP), Port: be16(8), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)})
+	})
+	n.sub("flood", func(n *node) {
+		n.clearFlows()
+		n.put("flows", key(1, packet.ProtoTCP), *replied)
+		for port := range uint16(10000) { // more than the tables hold
+			in := packet.Build(fromRouter, packet.IPv4{Src: netip.AddrFrom4([4]byte{10, 1, byte(port >> 8), byte(port)}), Dst: vip},
+				tcp(port, []uint8{packet.SYN, packet.ACK}[port%2]))
+			if r, err := n.program(kindXDP).Run(runOptions(n, in)); err != nil || r != xdpPass {
+				n.t.Fatalf("packet %d: action %d, %v", port, r, err)
+			}
+		}
+		if got := n.flows("flows"); len(got) != 1 {
+			n.t.Errorf("flows has %d entries after a flood, want the one established", len(got))
+		}
+	})
+}
+
+// Every node has to choose the same backend, and seamark has to say which.
+func TestFlowHashAsInGo(t *testing.T) {
+	n := newNode(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, size := range []uint32{1, 2, 251, 16381} {
+		ids := make([]uint32, size)
+		keys, rows := make([]uint32, size), make([]bpfBackend, size)
+		for slot := range ids {
+			ids[slot] = uint32(100 + slot)
+			keys[slot] = ids[slot]
+			rows[slot] = bpfBackend{Addr: be32(netip.AddrFrom4([4]byte{172, 30, byte(slot >> 8), byte(slot)})), NextHop: 1}
+		}
+		if _, err := n.maps["backends"].BatchUpdate(keys, rows, nil); err != nil {
+			t.Fatal(err)
+		}
+		n.table(3, size%2, ids)
+		used := map[uint32]bool{}
+		for range 500 {
+			var b [4]byte
+			for i := range b {
+				b[i] = byte(random.Uint32())
+			}
+			from := netip.AddrPortFrom(netip.AddrFrom4(b), uint16(random.Uint32()))
+			to, proto := netip.AddrPortFrom(vip, portRemote), uint8(packet.ProtoTCP)
+			var l4 packet.Layer = packet.TCP{SrcPort: from.Port(), DstPort: to.Port()}
+			if random.IntN(2) == 0 {
+				to, proto = netip.AddrPortFrom(vip, 54), packet.ProtoUDP
+				l4 = packet.UDP{SrcPort: from.Port(), DstPort: to.Port()}
+			}
+			options := runOptions(n, packet.Build(fromRouter, packet.IPv4{Src: from.Addr(), Dst: vip}, l4))
+			if r, err := n.program(kindXDP).Run(options); err != nil || r != xdpTX {
+				t.Fatalf("action %d, %v", r, err)
+			}
+			slot := MaglevSlot(FlowHash(from, to, proto), size)
+			used[slot] = true
+			if got := uint32(options.DataOut[14+18])<<8 | uint32(options.DataOut[14+19]); got != slot {
+				t.Fatalf("%v to %v/%d of %d slots: kernel chose %d, Go %d", from, to, proto, size, got, slot)
+			}
+		}
+		// 500 of 251 slots leave e^-2 of them empty, 34.
+		if size == 251 && len(used) < 200 {
+			t.Errorf("500 flows used %d of 251 slots", len(used))
+		}
+	}
+}
