@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -32,14 +30,15 @@ func (k *Kernel) WatchClaims(ctx context.Context, handle func(Claim)) error {
 	if err != nil {
 		return fmt.Errorf("watch claims: %w", err)
 	}
+	stop := context.AfterFunc(ctx, func() { reader.Close() }) // wakes Read
 	defer reader.Close()
-	stop := context.AfterFunc(ctx, func() { reader.SetDeadline(time.Unix(1, 0)) }) // wakes Read
 	defer stop()
 	var record ringbuf.Record
-	for ctx.Err() == nil {
-		if err := reader.ReadInto(&record); errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		} else if err != nil {
+	for {
+		if err := reader.ReadInto(&record); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return fmt.Errorf("watch claims: %w", err)
 		}
 		var raw bpfClaim
@@ -56,5 +55,4 @@ func (k *Kernel) WatchClaims(ctx context.Context, handle func(Claim)) error {
 			Muted:   raw.Muted != 0,
 		})
 	}
-	return nil
 }
