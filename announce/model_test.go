@@ -108,6 +108,7 @@ type model struct {
 	none    map[netip.Addr]time.Duration
 	log     []string
 	moves   int
+	calm    int // mean number of steps between faults
 }
 
 func (m *model) logf(format string, args ...any) {
@@ -123,7 +124,7 @@ func (m *model) fail(format string, args ...any) {
 }
 
 func newModel(t *testing.T, seed uint64) *model {
-	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 42)), seed: seed, none: map[netip.Addr]time.Duration{},
+	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 42)), seed: seed, calm: 20 << rand.New(rand.NewPCG(seed, 1)).IntN(4), none: map[netip.Addr]time.Duration{},
 		store: modelStore{leases: map[string]state.NodeLease{}, assigned: map[netip.Addr]state.Assignment{}}}
 	for i := range 3 + m.rng.IntN(3) {
 		n := &modelNode{name: fmt.Sprintf("n%d", i), id: i, powered: true, linkUp: true, api: true,
@@ -471,7 +472,7 @@ func (m *model) faults() {
 			m.faultAt = m.now
 		}
 	}
-	if m.rng.IntN(160) != 0 { // every 8 s
+	if m.rng.IntN(m.calm) != 0 {
 		return
 	}
 	m.faultAt = m.now
