@@ -114,6 +114,7 @@ const (
 var (
 	errFull  = errors.New("map is full")
 	errIndex = errors.New("index is out of range")
+	errEmpty = errors.New("table has no slots")
 )
 
 type fakeMap[K, V comparable] struct {
@@ -213,6 +214,9 @@ func (t *fakeTables) Write(tables map[uint32][]uint32) error {
 			if index >= t.max {
 				return errIndex
 			}
+			if len(tables[index]) == 0 {
+				return errEmpty
+			}
 			t.tables[index] = slices.Clone(tables[index])
 			return nil
 		})
@@ -223,9 +227,16 @@ func (t *fakeTables) Write(tables map[uint32][]uint32) error {
 	return nil
 }
 
-func (t *fakeTables) Delete(index uint32) error {
-	return t.fake.do("delete", "maglev", index, func() error {
-		delete(t.tables, index)
-		return nil
-	})
+// Delete is an operation per table, too.
+func (t *fakeTables) Delete(indexes []uint32) error {
+	for _, index := range indexes {
+		err := t.fake.do("delete", "maglev", index, func() error {
+			delete(t.tables, index)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

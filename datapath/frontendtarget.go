@@ -349,7 +349,7 @@ func (t *FrontendTarget) fill(set uint32, backends []state.Backend) error {
 	}
 	if !live {
 		spare := entry.Active&1 ^ 1
-		if !t.tables.holds(tableIndex(set, spare), known.want) {
+		if known.want.size > 0 && !t.tables.holds(tableIndex(set, spare), known.want) {
 			slots := map[uint32][]uint32{tableIndex(set, spare): known.slots()}
 			if err := t.tables.write(slots); err != nil {
 				return err

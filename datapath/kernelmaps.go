@@ -153,7 +153,9 @@ func (t kernelTables) Sizes() (map[uint32]uint32, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open table %d: %w", index, err)
 		}
-		sizes[index] = inner.MaxEntries()
+		if n := inner.MaxEntries(); n != emptySlots {
+			sizes[index] = n
+		}
 		inner.Close()
 	}
 	return sizes, nil
@@ -176,6 +178,9 @@ func (t kernelTables) Read(index uint32) ([]uint32, error) {
 		return nil, err
 	}
 	defer inner.Close()
+	if inner.MaxEntries() == emptySlots {
+		return nil, nil
+	}
 	slots := make([]uint32, inner.MaxEntries())
 	keys := make([]uint32, len(slots))
 	var cursor ebpf.MapBatchCursor
@@ -201,6 +206,11 @@ func (t kernelTables) Write(tables map[uint32][]uint32) error {
 			indexes, fds = append(indexes, index), append(fds, uint32(fresh.FD()))
 		}
 	}
+	return t.insert(indexes, fds)
+}
+
+// insert puts inner maps into the outer one, in a single batch where the kernel has them.
+func (t kernelTables) insert(indexes, fds []uint32) error {
 	if len(indexes) == 0 {
 		return nil
 	}
@@ -248,11 +258,19 @@ func fillSlots(m *ebpf.Map, slots []uint32) error {
 	return err
 }
 
-func (t kernelTables) Delete(index uint32) error {
-	if err := t.outer.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+// emptySlots is the size of the table that stands for none. No Maglev table
+// is as small (MaglevSize).
+const emptySlots = 1
+
+// Delete puts an empty table, one for all, in the place of each: the kernel
+// has no batch for removing them, and waits for RCU each time.
+func (t kernelTables) Delete(indexes []uint32) error {
+	empty, err := ebpf.NewMap(innerSpec(emptySlots))
+	if err != nil {
 		return err
 	}
-	return nil
+	defer empty.Close()
+	return t.insert(indexes, slices.Repeat([]uint32{uint32(empty.FD())}, len(indexes)))
 }
 
 // CheckLayout compares the Go types of this package with the BTF of the

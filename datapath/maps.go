@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,8 @@ type Tables interface {
 	// size. One call for many is far cheaper: the kernel waits for RCU each
 	// time it takes in a new table.
 	Write(tables map[uint32][]uint32) error
-	Delete(index uint32) error
+	// Delete deletes tables, many at once for the same reason.
+	Delete(indexes []uint32) error
 }
 
 // Maps are the maps that userspace writes. The fields are those of bpf/maps.h.
@@ -57,7 +59,7 @@ func tableIndex(set, which uint32) uint32 { return 2*set + which }
 // Dump writes what the maps hold, one line per entry, in the order of a
 // lookup and, within a map, sorted by key. Of a Maglev table it writes each
 // backend's number of slots and a checksum over who has which slot, the same
-// on every node; DumpMaglev writes the slots.
+// on every node; MaglevSlots returns the slots.
 func (m Maps) Dump(w io.Writer) error {
 	out := &bytes.Buffer{}
 	backends, err := m.Backends.All()
@@ -135,7 +137,37 @@ func (m Maps) dumpSet(out io.Writer, i uint32, set BackendSet, backends map[uint
 	return nil
 }
 
-// DumpMaglev writes the table that packets to the frontend are looked up in,
+// MaglevSlots returns the backend in each slot of the table that packets to
+// the frontend are looked up in; the zero AddrPort where a slot leads nowhere.
+func (m Maps) MaglevSlots(frontend FrontendKey) ([]netip.AddrPort, error) {
+	entry, ok, err := m.Frontends.Lookup(frontend)
+	if err != nil {
+		return nil, fmt.Errorf("look up frontend %s: %w", frontend, err)
+	}
+	if !ok || frontend.isVIP() {
+		return nil, fmt.Errorf("look up frontend %s: not in the kernel; seamark bpf lb list shows what is", frontend)
+	}
+	set, _, err := m.Sets.Lookup(entry.Set)
+	if err != nil {
+		return nil, fmt.Errorf("look up set %d: %w", entry.Set, err)
+	}
+	backends, err := m.Backends.All()
+	if err != nil {
+		return nil, fmt.Errorf("read backends: %w", err)
+	}
+	ids, err := m.Maglev.Read(tableIndex(entry.Set, set.Active&1))
+	if err != nil {
+		return nil, fmt.Errorf("read maglev table of set %d: %w", entry.Set, err)
+	}
+	slots := make([]netip.AddrPort, len(ids))
+	for i, id := range ids {
+		if b, ok := backends[id]; ok {
+			slots[i] = netip.AddrPortFrom(b.Addr.Addr(), b.Port.Uint16())
+		}
+	}
+	return slots, nil
+}
+
 // one line per slot.
 func (m Maps) DumpMaglev(w io.Writer, frontend FrontendKey) error {
 	entry, ok, err := m.Frontends.Lookup(frontend)

@@ -188,14 +188,23 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 	return nil
 }
 
-func (t *tableMirror) remove(index uint32) error {
-	if !t.exists[index] {
+// remove deletes those of the tables that there are.
+func (t *tableMirror) remove(indexes []uint32) error {
+	var there []uint32
+	for _, index := range indexes {
+		if t.exists[index] {
+			there = append(there, index)
+			delete(t.have, index)
+		}
+	}
+	if len(there) == 0 {
 		return nil
 	}
-	delete(t.have, index)
-	if err := t.tables.Delete(index); err != nil {
-		return fmt.Errorf("delete maglev table %d: %w", index, err)
+	if err := t.tables.Delete(there); err != nil {
+		return fmt.Errorf("delete maglev tables: %w", err)
 	}
-	delete(t.exists, index)
+	for _, index := range there {
+		delete(t.exists, index)
+	}
 	return nil
 }

@@ -103,11 +103,16 @@ func (n *NextHops) Run(ctx context.Context, rewrite func() error) error {
 	go n.watch(ctx, changed)
 	tick := time.NewTicker(n.Every)
 	defer tick.Stop()
+	routes, probe := true, true
 	for {
-		routes, probe := true, true
+		if err := n.Refresh(routes, probe, rewrite); err != nil {
+			n.log.Warn("refresh next hops", "retry", n.Every, "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-tick.C:
+			routes, probe = true, true
 		case routes = <-changes:
 			probe = false
 			select {
@@ -115,10 +120,6 @@ func (n *NextHops) Run(ctx context.Context, rewrite func() error) error {
 				return nil
 			case <-time.After(n.Settle):
 			}
-		case <-tick.C:
-		}
-		if err := n.Refresh(routes, probe, rewrite); err != nil {
-			n.log.Warn("refresh next hops", "retry", n.Every, "err", err)
 		}
 	}
 }
@@ -190,7 +191,8 @@ func (n *NextHops) load() error {
 
 // assign returns the hop's index; a new one's entry is written first.
 func (n *NextHops) assign(hop Hop, held uint32) (uint32, error) {
-	if index, ok := n.index[hop]; ok {
+	index, known := n.index[hop]
+	if known && !n.kernel.unsure[index] {
 		return index, nil
 	}
 	if n.macs.entry(hop) == (NextHopEntry{}) { // it may have been resolved since the last pass
@@ -205,20 +207,18 @@ func (n *NextHops) assign(hop Hop, held uint32) (uint32, error) {
 			return 0, fmt.Errorf("probe %s: %w", hop.Gateway, err)
 		}
 	}
-	index := held
-	if !n.mayAdopt(hop, held) {
-		var err error
-		if index, err = n.free.take(); err != nil {
-			return 0, fmt.Errorf("allocate a next hop: %w", err)
+	if !known {
+		if index = held; !n.mayAdopt(hop, held) {
+			var err error
+			if index, err = n.free.take(); err != nil {
+				return 0, fmt.Errorf("allocate a next hop: %w", err)
+			}
 		}
+		n.index[hop] = index
 	}
 	if err := n.kernel.put(index, n.macs.entry(hop)); err != nil {
-		if index != held {
-			n.free.give(index)
-		}
 		return 0, err
 	}
-	n.index[hop] = index
 	return index, nil
 }
 

@@ -35,8 +35,8 @@ func (t *FrontendTarget) load() error {
 		if old := t.known[set]; old != nil {
 			fresh.want, fresh.backends, fresh.ids = old.want, old.backends, old.ids
 		}
-		if t.frontends.ofSet[set] == 0 {
-			continue
+		if t.frontends.ofSet[set] == 0 && fresh.owner == (servicePort{}) {
+			continue // no packet is looked up in it, and no row will be written to it
 		}
 		if fresh.members, err = t.readMembers(set); err != nil {
 			return err
@@ -68,9 +68,10 @@ func (t *FrontendTarget) readMembers(set uint32) ([]uint32, error) {
 }
 
 // loadIDs learns which backend has which id. Of two ids with one address, the
-// one that a table holds stays.
+// one that a table holds stays. An id whose row was never written stays, too.
 func (t *FrontendTarget) loadIDs() {
 	used := t.usedIDs()
+	given := t.ids
 	t.ids = map[netip.AddrPort]uint32{}
 	taken := map[uint32]bool{}
 	for id := range t.oldIDs {
@@ -81,6 +82,13 @@ func (t *FrontendTarget) loadIDs() {
 		addr := netip.AddrPortFrom(entry.Addr.Addr(), entry.Port.Uint16())
 		if other, ok := t.ids[addr]; !ok || used[id] || !used[other] && id < other {
 			t.ids[addr] = id
+		}
+	}
+	for addr, id := range given {
+		_, written := t.backends.have[id]
+		if _, has := t.ids[addr]; !has && !written {
+			t.ids[addr] = id
+			taken[id] = true
 		}
 	}
 	t.freeID = newIndexPool(t.freeID.limit, taken)
@@ -116,7 +124,7 @@ func (t *FrontendTarget) sweep() error {
 		note(t.oldLocals, key, until, t.usesLocal(key))
 	}
 	err := errors.Join(
-		expire(t.oldSets, now, t.dropSet),
+		t.expireSets(now),
 		expire(t.oldIDs, now, t.dropBackend),
 		expire(t.oldLocals, now, t.locals.remove),
 	)
@@ -142,20 +150,31 @@ func (t *FrontendTarget) usesLocal(key LocalKey) bool {
 	return !seen || pods[key]
 }
 
-func (t *FrontendTarget) dropSet(set uint32) error {
-	err := firstError(
-		func() error { return t.sets.remove(set) },
-		func() error { return t.tables.remove(tableIndex(set, 0)) },
-		func() error { return t.tables.remove(tableIndex(set, 1)) },
-	)
-	if err != nil {
+// expireSets drops all sets that have had their grace at once, for the sake
+// of their tables.
+func (t *FrontendTarget) expireSets(now time.Time) error {
+	var expired, tables []uint32
+	for set, until := range t.oldSets {
+		if now.Before(until) {
+			continue
+		}
+		if err := t.sets.remove(set); err != nil {
+			return err
+		}
+		expired = append(expired, set)
+		tables = append(tables, tableIndex(set, 0), tableIndex(set, 1))
+	}
+	if err := t.tables.remove(tables); err != nil {
 		return err
 	}
-	if known := t.known[set]; known != nil {
-		delete(t.setOf, known.owner)
-		delete(t.known, set)
+	for _, set := range expired {
+		if known := t.known[set]; known != nil {
+			delete(t.setOf, known.owner)
+			delete(t.known, set)
+		}
+		delete(t.oldSets, set)
+		t.freeSet.give(set)
 	}
-	t.freeSet.give(set)
 	return nil
 }
 
