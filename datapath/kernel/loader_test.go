@@ -1,0 +1,552 @@
+package kernel
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestCheckRelease(t *testing.T) {
+	for release, want := range map[string]string{
+		"6.1.0-28-amd64":   "",
+		"6.18.44":          "",
+		"7.0-rc1":          "",
+		"10.0.1":           "",
+		"6.0.19":           "this is Linux 6.0.19: Seamark needs 6.1 or newer",
+		"5.15.0-1-generic": "this is Linux 5.15.0-1-generic: Seamark needs 6.1 or newer",
+		"linux":            `"linux" is not one`,
+	} {
+		if err := checkRelease(release); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("checkRelease(%q) = %v, want %q", release, err, want)
+		}
+	}
+}
+
+func TestMissingRights(t *testing.T) {
+	for _, row := range []struct {
+		has  []int
+		want []string
+	}{
+		{nil, []string{"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"}},
+		{[]int{unix.CAP_SYS_ADMIN}, []string{"CAP_NET_ADMIN"}},
+		{[]int{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN}, nil},
+		{[]int{unix.CAP_BPF, unix.CAP_NET_ADMIN}, []string{"CAP_PERFMON"}},
+		{[]int{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN}, nil},
+	} {
+		if got := missingRights(func(c int) bool { return slices.Contains(row.has, c) }); !slices.Equal(got, row.want) {
+			t.Errorf("with %v missing = %v, want %v", row.has, got, row.want)
+		}
+	}
+}
+
+func TestNoBPFFS(t *testing.T) {
+	h := newHost(t)
+	for name, dir := range map[string]string{"absent": "/nonexistent/bpf", "not one": t.TempDir()} {
+		cfg := h.config()
+		cfg.BPFFS = dir
+		_, err := Open(cfg)
+		if err == nil || !strings.Contains(err.Error(), "no BPF filesystem is mounted there") || !strings.Contains(err.Error(), "mount -t bpf bpf "+dir) {
+			t.Errorf("%s: Open = %v", name, err)
+		}
+		if err := Cleanup(dir, h.runDir); err == nil {
+			t.Errorf("%s: Cleanup did not mind", name)
+		}
+	}
+}
+
+func TestSecondDaemon(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	for name, try := range map[string]func() error{
+		"Open":    func() error { _, err := Open(h.config()); return err },
+		"Cleanup": func() error { return Cleanup(h.bpffs, h.runDir) },
+	} {
+		if err := try(); err == nil || !strings.Contains(err.Error(), "another seamarkd (process ") || !strings.Contains(err.Error(), "stop it first") {
+			t.Errorf("%s beside a daemon = %v", name, err)
+		}
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.open(t)
+}
+
+// Two nodes of one kernel know nothing of each other.
+func TestTwoNodes(t *testing.T) {
+	one, two := newHost(t), newHost(t)
+	k1, k2 := one.open(t), two.open(t)
+	if err := k1.maps["frontends"].Put(bpfFrontendKey{Addr: 1}, bpfFrontend{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k2.maps["frontends"].Lookup(bpfFrontendKey{Addr: 1}, new(bpfFrontend)); err == nil {
+		t.Error("the second node has the first one's frontend")
+	}
+}
+
+func mapID(t testing.TB, m *ebpf.Map) ebpf.MapID {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return id
+}
+
+func linkInfo(t testing.TB, k *Kernel, name string) link.Info {
+	t.Helper()
+	l, ok := k.links[name]
+	if !ok {
+		t.Fatalf("no link %s", name)
+	}
+	info, err := l.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *info
+}
+
+// A restart takes the maps and links over: same maps, same links, new programs.
+func TestRestart(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	out, pod := addVeth(t, "out", "out-peer"), addVeth(t, "pod", "pod-peer")
+	names := []string{pinName(kindXDP, out.Attrs().Index), pinName(kindTCOutside, out.Attrs().Index), pinName(kindTCPod, pod.Attrs().Index)}
+	attach := func(k *Kernel) Attachment {
+		t.Helper()
+		at, err := k.Attach("out")
+		if err == nil {
+			err = k.AttachPod("pod")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	first := attach(k)
+	maps, links := map[string]ebpf.MapID{}, map[string]link.Info{}
+	for name, m := range k.Maps() {
+		maps[name] = mapID(t, m)
+	}
+	for _, name := range names {
+		links[name] = linkInfo(t, k, name)
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := xdpMode("out"); err != nil {
+		t.Errorf("between the daemons: XDP on out: %v", err)
+	}
+
+	k = h.open(t)
+	for name, m := range k.Maps() {
+		if got := mapID(t, m); got != maps[name] {
+			t.Errorf("map %s is another one: %d, was %d", name, got, maps[name])
+		}
+	}
+	for _, name := range names { // before anything is attached again
+		got := linkInfo(t, k, name)
+		if got.ID != links[name].ID || got.Program == links[name].Program {
+			t.Errorf("link %s: id %d program %d, was id %d program %d: want the link with a new program", name, got.ID, got.Program, links[name].ID, links[name].Program)
+		}
+	}
+	if second := attach(k); second != first {
+		t.Errorf("Attach after restart = %+v, was %+v", second, first)
+	}
+	for _, name := range names {
+		if got := linkInfo(t, k, name); got.ID != links[name].ID {
+			t.Errorf("link %s was replaced by Attach", name)
+		}
+	}
+}
+
+func TestDeviceGone(t *testing.T) {
+	for name, gone := range map[string]func(t *testing.T, h host, k *Kernel, out, pod netlink.Link) *Kernel{
+		"while the daemon runs": func(t *testing.T, _ host, k *Kernel, out, pod netlink.Link) *Kernel {
+			if err := k.Detach("out"); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.DetachPod("pod"); err != nil {
+				t.Fatal(err)
+			}
+			return k
+		},
+		"while it does not": func(t *testing.T, h host, k *Kernel, out, pod netlink.Link) *Kernel {
+			k.Close()
+			return h.open(t)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			k := h.open(t)
+			out, pod := addVeth(t, "out", "out-peer"), addVeth(t, "pod", "pod-peer")
+			if _, err := k.Attach("out"); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.AttachPod("pod"); err != nil {
+				t.Fatal(err)
+			}
+			if got := pins(t, linkDir(h.bpffs)); len(got) != 3 {
+				t.Fatalf("pinned links = %v", got)
+			}
+			for _, dev := range []netlink.Link{out, pod} {
+				if err := netlink.LinkDel(dev); err != nil {
+					t.Fatal(err)
+				}
+			}
+			k = gone(t, h, k, out, pod)
+			if got := pins(t, linkDir(h.bpffs)); len(got) != 0 {
+				t.Errorf("pinned links of devices that are gone: %v", got)
+			}
+			if err := k.maps["devices"].Lookup(uint32(out.Attrs().Index), new(bpfDevice)); err == nil {
+				t.Error("row of the device is still in devices")
+			}
+			if _, err := k.Attach("out"); err == nil || !strings.Contains(err.Error(), "attach to out: Link not found") {
+				t.Errorf("Attach to a device that is gone = %v", err)
+			}
+		})
+	}
+}
+
+// A device that comes back with the number of one that went gets links of its own.
+func TestDeviceComesBack(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	for range 2 {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out", Index: 1000}, PeerName: "out-peer"}
+		if err := netlink.LinkAdd(veth); err != nil {
+			t.Fatal(err)
+		}
+		if at, err := k.Attach("out"); err != nil || at.XDP != "native" {
+			t.Fatalf("Attach = %+v, %v", at, err)
+		}
+		if err := k.AttachPod("out-peer"); err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkDel(veth); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAttachNotesChanges(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	dev := addVeth(t, "out", "out-peer")
+	for _, mtu := range []int{1500, 1400} {
+		if err := netlink.LinkSetMTU(dev, mtu); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Attach("out"); err != nil {
+			t.Fatal(err)
+		}
+		var row bpfDevice
+		if err := k.maps["devices"].Lookup(uint32(dev.Attrs().Index), &row); err != nil || int(row.Mtu) != mtu {
+			t.Errorf("row = %+v, %v, want mtu %d", row, err, mtu)
+		}
+	}
+}
+
+func TestGenericXDP(t *testing.T) {
+	h := newHost(t)
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "out"}}); err != nil {
+		t.Fatal(err)
+	}
+	want := Attachment{Device: "out", XDP: "generic", TC: "tcx"}
+	for range 2 { // the mode is known after a restart, too
+		k := h.open(t)
+		if at, err := k.Attach("out"); err != nil || at != want {
+			t.Errorf("Attach = %+v, %v, want %+v", at, err, want)
+		}
+		k.Close()
+	}
+}
+
+func TestAnotherProgramHasTheDevice(t *testing.T) {
+	one, two := newHost(t), newHost(t)
+	addVeth(t, "out", "out-peer") // in two's namespace, where the thread is
+	k1, k2 := one.open(t), two.open(t)
+	if _, err := k1.Attach("out"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k2.Attach("out"); err == nil || !strings.Contains(err.Error(), "attach XDP to out: another program has the device") {
+		t.Errorf("Attach = %v", err)
+	}
+}
+
+// Kernels before 6.6 have filters in place of tcx.
+func TestClsact(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	k.tcx = false
+	dev := addVeth(t, "pod", "pod-peer")
+	filters := func() (programs []int) {
+		t.Helper()
+		if err := eachFilter(func(_ netlink.Link, f *netlink.BpfFilter) error {
+			programs = append(programs, f.Id)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return programs
+	}
+	for range 2 {
+		if err := k.AttachPod("pod"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := filters()
+	if len(first) != 1 {
+		t.Fatalf("filters = %v, want one", first)
+	}
+	if at, err := k.attachTC(kindTCPod, dev); err != nil || at != "clsact" {
+		t.Errorf("attached as %q, %v", at, err)
+	}
+
+	k.Close()
+	k = h.open(t)
+	k.tcx = false
+	if err := k.replacePrograms(); err != nil {
+		t.Fatal(err)
+	}
+	if second := filters(); len(second) != 1 || second[0] == first[0] {
+		t.Errorf("filters after a restart = %v, were %v: want one with a new program", second, first)
+	}
+	if err := k.DetachPod("pod"); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.DetachPod("pod"); err != nil {
+		t.Errorf("Detach of what is not there = %v", err)
+	}
+	if got := filters(); len(got) != 0 {
+		t.Errorf("filters after Detach = %v", got)
+	}
+	if err := k.AttachPod("pod"); err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+	if err := Cleanup(h.bpffs, h.runDir); err != nil {
+		t.Fatal(err)
+	}
+	if got := filters(); len(got) != 0 {
+		t.Errorf("filters after Cleanup = %v", got)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	h := newHost(t)
+	before := pins(t, h.bpffs) // the kernel's own
+	k := h.open(t)
+	dev := addVeth(t, "out", "out-peer")
+	if _, err := k.Attach("out"); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.AttachPod("out-peer"); err != nil {
+		t.Fatal(err)
+	}
+	xdp := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index))
+	k.Close()
+	for range 2 { // of nothing it is no error
+		if err := Cleanup(h.bpffs, h.runDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := pins(t, h.bpffs); !slices.Equal(got, before) {
+		t.Errorf("left in the bpffs: %v, was %v", got, before)
+	}
+	if _, err := xdpMode("out"); err == nil {
+		t.Error("XDP is still on out")
+	}
+	if l, err := link.NewFromID(xdp.ID); err == nil {
+		l.Close()
+		t.Error("the link is still there")
+	}
+	h.open(t)
+}
+
+func TestNewerLayoutIsRefused(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	if err := k.maps["layout"].Put(uint32(0), uint32(bpfLayoutVersionLAYOUT_VERSION+1)); err != nil {
+		t.Fatal(err)
+	}
+	flows := mapID(t, k.maps["flows"])
+	k.Close()
+	_, err := Open(h.config())
+	if err == nil || !strings.Contains(err.Error(), "their layout 2 is newer than this seamarkd's 1") || !strings.Contains(err.Error(), "seamarkd cleanup") {
+		t.Errorf("Open = %v", err)
+	}
+	left, err := ebpf.LoadPinnedMap(filepath.Join(pinDir(h.bpffs), "flows"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer left.Close()
+	if mapID(t, left) != flows {
+		t.Error("the refused maps were touched")
+	}
+	if err := Cleanup(h.bpffs, h.runDir); err != nil {
+		t.Fatal(err)
+	}
+	h.open(t)
+}
+
+// A newer daemon's maps may be larger, and their values longer.
+func TestMigration(t *testing.T) {
+	h := newHost(t)
+	cfg := h.config()
+	cfg.Flows = 1024
+	k := openWith(t, cfg)
+	dev := addVeth(t, "out", "out-peer")
+	if _, err := k.Attach("out"); err != nil {
+		t.Fatal(err)
+	}
+	old := &node{t: t, Kernel: k}
+	for port := range uint16(100) {
+		old.put("flows", bpfFlowKey{ClientPort: port}, bpfFlow{Vip: 7, Port: port, Seen: 9})
+	}
+	old.put("sets", uint32(5), bpfBackendSet{Size: [2]uint32{3, 0}})
+	linked := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index))
+	sets := mapID(t, k.maps["sets"])
+	k.Close()
+
+	// As an older daemon would have left them: a shorter value, a table of
+	// fewer slots with one filled, a key of another size.
+	dir := pinDir(h.bpffs)
+	older := func(name string, spec *ebpf.MapSpec, key, value any) {
+		t.Helper()
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.Put(key, value); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	older("next_hops", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 100}, uint32(99), [2]uint32{3, 4})
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 17, Flags: unix.BPF_F_INNER_MAP}
+	table, err := ebpf.NewMap(inner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older("maglev", &ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 64, InnerMap: inner}, uint32(10), table)
+	older("cluster_macs", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 6, ValueSize: 4, MaxEntries: 100}, [6]byte{1}, uint32(1))
+	tableID := mapID(t, table)
+	table.Close()
+	older("layout", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}, uint32(0), uint32(0))
+
+	cfg.Flows = 4096
+	k = openWith(t, cfg)
+	if got := k.maps["flows"].MaxEntries(); got != 4096 {
+		t.Errorf("flows has room for %d, want 4096", got)
+	}
+	flows := map[bpfFlowKey]bpfFlow{}
+	var key bpfFlowKey
+	var value bpfFlow
+	for it := k.maps["flows"].Iterate(); it.Next(&key, &value); {
+		flows[key] = value
+	}
+	for port := range uint16(100) {
+		if got, want := flows[bpfFlowKey{ClientPort: port}], (bpfFlow{Vip: 7, Port: port, Seen: 9}); got != want {
+			t.Errorf("flow %d = %+v, want %+v", port, got, want)
+		}
+	}
+	var hop bpfNextHop
+	if err := k.maps["next_hops"].Lookup(uint32(99), &hop); err != nil || hop != (bpfNextHop{Ifindex: 3, Saddr: 4}) {
+		t.Errorf("next hop = %+v, %v, want it grown with zeros", hop, err)
+	}
+	var inside *ebpf.Map
+	if err := k.maps["maglev"].Lookup(uint32(10), &inside); err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	if mapID(t, inside) != tableID {
+		t.Error("the Maglev table did not move")
+	}
+	if mapID(t, k.maps["sets"]) != sets {
+		t.Error("sets has its old shape, and was made anew")
+	}
+	if got := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index)); got.ID != linked.ID {
+		t.Error("XDP was detached on the way")
+	}
+	var version uint32
+	if err := k.maps["layout"].Lookup(uint32(0), &version); err != nil || version != uint32(bpfLayoutVersionLAYOUT_VERSION) {
+		t.Errorf("layout = %d, %v", version, err)
+	}
+	for _, name := range pins(t, dir) {
+		if strings.HasSuffix(name, "_new") {
+			t.Errorf("%s is left over", name)
+		}
+	}
+	// The programs have to use the moved maps, not the old ones.
+	ids, _ := programMaps(t, k.program(kindXDP))
+	if !slices.Contains(ids, mapID(t, k.maps["flows"])) {
+		t.Error("the programs have another flows map than the Kernel")
+	}
+}
+
+func programMaps(t testing.TB, p *ebpf.Program) ([]ebpf.MapID, bool) {
+	t.Helper()
+	info, err := p.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.MapIDs()
+}
+
+// The second copy brings what came meanwhile, and spoils nothing that is newer.
+func TestSecondCopy(t *testing.T) {
+	newHost(t)
+	spec := &ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 4, ValueSize: 4, MaxEntries: 128}
+	m := move{name: "test"}
+	for _, at := range []**ebpf.Map{&m.old, &m.new} {
+		made, err := ebpf.NewMap(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { made.Close() })
+		*at = made
+	}
+	put := func(where *ebpf.Map, key, value uint32) {
+		if err := where.Put(key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(m.old, 1, 1)
+	if err := m.copy(ebpf.UpdateAny); err != nil {
+		t.Fatal(err)
+	}
+	put(m.old, 2, 2) // the old program, before it is replaced
+	put(m.new, 1, 3) // the new one
+	if err := m.copy(ebpf.UpdateNoExist); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[uint32]uint32{1: 3, 2: 2} {
+		var got uint32
+		if err := m.new.Lookup(key, &got); err != nil || got != want {
+			t.Errorf("entry %d = %d, %v, want %d", key, got, err, want)
+		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	newHost(t)
+	for _, f := range Probe() {
+		if !f.Have && f.Name != "jit" && f.Name != "btf" {
+			t.Errorf("%s is missing, and yet the other tests ran", f.Name)
+		}
+	}
+}
