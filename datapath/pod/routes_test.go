@@ -115,6 +115,7 @@ func TestCleanup(t *testing.T) {
 	run(t, "", "ip link add sm0123456789ab type veth peer name other")
 	t.Cleanup(func() { run(t, "", "ip link del other") })
 	run(t, "", "ip route add 172.20.8.0/24 via 192.168.10.108 proto 83")
+	run(t, "", "ip route add 172.20.1.77/32 dev eth1 proto 84")
 	run(t, "", "ip route add 172.20.7.0/24 via 192.168.10.107")
 	for range 2 {
 		if err := pod.Cleanup(n.stateDir); err != nil {
