@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -22,16 +23,23 @@ type Verdict struct {
 
 // Verdicts returns the counts that are not zero.
 func (k *Kernel) Verdicts() ([]Verdict, error) {
+	counters := k.maps[bpfMapVerdicts]
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	keys := make([]uint32, counters.MaxEntries())
+	counts := make([]bpfVerdictCount, len(keys)*cpus)
+	var cursor ebpf.MapBatchCursor
+	if _, err := counters.BatchLookup(&cursor, keys, counts, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
 	var all []Verdict
 	for hook, name := range []string{kindXDP, kindTCOutside, kindTCPod} {
 		for reason := range k.reasons {
-			var cpus []bpfVerdictCount
-			at := uint32(hook*int(bpfVerdictStrideVERDICT_STRIDE) + reason)
-			if err := k.maps[bpfMapVerdicts].Lookup(at, &cpus); err != nil {
-				return nil, fmt.Errorf("read verdicts: %w", err)
-			}
 			v := Verdict{Hook: name, Reason: k.reasons[reason], Dropped: reason >= int(bpfReasonREASON_TRUNCATED)}
-			for _, c := range cpus {
+			at := (hook*int(bpfVerdictStrideVERDICT_STRIDE) + reason) * cpus
+			for _, c := range counts[at : at+cpus] {
 				v.Packets += c.Packets
 				v.Bytes += c.Bytes
 			}
