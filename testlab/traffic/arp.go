@@ -79,12 +79,8 @@ func WatchARP(ctx context.Context, from Namespace, iface string, address netip.A
 		}
 		w.asked()
 		// Until the next request is due, whatever comes belongs to this one.
-		due := time.Now().Add(interval)
-		if deadline, ok := ctx.Deadline(); ok && deadline.Before(due) {
-			due = deadline
-		}
+		client.SetReadDeadline(time.Now().Add(interval))
 		stop := context.AfterFunc(ctx, func() { client.SetReadDeadline(time.Now()) })
-		client.SetReadDeadline(due)
 		for {
 			packet, frame, err := client.Read()
 			if err != nil {

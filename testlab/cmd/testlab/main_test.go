@@ -220,7 +220,7 @@ func TestDownAfterCrash(t *testing.T) {
 	needRoot(t)
 	program := mustLookPath(t)
 	finished := false
-	for after := time.Duration(0); !finished && after < time.Second; after += 5 * time.Millisecond {
+	for after := time.Duration(0); !finished && after < time.Second; after = after*5/4 + 2*time.Millisecond {
 		lab := newLabName()
 		cmd := exec.Command(program, "up", "--name", lab, "--no-daemons")
 		if err := cmd.Start(); err != nil {
