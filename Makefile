@@ -14,7 +14,7 @@ TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/seamarkd ./cmd/seamark ./cmd/seamark-cni ./testlab/cmd/testlab
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/seamarkd ./cmd/seamark ./cmd/seamark-cni ./testlab/cmd/testlab
 
 demo: deps-lab build ## the main job, live; CI=1 ends by itself with an exit code
 	@deploy/demo/demo.sh

@@ -168,35 +168,6 @@ func (m Maps) MaglevSlots(frontend FrontendKey) ([]netip.AddrPort, error) {
 	return slots, nil
 }
 
-// one line per slot.
-func (m Maps) DumpMaglev(w io.Writer, frontend FrontendKey) error {
-	entry, ok, err := m.Frontends.Lookup(frontend)
-	if err != nil {
-		return fmt.Errorf("look up frontend %s: %w", frontend, err)
-	}
-	if !ok || frontend.isVIP() {
-		return fmt.Errorf("look up frontend %s: not in the kernel; seamark bpf lb list shows what is", frontend)
-	}
-	set, _, err := m.Sets.Lookup(entry.Set)
-	if err != nil {
-		return fmt.Errorf("look up set %d: %w", entry.Set, err)
-	}
-	backends, err := m.Backends.All()
-	if err != nil {
-		return fmt.Errorf("read backends: %w", err)
-	}
-	slots, err := m.Maglev.Read(tableIndex(entry.Set, set.Active&1))
-	if err != nil {
-		return fmt.Errorf("read maglev table of set %d: %w", entry.Set, err)
-	}
-	out := &bytes.Buffer{}
-	for i, id := range slots {
-		fmt.Fprintf(out, "%d %s\n", i, slotName(id, backends))
-	}
-	_, err = out.WriteTo(w)
-	return err
-}
-
 func slotName(id uint32, backends map[uint32]BackendEntry) string {
 	if b, ok := backends[id]; ok {
 		return b.addrPort()

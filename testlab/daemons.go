@@ -42,9 +42,9 @@ func (l *Lab) daemonArgs(r record, h HostSpec) []string {
 	state := filepath.Join(l.hostDir(h.Name), "state")
 	if h.Role == RoleControlPlane {
 		return []string{
-			program, "store", "--store-dir", state, "--run-dir", l.runDir(h.Name),
-			"--listen-client", "http://127.0.0.1:" + etcdPort, // the proxy serves the nodes
-			"--listen-peer", "http://127.0.0.1:2380",
+			program, "store", "--store-unsafe-no-fsync", "--store-dir", state, "--run-dir", l.runDir(h.Name),
+			"--store-listen-client", "http://127.0.0.1:" + etcdPort, // the proxy serves the nodes
+			"--store-listen-peer", "http://127.0.0.1:2380",
 		}
 	}
 	api, _ := r.Topology.controlPlane()

@@ -18,6 +18,8 @@ type nodeFlags struct {
 	stateDir string
 	runDir   string
 
+	addr string
+
 	leaseDuration time.Duration
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
@@ -25,6 +27,7 @@ type nodeFlags struct {
 
 func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.name, "node-name", "", "name of this node's Node object (default: the host name)")
+	fs.StringVar(&f.addr, "node-ip", "", "this node's address between nodes (default: the source of its default route)")
 	fs.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "bpffs mount that programs and maps are pinned in")
 	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/seamark", "directory for what outlives a reboot")
 	fs.StringVar(&f.runDir, "run-dir", "/run/seamark", "directory for the control socket, the CNI socket and the lock")
@@ -73,9 +76,9 @@ type storeFlags struct {
 func (f *storeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.engine, "store", "embedded", "where objects are kept: embedded (etcd inside this daemon) or etcd (an existing cluster)")
 	fs.StringSliceVar(&f.endpoints, "etcd-endpoints", nil, "etcd client URLs, with --store etcd")
-	fs.StringVar(&f.caFile, "etcd-cafile", "", "CA that signed etcd's certificate")
-	fs.StringVar(&f.certFile, "etcd-certfile", "", "client certificate for etcd")
-	fs.StringVar(&f.keyFile, "etcd-keyfile", "", "its key")
+	fs.StringVar(&f.caFile, "etcd-ca", "", "CA that signed etcd's certificate")
+	fs.StringVar(&f.certFile, "etcd-cert", "", "client certificate for etcd")
+	fs.StringVar(&f.keyFile, "etcd-key", "", "its key")
 	fs.StringVar(&f.user, "etcd-user", "", "etcd user")
 	fs.StringVar(&f.userPasswordFile, "etcd-password-file", "", "file with its password")
 	f.server.register(fs)
@@ -95,7 +98,7 @@ func (f *storeFlags) validate() error {
 		return fmt.Errorf("--store %q: want embedded or etcd", f.engine)
 	}
 	if (f.certFile == "") != (f.keyFile == "") {
-		return errors.New("--etcd-certfile and --etcd-keyfile go together")
+		return errors.New("--etcd-cert and --etcd-key go together")
 	}
 	if (f.user == "") != (f.userPasswordFile == "") {
 		return errors.New("--etcd-user and --etcd-password-file go together")

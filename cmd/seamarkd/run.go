@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/seamark-lb/seamark/announce"
+	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/datapath"
+	"github.com/seamark-lb/seamark/datapath/kernel"
+	"github.com/seamark-lb/seamark/datapath/pod"
+	"github.com/seamark-lb/seamark/source/etcd"
+	"github.com/seamark-lb/seamark/state"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
+)
+
+// coordinatorLease is the name of the Lease that the coordinator is elected by.
+const coordinatorLease = "seamark-coordinator"
+
+// run is the daemon: it makes the parts, wires them, and runs them until ctx
+// ends. Wiring is by hand, so that this file shows what depends on what.
+func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger) error {
+	started := time.Now()
+	db, writer := state.New()
+
+	addr, mtu, err := outsideAddr(node.addr)
+	if err != nil {
+		return err
+	}
+	kern, err := kernel.Open(kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, NodeAddr: addr,
+		MSSClamp: mssClamp(mtu), Log: log})
+	if err != nil {
+		return fmt.Errorf("load datapath: %w", err)
+	}
+	defer kern.Close()
+	maps, err := datapath.NewKernelMaps(kern.Maps())
+	if err != nil {
+		return err
+	}
+	resolver, err := datapath.OpenResolver(netns.None())
+	if err != nil {
+		return err
+	}
+	defer resolver.Close()
+	hops := datapath.NewNextHops(maps, resolver, log)
+	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
+
+	engine, err := openStore(store, log)
+	if err != nil {
+		return err
+	}
+	src, err := etcd.New(engine.client, db, writer, log)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+
+	announcer := announce.New(announce.Config{
+		Node: node.name, DB: db, Writer: writer, Log: log,
+		Timing:      announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
+		Leases:      src,
+		LastRead:    src.LastRead,
+		Lock:        src.Lock(coordinatorLease, node.name),
+		Assignments: src.Assignments(),
+		Lead:        ipam{db, writer, src, log}.run,
+		Responder:   responder{datapath.NewResponder(maps)},
+		Outside:     outsideByDefault,
+	})
+
+	// The announcer's last word is a write to the store: what it needs for that
+	// ends after it.
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	below, belowCtx := errgroup.WithContext(background)
+	engine.run(below, belowCtx)
+	below.Go(func() error { return src.Run(belowCtx) })
+
+	group, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(belowCtx, func() {
+		if ctx.Err() == nil {
+			log.Error("store stopped", "err", context.Cause(belowCtx))
+		}
+	})
+	part := func(name string, f func(context.Context) error) {
+		group.Go(func() error {
+			if err := f(ctx); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	decide := deciders{db: db, writer: writer, node: node.name, log: log}
+	part("watch devices", (&pod.Devices{DB: db, Writer: writer, Log: log}).Run)
+	part("decide frontends", decide.frontends)
+	part("decide routes", decide.routes)
+	part("decide attachments", decide.attachments)
+	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
+		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
+		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
+	part("reconcile endpoints", (&state.Reconciler[state.Endpoint]{DB: db, Writer: writer, Table: db.Endpoints, Log: log,
+		Target: datapath.NewEndpointTarget(maps, kern), Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
+	part("reconcile routes", (&state.Reconciler[state.Route]{DB: db, Writer: writer, Table: db.Routes, Log: log,
+		Target: pod.RouteTable{}, Gate: decide.decided(db.Routes.Name())}).Run)
+	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
+		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name())}).Run)
+	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
+	part("watch claims", func(ctx context.Context) error {
+		return kern.WatchClaims(ctx, func(c kernel.Claim) {
+			announcer.Heard(announce.Claim{Addr: c.Addr, Ifindex: c.Ifindex, MAC: c.MAC, At: c.At, Muted: c.Muted})
+		})
+	})
+	part("announce", announcer.Run)
+	part("serve CNI", (&pod.Server{DB: db, Writer: writer, Log: log, Node: node.name,
+		Socket: node.cniSocket(), StateDir: node.stateDir}).Run)
+	status := reporter{db: db, node: node.name, started: started, engine: engine, source: src, announcer: announcer, kern: kern}
+	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
+		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
+		Maglev: maglevReader{maps, db}.read}).Run)
+
+	log.Info("seamarkd runs", "node", node.name, "address", addr, "store", store.engine)
+	err = group.Wait()
+	cancel()
+	return errors.Join(err, below.Wait())
+}
+
+// outsideByDefault says which devices an L2Policy without interfaces means.
+func outsideByDefault(d state.Device) bool {
+	return d.Up && d.MAC != "" && !pod.IsPodDevice(d.Name) && d.Name != "lo"
+}
+
+// responder lends the datapath's Responder to package announce, whose words
+// for the same things are its own: siblings do not know each other.
+type responder struct{ *datapath.Responder }
+
+func (r responder) Held() ([]announce.Held, error) {
+	held, err := r.Responder.Held()
+	if err != nil {
+		return nil, err
+	}
+	converted := make([]announce.Held, len(held))
+	for i, h := range held {
+		converted[i] = announce.Held(h)
+	}
+	return converted, nil
+}
+
+var _ announce.Responder = responder{}
+
+// attachments brings Attachment rows onto the devices.
+type attachments struct{ kern *kernel.Kernel }
+
+func (a attachments) Update(_ context.Context, row state.Attachment) error {
+	_, err := a.kern.Attach(row.Device)
+	return err
+}
+
+func (a attachments) Delete(_ context.Context, row state.Attachment) error {
+	return a.kern.Detach(row.Device)
+}
+
+func (a attachments) Prune(_ context.Context, wanted []state.Attachment) error {
+	keep := map[string]bool{}
+	for _, row := range wanted {
+		keep[row.Device] = true
+	}
+	var errs []error
+	for _, at := range a.kern.Attached() {
+		if !keep[at.Device] {
+			errs = append(errs, a.kern.Detach(at.Device))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/source/etcd"
+	"github.com/seamark-lb/seamark/state"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+)
+
+// engine is the store: how to reach it, and the server when it is embedded.
+type engine struct {
+	client etcd.Config
+	server *etcd.Server // nil: somewhere else
+}
+
+func openStore(f storeFlags, log *slog.Logger) (engine, error) {
+	client := etcd.Config{Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile, KeyFile: f.keyFile,
+		User: f.user, PasswordFile: f.userPasswordFile}
+	if f.engine == "etcd" {
+		return engine{client: client}, nil
+	}
+	server, err := f.server.open(log)
+	if err != nil {
+		return engine{}, err
+	}
+	client.Endpoints = server.ClientURLs()
+	return engine{client, server}, nil
+}
+
+func (f serverFlags) open(log *slog.Logger) (*etcd.Server, error) {
+	cfg := etcd.ServerConfig{Name: f.name, DataDir: f.dir, ClientURLs: []string{f.listenClient},
+		InitialCluster: f.initialCluster, UnsafeNoFsync: f.unsafeNoFsync}
+	if f.initialCluster != "" {
+		cfg.PeerURLs = []string{f.listenPeer}
+	}
+	return etcd.NewServer(cfg, log)
+}
+
+// run starts the embedded server, if there is one.
+func (e engine) run(group *errgroup.Group, ctx context.Context) {
+	if e.server != nil {
+		group.Go(func() error { return e.server.Run(ctx) })
+	}
+}
+
+// newStoreCommand is the store alone: for the hosts of a control plane that
+// forward no packets.
+func newStoreCommand(logs *logFlags) *cobra.Command {
+	var server serverFlags
+	var runDir string
+	cmd := &cobra.Command{
+		Use:   "store",
+		Short: "Run the standalone store alone, without a datapath",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logs.logger()
+			if err != nil {
+				return err
+			}
+			return runStore(cmd.Context(), server, filepath.Join(runDir, "seamark.sock"), log)
+		},
+	}
+	server.register(cmd.Flags())
+	cmd.Flags().StringVar(&runDir, "run-dir", "/run/seamark", "directory for the control socket")
+	return cmd
+}
+
+func runStore(ctx context.Context, f serverFlags, socket string, log *slog.Logger) error {
+	server, err := f.open(log)
+	if err != nil {
+		return err
+	}
+	store := engine{etcd.Config{Endpoints: server.ClientURLs()}, server}
+	db, writer := state.New()
+	src, err := etcd.New(store.client, db, writer, log)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	store.run(group, ctx)
+	group.Go(func() error { return src.Run(ctx) })
+	status := reporter{db: db, engine: store, source: src}
+	group.Go(func() error {
+		err := (&control.Server{Socket: socket, Log: log, Objects: src.Objects(), DB: db,
+			Status: status.status}).Run(ctx)
+		if err != nil {
+			return fmt.Errorf("serve control socket: %w", err)
+		}
+		return nil
+	})
+	return group.Wait()
+}
