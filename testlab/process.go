@@ -127,12 +127,13 @@ func killAllIn(ctx context.Context, namespaces []Namespace) error {
 	for pid := os.Getpid(); pid > 1 && !spared[pid]; pid = parentOf(pid) {
 		spared[pid] = true
 	}
+	// One that is ending leaves its namespace before it is gone.
+	killed := map[process]bool{}
 	return poll(ctx, "the lab's processes to end", func() error {
 		entries, err := os.ReadDir("/proc")
 		if err != nil {
 			return fmt.Errorf("list processes: %w", err)
 		}
-		var left []string
 		for _, e := range entries {
 			pid, err := strconv.Atoi(e.Name())
 			if err != nil || spared[pid] {
@@ -145,9 +146,17 @@ func killAllIn(ctx context.Context, namespaces []Namespace) error {
 			if !inside() { // nor is a zombie
 				continue
 			}
-			left = append(left, e.Name())
+			if startTime, _, err := procStat(pid); err == nil {
+				killed[process{pid, startTime}] = true
+			}
 			if err := signalIf(pid, unix.SIGKILL, inside); err != nil {
 				return err
+			}
+		}
+		var left []string
+		for p := range killed {
+			if p.alive() {
+				left = append(left, strconv.Itoa(p.PID))
 			}
 		}
 		if len(left) > 0 {
@@ -185,8 +194,10 @@ func poll(ctx context.Context, what string, try func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w (%w)", what, err, ctx.Err())
 		case <-tick.C:
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("wait for %s: %w (%w)", what, err, context.Cause(ctx))
 		}
 	}
 }
