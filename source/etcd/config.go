@@ -25,8 +25,8 @@ type Config struct {
 	User, PasswordFile string
 	// RequestTimeout bounds every request; 5 s when 0.
 	RequestTimeout time.Duration
-	// CheckInterval is the time between looks at whether the store can be
-	// reached and is still the one it was; 5 s when 0.
+	// CheckInterval is the time between looks at whether the store answers, is
+	// still the one it was, and how old the tables are; 1 s when 0.
 	CheckInterval time.Duration
 }
 
@@ -78,7 +78,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.RequestTimeout = 5 * time.Second
 	}
 	if cfg.CheckInterval == 0 {
-		cfg.CheckInterval = 5 * time.Second
+		cfg.CheckInterval = time.Second
 	}
 	return cfg, nil
 }

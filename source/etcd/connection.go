@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -170,7 +171,7 @@ func (c *connection) diagnoseOne(endpoint string) string {
 	secure := tls.Client(conn, config)
 	if err := secure.Handshake(); err != nil {
 		var record tls.RecordHeaderError
-		if errors.As(err, &record) {
+		if errors.As(err, &record) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 			return fmt.Sprintf("it does not speak TLS: write http:// in %s, without %s and %s", flagEndpoints, flagCA, flagCert)
 		}
 		return fmt.Sprintf("%v: is %s right?", err, flagCA)

@@ -29,7 +29,7 @@ type ServerConfig struct {
 	DataDir string
 	// ClientURLs to listen on; http://127.0.0.1:2379 when empty.
 	ClientURLs []string
-	// PeerURLs to listen on. A store of one member needs none.
+	// PeerURLs to listen on. A store of one member needs none, and listens on none.
 	PeerURLs []string
 	// InitialCluster lists every member with its peer URLs, as
 	// a=https://10.0.0.1:2380,b=https://…; "" is a store of one member.
@@ -125,13 +125,16 @@ func (s *Server) Run(ctx context.Context) error {
 	defer func() {
 		select {
 		case <-s.ready:
-			// Watches never end by themselves; Close would wait for them for seconds.
-			serving.stop()
 		default:
 			// Close waits for servers that start when the member is ready, which it may never be.
 			member.Server.Stop()
 		}
-		member.Close()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			member.Close()
+		}()
+		serving.stopUntil(closed)
 	}()
 	waiting := time.NewTicker(10 * time.Second)
 	defer waiting.Stop()
@@ -170,11 +173,24 @@ func (g *grpcServers) add(server *grpc.Server) {
 	g.all = append(g.all, server)
 }
 
-func (g *grpcServers) stop() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, server := range g.all {
-		server.Stop()
+// stopUntil cuts the clients' connections: watches never end by themselves,
+// and a member that closes waits for them for seconds. It does so again until
+// closed, since a server that runs under net/http, as with TLS, may be given
+// another stream while it stops, and then waits for that one.
+func (g *grpcServers) stopUntil(closed <-chan struct{}) {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		g.mu.Lock()
+		for _, server := range g.all {
+			go server.Stop()
+		}
+		g.mu.Unlock()
+		select {
+		case <-closed:
+			return
+		case <-again.C:
+		}
 	}
 }
 
@@ -185,18 +201,23 @@ func (s *Server) embedConfig() (*embed.Config, error) {
 	if cfg.ListenClientUrls, err = parseURLs(flagClientURLs, s.cfg.ClientURLs); err != nil {
 		return nil, err
 	}
-	if cfg.ListenPeerUrls, err = parseURLs(flagPeerURLs, s.cfg.PeerURLs); err != nil {
-		return nil, err
+	cfg.ListenPeerUrls = nil
+	if s.cfg.InitialCluster != "" {
+		if cfg.ListenPeerUrls, err = parseURLs(flagPeerURLs, s.cfg.PeerURLs); err != nil {
+			return nil, err
+		}
 	}
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
-	if len(cfg.ListenPeerUrls) > 0 {
-		cfg.AdvertisePeerUrls = cfg.ListenPeerUrls
-	}
-	cfg.InitialCluster = s.cfg.InitialCluster
-	if cfg.InitialCluster == "" {
+	if s.cfg.InitialCluster == "" {
 		cfg.InitialCluster = cfg.InitialClusterFromName(s.cfg.Name)
-	} else if !strings.Contains(","+cfg.InitialCluster, ","+s.cfg.Name+"=") {
-		return nil, fmt.Errorf("read %s: %q does not name this member, %s: add it, or correct %s", flagCluster, cfg.InitialCluster, s.cfg.Name, flagName)
+	} else {
+		cfg.InitialCluster = s.cfg.InitialCluster
+		if cfg.AdvertisePeerUrls, err = parseURLs(flagCluster, s.ownPeerURLs()); err != nil {
+			return nil, err
+		}
+		if len(cfg.AdvertisePeerUrls) == 0 {
+			return nil, fmt.Errorf("read %s: %q does not name this member, %s: add it, or correct %s", flagCluster, cfg.InitialCluster, s.cfg.Name, flagName)
+		}
 	}
 	cfg.InitialClusterToken = "seamark"
 	if s.cfg.Existing {
@@ -211,11 +232,24 @@ func (s *Server) embedConfig() (*embed.Config, error) {
 	cfg.TickMs = uint(s.cfg.Heartbeat.Milliseconds())
 	cfg.ElectionMs = uint(s.cfg.Election.Milliseconds())
 	cfg.EnableGRPCGateway = false
+	// 0, what an embedded member has, would warn of every request.
+	cfg.WarningUnaryRequestDuration = 300 * time.Millisecond
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(slogCore{s.log, nil}))
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("read store's flags: %w", err)
 	}
 	return cfg, nil
+}
+
+// ownPeerURLs are what InitialCluster says of this member.
+func (s *Server) ownPeerURLs() []string {
+	var urls []string
+	for entry := range strings.SplitSeq(s.cfg.InitialCluster, ",") {
+		if name, u, _ := strings.Cut(strings.TrimSpace(entry), "="); name == s.cfg.Name {
+			urls = append(urls, u)
+		}
+	}
+	return urls
 }
 
 func tlsInfo(f TLSFiles) transport.TLSInfo {
@@ -304,7 +338,7 @@ func (s *Server) explain(err error) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("start store: %w: name an address of this machine in %s and %s", err, flagClientURLs, flagPeerURLs)
 	case strings.Contains(err.Error(), "initial cluster"), strings.Contains(err.Error(), "--initial-"):
-		return fmt.Errorf("start store: %w: make %s agree with %s and %s", err, flagCluster, flagName, flagPeerURLs)
+		return fmt.Errorf("start store: %w: correct %s", err, flagCluster)
 	}
 	return fmt.Errorf("start store: %w", err)
 }

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seamark-lb/seamark/source"
@@ -20,7 +19,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
@@ -40,41 +38,25 @@ type Source struct {
 	revision int64
 	identity string
 
-	health health
+	fresh *freshness
+	// renewed holds a token when this node's lease was renewed: time to look
+	// whether the tables are as new.
+	renewed chan struct{}
 }
 
-// health is what is known of the store's answers.
-type health struct {
-	lastRead atomic.Int64 // CLOCK_BOOTTIME, ns
-	mu       sync.Mutex
-	err      error
+// LastRead implements source.Source. It moves on within CheckInterval, and at
+// once when this node's lease is renewed.
+func (s *Source) LastRead() time.Duration {
+	s.fresh.mu.Lock()
+	defer s.fresh.mu.Unlock()
+	return s.fresh.lastRead
 }
-
-// read notes that the tables are now as the store is.
-func (h *health) read() {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err == nil {
-		h.lastRead.Store(now.Nano())
-	}
-	h.set(nil)
-}
-
-func (h *health) set(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.err = err
-}
-
-// LastRead implements source.Source. Every node's lease is renewed through
-// the store, so what the watch brings is never older than a renewal while the
-// store answers.
-func (s *Source) LastRead() time.Duration { return time.Duration(s.health.lastRead.Load()) }
 
 // Err is why the store could last not be followed, nil when it is.
 func (s *Source) Err() error {
-	s.health.mu.Lock()
-	defer s.health.mu.Unlock()
-	return s.health.err
+	s.fresh.mu.Lock()
+	defer s.fresh.mu.Unlock()
+	return s.fresh.err
 }
 
 var _ source.Source = (*Source)(nil)
@@ -98,6 +80,8 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		log:         log,
 		assignments: &assignments{store: st, mu: make(chan struct{}, 1)},
 		lease:       nodeLease{store: st, mu: new(sync.Mutex)},
+		fresh:       &freshness{},
+		renewed:     make(chan struct{}, 1),
 	}, nil
 }
 
@@ -106,13 +90,20 @@ func (s *Source) Close() error { return s.store.close() }
 
 // Check asks the store for an answer, and says what is wrong when none comes.
 func (s *Source) Check(ctx context.Context) error {
-	_, _, err := s.readIdentity(ctx)
+	_, err := s.readIdentity(ctx)
 	return err
 }
 
 // RenewLease implements source.Source. lease.Renewal is not read.
 func (s *Source) RenewLease(ctx context.Context, lease state.NodeLease) error {
-	return s.lease.renew(ctx, lease, time.Now())
+	if err := s.lease.renew(ctx, lease, time.Now()); err != nil {
+		return err
+	}
+	select {
+	case s.renewed <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // Lock implements source.Source.
@@ -151,7 +142,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.health.set(err)
+		s.fresh.setErr(err)
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errReplaced):
 			s.log.Info("list the store anew", "err", err)
@@ -176,27 +167,31 @@ func (s *Source) Run(ctx context.Context) error {
 // follow lists if it must, then watches until the watch breaks. up is called
 // when the store has answered.
 func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
-	identity, revision, err := s.readIdentity(ctx)
+	now, err := s.readIdentity(ctx)
 	if err != nil {
 		return err
 	}
-	if identity == "" {
-		if identity, err = s.createIdentity(ctx); err != nil {
+	if now.identity == "" {
+		if now, err = s.createIdentity(ctx); err != nil {
 			return err
 		}
 	}
-	if identity != s.identity || revision < s.revision {
-		s.revision, s.identity = 0, identity
+	if now.identity != s.identity || now.revision < s.revision {
+		s.revision, s.identity = 0, now.identity
 	}
 	if s.revision == 0 {
-		kvs, at, err := s.store.list(ctx, s.store.cfg.Prefix+"/")
+		s.fresh.replaced()
+		sent := boottime()
+		kvs, revision, err := s.store.list(ctx, s.store.cfg.Prefix+"/")
 		if err != nil {
 			return err
 		}
 		s.writer.Update(func(tx *state.Tx) { tables.replace(tx, kvs) })
-		s.revision = at
-		s.health.read()
+		s.revision = revision
+		s.fresh.answered(revision, sent)
+		s.fresh.reached(revision)
 	}
+	s.fresh.setErr(nil)
 	up()
 
 	client, err := s.store.client(ctx)
@@ -207,10 +202,11 @@ func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
 	var checker sync.WaitGroup
 	defer checker.Wait()
 	defer stop(nil)
-	since := s.revision
-	checker.Go(func() { s.check(session, stop, identity, since) })
+	since := now
 	// A member that has lost its cluster must not leave us waiting: RequireLeader.
-	watch := client.Watch(clientv3.WithRequireLeader(session), s.store.cfg.Prefix+"/", clientv3.WithPrefix(),
+	watching := clientv3.WithRequireLeader(session)
+	checker.Go(func() { s.check(watching, stop, client, since) })
+	watch := client.Watch(watching, s.store.cfg.Prefix+"/", clientv3.WithPrefix(),
 		clientv3.WithRev(s.revision+1), clientv3.WithProgressNotify())
 	for resp := range watch {
 		if err := resp.Err(); err != nil {
@@ -223,7 +219,7 @@ func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
 		} else if resp.IsProgressNotify() {
 			s.revision = max(s.revision, resp.Header.Revision)
 		}
-		s.health.read()
+		s.fresh.reached(s.revision)
 	}
 	if cause := context.Cause(session); cause != nil {
 		return cause
@@ -231,66 +227,81 @@ func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
 	return errors.New("watch store: the watch was closed")
 }
 
-// check looks from time to time whether the store answers, and whether it is
-// still the one that is watched: a watch on one that was wiped waits for a
-// revision that comes much later. It ends the session when it is not. since
-// is the revision at the session's beginning.
-func (s *Source) check(ctx context.Context, stop context.CancelCauseFunc, identity string, since int64) {
+// check looks from time to time whether the store answers, how new the tables
+// are, and whether the store is still the one that is watched: a watch on one
+// that was wiped waits for a revision that comes much later. It ends the
+// session when it is not. since is the store at the session's beginning.
+func (s *Source) check(ctx context.Context, stop context.CancelCauseFunc, client *clientv3.Client, since standing) {
 	reachable := true
 	ticker := time.NewTicker(s.store.cfg.CheckInterval)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		found, revision, err := s.readIdentity(ctx)
+		sent := boottime()
+		now, err := s.readIdentity(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil && reachable:
 			s.log.Warn("reach store; what is known stays in force until it answers", "err", err)
-			s.health.set(err)
 			reachable = false
 		case err == nil && !reachable:
 			s.log.Info("store answers again", "endpoints", s.store.cfg.Endpoints)
 			reachable = true
 		}
-		if err == nil && (found != identity || revision < since) {
-			stop(errReplaced)
+		s.fresh.setErr(err)
+		if err == nil {
+			if now.identity != since.identity || now.revision < since.revision {
+				stop(errReplaced)
+				return
+			}
+			if s.fresh.answered(now.revision, sent) {
+				// The revision may be of a key that is not watched: let the watch
+				// say how far it is. An error means that it has broken, which
+				// follow sees.
+				_ = client.RequestProgress(ctx)
+			}
+		}
+		select {
+		case <-ctx.Done():
 			return
+		case <-ticker.C:
+		case <-s.renewed:
 		}
 	}
+}
+
+// standing is which store it is, and where it stands.
+type standing struct {
+	identity string // "": it has none yet
+	revision int64
 }
 
 // identityKey holds a random value, made once for each store.
 func (s *Source) identityKey() string { return s.store.cfg.Prefix + "/.identity" }
 
-// readIdentity returns "" when the store has none yet, and the store's revision.
-func (s *Source) readIdentity(ctx context.Context) (identity string, revision int64, err error) {
+func (s *Source) readIdentity(ctx context.Context) (now standing, err error) {
 	err = s.store.do(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		resp, err := c.Get(ctx, s.identityKey())
 		if err != nil {
 			return err
 		}
-		revision = resp.Header.Revision
+		now.revision = resp.Header.Revision
 		if len(resp.Kvs) > 0 {
-			identity = string(resp.Kvs[0].Value)
+			now.identity = string(resp.Kvs[0].Value)
 		}
 		return nil
 	})
-	return identity, revision, err
+	return now, err
 }
 
 // createIdentity returns the identity of whoever was first.
-func (s *Source) createIdentity(ctx context.Context) (string, error) {
+func (s *Source) createIdentity(ctx context.Context) (standing, error) {
 	identity := string(uuid.NewUUID())
 	_, err := s.store.commit(ctx, s.identityKey(), 0, clientv3.OpPut(s.identityKey(), identity))
-	if isConflict(err) {
-		identity, _, err = s.readIdentity(ctx)
+	if err != nil && !isConflict(err) {
+		return standing{}, err
 	}
-	return identity, err
+	return s.readIdentity(ctx)
 }
 
 // objectKey cuts the prefix of a kind from a key; ok is false for keys of other kinds.

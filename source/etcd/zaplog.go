@@ -14,11 +14,18 @@ type slogCore struct {
 	fields []zapcore.Field
 }
 
-// routine are warnings that every healthy start brings.
+// routine are warnings and errors that every healthy start or stop brings.
 var routine = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
 	"retrying of unary invoker failed":                                                     true, // the caller gets the error
+	"Failed to detect schema version":                                                      true,
+	"failed to update storage version":                                                     true, // before the first snapshot
+	"setting up serving from embedded etcd failed.":                                        true, // how serving ends
+	"stopping insecure grpc server due to error":                                           true,
+	"stopped insecure grpc server due to error":                                            true,
+	"stopping secure grpc server due to error":                                             true,
+	"stopped secure grpc server due to error":                                              true,
 }
 
 func slogLevel(l zapcore.Level) slog.Level {
