@@ -207,7 +207,7 @@ func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.R
 			return state.Marked(snap, localDecided)
 		},
 		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
-			return hold(db, snap, row, a.lease.Valid())
+			return hold(db, snap, row, a.lease.MayTake())
 		},
 		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged }},
 	}
@@ -215,7 +215,7 @@ func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.R
 
 // hold says why an address is not to be announced yet: nothing serves it here,
 // or this node has no right to take it.
-func hold(db *state.DB, snap state.Snapshot, row state.Announcement, leaseValid bool) state.Reason {
+func hold(db *state.DB, snap state.Snapshot, row state.Announcement, mayTake bool) state.Reason {
 	if row.Status.Phase == state.Deleting || row.Status.Phase == state.Done {
 		return ""
 	}
@@ -232,7 +232,7 @@ func hold(db *state.DB, snap state.Snapshot, row state.Announcement, leaseValid 
 	switch {
 	case !served:
 		return state.ReasonWaitingForDatapath
-	case !leaseValid:
+	case !mayTake:
 		return state.ReasonLeaseInvalid
 	}
 	return ""
@@ -264,6 +264,7 @@ func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
 	lastRead := a.cfg.LastRead() // before the snapshot, which is no older
 	until, resumed, ok := f.next(a.cfg.Clock.Boottime(), a.lease.Renewed(), lastRead)
 	if !ok {
+		a.lease.arm(false)
 		return nil
 	}
 	if resumed {
@@ -279,6 +280,7 @@ func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
 		return err
 	}
 	f.pushed(until)
+	a.lease.arm(true)
 	return nil
 }
 

@@ -51,7 +51,9 @@ type leaseKeeper struct {
 	mu       sync.Mutex
 	term     term
 	valid    bool          // as last told
-	changed  chan struct{} // closes when valid changes
+	armed    bool          // the kernel answers for what it is given
+	mayTake  bool          // as last told
+	changed  chan struct{} // closes when valid or mayTake changes
 	released bool
 	sent     []state.LeaseInterface
 	last     LeaseStatus // Left and Released are filled in when asked for
@@ -101,22 +103,42 @@ func (k *leaseKeeper) Renewed() time.Duration {
 	return k.term.renewed
 }
 
-// check notices that the lease became valid or stale, and returns the channel
-// that closes when it does next.
-func (k *leaseKeeper) check() <-chan struct{} {
-	now := k.Valid()
+// MayTake says whether this node may take an address: its lease is valid, and
+// the kernel is ready to answer. Announced before, an address would be claimed
+// on the wire and its first questions met with silence.
+func (k *leaseKeeper) MayTake() bool {
+	valid := k.Valid()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if now != k.valid {
-		k.valid = now
-		close(k.changed)
-		k.changed = make(chan struct{})
-		if now {
-			k.log.Info("lease valid")
-		} else {
-			k.log.Warn("lease stale: this node keeps what it announces until another claims it, and takes nothing new")
-		}
+	return valid && k.armed
+}
+
+// arm records whether the responder's valid_until lies ahead.
+func (k *leaseKeeper) arm(armed bool) {
+	k.mu.Lock()
+	k.armed = armed
+	k.mu.Unlock()
+	k.check()
+}
+
+// check notices that the lease became valid or stale, or the node able to
+// take addresses or not, and returns the channel that closes when it does next.
+func (k *leaseKeeper) check() <-chan struct{} {
+	valid, mayTake := k.Valid(), k.MayTake()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if valid == k.valid && mayTake == k.mayTake {
+		return k.changed
 	}
+	switch {
+	case valid && !k.valid:
+		k.log.Info("lease valid")
+	case !valid && k.valid:
+		k.log.Warn("lease stale: this node keeps what it announces until another claims it, and takes nothing new")
+	}
+	k.valid, k.mayTake = valid, mayTake
+	close(k.changed)
+	k.changed = make(chan struct{})
 	return k.changed
 }
 
