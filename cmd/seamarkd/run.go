@@ -49,7 +49,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	hops := datapath.NewNextHops(maps, resolver, log)
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
 
-	engine, err := openStore(store, log)
+	engine, err := openStore(store, node.leaseRenew, log)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/source/etcd"
@@ -19,8 +20,10 @@ type engine struct {
 	server *etcd.Server // nil: somewhere else
 }
 
-func openStore(f storeFlags, log *slog.Logger) (engine, error) {
-	client := etcd.Config{Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile, KeyFile: f.keyFile,
+// openStore prepares the store. renew is how often this node's lease is renewed:
+// the tables' age is asked for as often, since the lease is judged by it.
+func openStore(f storeFlags, renew time.Duration, log *slog.Logger) (engine, error) {
+	client := etcd.Config{CheckInterval: renew, Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile, KeyFile: f.keyFile,
 		User: f.user, PasswordFile: f.userPasswordFile}
 	if f.engine == "etcd" {
 		return engine{client: client}, nil
