@@ -121,15 +121,12 @@ func (p *packer) load(slicesNow []v1alpha1.AnnouncementSlice) {
 		for _, row := range rows {
 			if other, twice := p.where[row.Addr]; twice {
 				// Never written so by us; the later decision stays.
-				loser := name
+				p.changed[name] = true
 				if p.content[other][row.Addr].Generation < row.Generation {
-					loser = other
+					delete(p.content[other], row.Addr)
+					p.changed[other] = true
 					p.put(name, row)
 				}
-				if loser == other {
-					delete(p.content[other], row.Addr)
-				}
-				p.changed[loser] = true
 				continue
 			}
 			p.put(name, row)
