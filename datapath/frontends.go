@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -24,7 +25,7 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string) []state.Fronten
 //
 // Of two Services that claim one addr:port/protocol the older has it; of the
 // same age, the first by name. Only IPv4 and only TCP and UDP are balanced so
-// far; for the rest no rows are made.
+// far; for the rest no rows are made, and FrontendProblems says so.
 func Frontends(services []state.Service, slicesOf []state.EndpointSlice, node string) []state.Frontend {
 	byService := map[state.ObjectName][]state.EndpointSlice{}
 	for _, s := range slicesOf {
@@ -72,6 +73,41 @@ func Frontends(services []state.Service, slicesOf []state.EndpointSlice, node st
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	return all
+}
+
+// FrontendProblems returns what Services ask for and Frontends, which
+// returned rows for them, does not serve.
+func FrontendProblems(services []state.Service, rows []state.Frontend) []state.Problem {
+	owner := map[string]state.ObjectName{}
+	for _, row := range rows {
+		owner[row.RowKey()] = row.Service
+	}
+	var problems []state.Problem
+	for _, svc := range services {
+		report := func(field, message, cure string) {
+			problems = append(problems, state.Problem{Object: "service/" + svc.Name.String(), Field: field, Message: message, Cure: cure})
+		}
+		for _, addr := range slices.Concat(svc.Ingress, svc.ExternalIPs) {
+			if !addr.Unmap().Is4() {
+				report("", "address "+addr.String()+" is not served: only IPv4 is balanced yet", "use an IPv4 address")
+			}
+		}
+		addrs := addresses(svc)
+		for i, port := range svc.Ports {
+			field := fmt.Sprintf("spec.ports[%d]", i)
+			if len(addrs) > 0 && port.Protocol != state.TCP && port.Protocol != state.UDP {
+				report(field+".protocol", port.Protocol.String()+" is not balanced yet", "use TCP or UDP")
+				continue
+			}
+			for _, a := range addrs {
+				key := state.Frontend{Addr: a.addr, Port: port.Port, Protocol: port.Protocol}.RowKey()
+				if by, ok := owner[key]; ok && by != svc.Name {
+					report(field+".port", key+" is served for the older service "+by.String(), "give one of the two another port or address")
+				}
+			}
+		}
+	}
+	return problems
 }
 
 type serviceAddr struct {

@@ -103,6 +103,28 @@ func TestFrontendsAddresses(t *testing.T) {
 	}
 }
 
+func TestFrontendProblems(t *testing.T) {
+	addr := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
+	services := []state.Service{
+		{Name: state.ObjectName{Namespace: "a", Name: "web"}, Type: "LoadBalancer", Ingress: addr[:1], Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}},
+		{Name: state.ObjectName{Namespace: "b", Name: "web"}, Type: "LoadBalancer", Ingress: addr, Ports: []state.ServicePort{
+			{Protocol: state.SCTP, Port: 80}, {Protocol: state.TCP, Port: 80}, {Protocol: state.TCP, Port: 81}}},
+		{Name: state.ObjectName{Namespace: "c", Name: "inside"}, Type: "ClusterIP", Ports: []state.ServicePort{{Protocol: state.SCTP, Port: 80}}},
+	}
+	var got []string
+	for _, p := range FrontendProblems(services, Frontends(services, nil, "w1")) {
+		got = append(got, p.String())
+	}
+	want := []string{
+		"service/b/web: address fd00::1 is not served: only IPv4 is balanced yet; use an IPv4 address",
+		"service/b/web: spec.ports[0].protocol: SCTP is not balanced yet; use TCP or UDP",
+		"service/b/web: spec.ports[1].port: 10.0.0.1:80/TCP is served for the older service a/web; give one of the two another port or address",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("problems\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func TestHoldWhileAnnounced(t *testing.T) {
 	db, writer := state.New()
 	leaving := frontend("a/web", "192.168.10.211:80/TCP").WithStatus(state.Status{Phase: state.Deleting})

@@ -300,7 +300,6 @@ func (t *FrontendTarget) unserve(row state.Frontend) error {
 func (t *FrontendTarget) claim(key FrontendKey, row state.Frontend) (uint32, error) {
 	owner := servicePort{row.Service, row.PortName, row.Protocol}
 	if set, ok := t.setOf[owner]; ok {
-		delete(t.oldSets, set)
 		return set, nil
 	}
 	set := t.frontends.have[key].Set
@@ -312,7 +311,6 @@ func (t *FrontendTarget) claim(key FrontendKey, row state.Frontend) (uint32, err
 		}
 		t.known[set] = &backendSet{}
 	}
-	delete(t.oldSets, set)
 	t.known[set].owner = owner
 	t.setOf[owner] = set
 	return set, nil
@@ -425,7 +423,6 @@ func (t *FrontendTarget) plan(set *backendSet, backends []state.Backend) error {
 			}
 			t.ids[addr] = id
 		}
-		delete(t.oldIDs, id)
 		ids[i] = id
 	}
 	if slices.Equal(ids, set.ids) && slices.Equal(backends, set.backends) {
@@ -450,15 +447,11 @@ func (s *backendSet) slots() []uint32 {
 }
 
 func (t *FrontendTarget) putBackend(id uint32, b state.Backend) error {
-	held, _, err := t.backends.get(id)
-	if err != nil {
-		return err
-	}
 	entry := BackendEntry{Addr: b.Addr.As4(), Port: NewPort(b.Port)}
 	if b.Node == t.node {
 		entry.Flags = BackendLocal
 	} else {
-		entry.NextHop = t.hop(b.Addr, held.NextHop)
+		entry.NextHop = t.hop(b.Addr, 0) // what was held is known since load
 	}
 	return t.backends.put(id, entry)
 }

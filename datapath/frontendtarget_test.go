@@ -211,6 +211,9 @@ func live(fake *FakeMaps, restart bool) (dumps []string, err error) {
 	var before, after []state.Frontend
 	outer := fake.After
 	fake.After = func(op Op) error {
+		if index, ok := op.Key.(uint32); ok && op.Verb == "write" && err == nil && isLive(fake.Maps, index) {
+			err = fmt.Errorf("%s: packets are looked up in this table", op)
+		}
 		if err2 := checkServed(fake.Maps, before, after); err2 != nil && err == nil {
 			err = fmt.Errorf("after %s: %w", op, err2)
 		}
@@ -244,6 +247,18 @@ func live(fake *FakeMaps, restart bool) (dumps []string, err error) {
 		fake.Before, fake.After = failing, looking
 	}
 	return dumps, err
+}
+
+// isLive says whether packets are looked up in the table.
+func isLive(m Maps, index uint32) bool {
+	set, _, _ := m.Sets.Lookup(index / 2)
+	frontends, _ := m.Frontends.All()
+	for key, entry := range frontends {
+		if !key.isVIP() && entry.Set == index/2 && set.Active&1 == index%2 {
+			return true
+		}
+	}
+	return false
 }
 
 func TestFrontendTargetNeverBreaksALookup(t *testing.T) {
@@ -425,6 +440,80 @@ func TestDrainStartsAnewAfterRestart(t *testing.T) {
 	}
 }
 
+// Across a restart an address went to another Service. The set it shared with
+// the first Service's other address stays the first Service's.
+func TestRestartDoesNotTakeASharedSet(t *testing.T) {
+	fake := NewFakeMaps()
+	before := []state.Frontend{
+		frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.1:80@w0"),
+		frontend("a/web", "192.168.10.212:80/TCP", "172.20.0.1:80@w0"),
+	}
+	if err := newTestTarget(fake.Maps).converge(nil, before); err != nil {
+		t.Fatal(err)
+	}
+	after := []state.Frontend{frontend("b/new", "192.168.10.211:80/TCP", "172.20.0.7:80@w0"), before[1]}
+	fake.After = func(op Op) error {
+		if err := checkServed(fake.Maps, before, after); err != nil {
+			t.Errorf("after %s: %v", op, err)
+		}
+		return nil
+	}
+	if err := newTestTarget(fake.Maps).converge(before, after); err != nil {
+		t.Error(err)
+	}
+}
+
+// An operation was done and said to have failed, and then something else is
+// wanted: what the target believes of the maps is read back first.
+func TestDoneAndSaidToHaveFailed(t *testing.T) {
+	a := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.1:80@w0")
+	b := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.2:80@w0")
+	c := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.3:80@w0")
+	d := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.4:80@w0")
+	key, _ := keyOf(a)
+	for _, failing := range []string{"update sets", "write maglev", "update backends", "delete frontends"} {
+		for _, then := range []state.Frontend{a, b, d} {
+			for nth := range 2 {
+				what := fmt.Sprintf("%d of %s fails, then %s", nth, failing, then.Backends[0].Addr)
+				fake := NewFakeMaps()
+				target := newTestTarget(fake.Maps)
+				if err := errors.Join(target.Update(context.Background(), a), target.Update(context.Background(), b)); err != nil {
+					t.Fatal(err)
+				}
+				seen := 0
+				fake.After = func(op Op) error {
+					if index, ok := op.Key.(uint32); ok && op.Verb == "write" && isLive(fake.Maps, index) {
+						t.Errorf("%s: the live table %d is written", what, index)
+					}
+					if op.Verb+" "+op.Map == failing {
+						if seen++; seen == nth+1 {
+							return errors.New("injected failure")
+						}
+					}
+					return nil
+				}
+				if failing == "delete frontends" {
+					_ = target.Delete(context.Background(), b)
+				} else {
+					_ = target.Update(context.Background(), c)
+				}
+				if target.Update(context.Background(), then) != nil {
+					if err := target.Update(context.Background(), then); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := netip.AddrPortFrom(then.Backends[0].Addr, then.Backends[0].Port).String()
+				if got, _, err := lookUp(fake.Maps, key); err != nil || !slices.Equal(got, []string{want}) {
+					t.Errorf("%s: packets reach %v, %v", what, got, err)
+				}
+				if _, ok, _ := fake.Frontends.Lookup(vipKey(key.Addr)); !ok {
+					t.Errorf("%s: the address is gone", what)
+				}
+			}
+		}
+	}
+}
+
 func TestPruneRemovesStrangers(t *testing.T) {
 	fake := NewFakeMaps()
 	old := newTestTarget(fake.Maps)
@@ -440,6 +529,18 @@ func TestPruneRemovesStrangers(t *testing.T) {
 	rows := history[1][:1]
 	if err := target.Prune(context.Background(), rows); err != nil {
 		t.Fatal(err)
+	}
+	slots, err := fake.MaglevSlots(FrontendKey{Addr: IPv4{192, 168, 10, 211}, Port: NewPort(80), Proto: state.TCP})
+	if err != nil || len(slots) != 509 {
+		t.Errorf("%d slots, %v; want 509", len(slots), err)
+	}
+	for slot, addr := range slots {
+		if !slices.ContainsFunc(rows[0].Backends, func(b state.Backend) bool { return netip.AddrPortFrom(b.Addr, b.Port) == addr }) {
+			t.Fatalf("slot %d leads to %s", slot, addr)
+		}
+	}
+	if _, err := fake.MaglevSlots(FrontendKey{Addr: IPv4{192, 168, 10, 211}, Port: NewPort(53), Proto: state.UDP}); err == nil {
+		t.Error("a frontend that was pruned has slots")
 	}
 	got := frontendLines(target.dump())
 	want := []string{"192.168.10.211", "192.168.10.211:80/TCP", "192.168.10.213", "192.168.10.213:80/TCP"}

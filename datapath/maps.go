@@ -139,6 +139,8 @@ func (m Maps) dumpSet(out io.Writer, i uint32, set BackendSet, backends map[uint
 
 // MaglevSlots returns the backend in each slot of the table that packets to
 // the frontend are looked up in; the zero AddrPort where a slot leads nowhere.
+// Without backends there are no slots; a frontend that is not in the kernel is
+// an error.
 func (m Maps) MaglevSlots(frontend FrontendKey) ([]netip.AddrPort, error) {
 	entry, ok, err := m.Frontends.Lookup(frontend)
 	if err != nil {
@@ -151,11 +153,15 @@ func (m Maps) MaglevSlots(frontend FrontendKey) ([]netip.AddrPort, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up set %d: %w", entry.Set, err)
 	}
+	active := set.Active & 1
+	if set.Size[active] == 0 {
+		return nil, nil
+	}
 	backends, err := m.Backends.All()
 	if err != nil {
 		return nil, fmt.Errorf("read backends: %w", err)
 	}
-	ids, err := m.Maglev.Read(tableIndex(entry.Set, set.Active&1))
+	ids, err := m.Maglev.Read(tableIndex(entry.Set, active))
 	if err != nil {
 		return nil, fmt.Errorf("read maglev table of set %d: %w", entry.Set, err)
 	}

@@ -71,7 +71,7 @@ func runScripts(t *testing.T, newMaps func(testing.TB) Maps) {
 			// run DURATION: the daemon runs on for so long.
 			"run": scriptCmd(1, func(_ *testscript.TestScript, n *scriptNode, args []string) error {
 				d, err := time.ParseDuration(args[0])
-				for end := n.now.Add(d); err == nil && n.now.Before(end); n.now = n.now.Add(time.Second) {
+				for end := n.now.Add(d); err == nil && n.now.Before(end); n.now = n.now.Add(10 * time.Second) {
 					n.reconciler.Step(context.Background(), n.db.Snapshot())
 					err = n.refresh()
 				}

@@ -43,7 +43,14 @@ func (t *FrontendTarget) load() error {
 		}
 	}
 	t.known = known
-	t.freeSet = newIndexPool(t.freeSet.limit, known)
+	taken := map[uint32]bool{}
+	for set := range known {
+		taken[set] = true
+	}
+	for set := range t.oldSets {
+		taken[set] = true
+	}
+	t.freeSet = newIndexPool(t.freeSet.limit, taken)
 	t.loadIDs()
 	if err := t.rewriteHops(); err != nil {
 		return err
