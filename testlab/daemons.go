@@ -172,14 +172,13 @@ func (l *Lab) awaitReady(ctx context.Context, host string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	err = poll(ctx, "the daemon of "+host, func() error {
-		out, err := h.Command(ctx, "seamark", "status").CombinedOutput()
-		if err == nil {
-			return nil
-		}
 		if !p.alive() {
 			cancel(errors.New("it has ended"))
 		}
-		return fmt.Errorf("seamark status: %w: %s", err, bytes.TrimSpace(out))
+		if _, err := os.Stat(h.Socket); err != nil {
+			return err // to ask now would only take the CPU from those that start
+		}
+		return runQuietly(h.Command(ctx, "seamark", "status"), "seamark status")
 	})
 	if err != nil {
 		return fmt.Errorf("%w; its log ends:\n%s", err, tail(l.logFile(host, daemonProgram), 20))
