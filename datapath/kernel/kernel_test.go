@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -189,13 +188,12 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// The generated object has to come out the same wherever it is made.
-func TestGenerateIsReproducible(t *testing.T) {
-	if _, err := exec.LookPath("clang-14"); err != nil {
-		t.Skip("needs clang-14 to generate the object again")
-	}
-	if strings.Contains(string(_BpfBytes), "/work/") || strings.Contains(string(_BpfBytes), "/home/") {
-		t.Error("the object has an absolute path in it")
+// The object has to come out the same wherever it is made.
+func TestObjectHasNoPaths(t *testing.T) {
+	for _, path := range []string{"/work/", "/home/", "/root/", "/tmp/", "/usr/"} {
+		if strings.Contains(string(_BpfBytes), path) {
+			t.Errorf("the object has a path in %s in it", path)
+		}
 	}
 }
 

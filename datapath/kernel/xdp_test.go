@@ -36,6 +36,10 @@ func TestXDPForwards(t *testing.T) {
 	unresolved := toVIP(packet.TCP{SrcPort: 1025, DstPort: portUnresolved})
 	elsewhere := toVIP(packet.TCP{SrcPort: 1025, DstPort: portElsewhere})
 
+	// A word that makes the sum over the packet to the pod 0xffff: its checksum without it.
+	without := toPod(packet.UDP{SrcPort: 1025, DstPort: 5353}, packet.Payload{0, 0})
+	zeroSum := packet.Payload(without[14+20+6 : 14+20+8])
+
 	for name, row := range map[string]struct {
 		in     []byte
 		action uint32
@@ -69,6 +73,11 @@ func TestXDPForwards(t *testing.T) {
 			xdpPass, "forward_local",
 			toPod(packet.UDP{SrcPort: 1025, DstPort: 5353, Checksum: new(uint16(0))}, packet.Payload("q")),
 		},
+		"udp checksum comes out as 0": { // which is sent as 0xffff (RFC 768)
+			packet.Build(toVIP(packet.UDP{SrcPort: 1025, DstPort: 53}, zeroSum)...),
+			xdpPass, "forward_local",
+			toPod(packet.UDP{SrcPort: 1025, DstPort: 5353, Checksum: new(uint16(0xffff))}, zeroSum),
+		},
 		"tcp to remote pod":         {packet.Build(remote...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, remote)},
 		"udp to remote pod":         {packet.Build(remoteUDP...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, remoteUDP)},
 		"ip options":                {packet.Build(options...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, options)},
@@ -89,6 +98,8 @@ func TestXDPForwards(t *testing.T) {
 		"too big, other device":     {packet.Build(toVIP(packet.TCP{DstPort: portElsewhere}, make(packet.Payload, 1441))...), xdpDrop, "too_big", nil},
 		"not a vip":                 {packet.Build(with(toVIP(packet.TCP{DstPort: portLocal}), 1, packet.IPv4{Src: client, Dst: nodeAddr})...), xdpPass, "not_ours", nil},
 		"flooded, for another host": {packet.Build(with(remote, 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
+		"flooded, unserved port":    {packet.Build(with(toVIP(packet.TCP{DstPort: portUnserved}), 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
+		"flooded ping":              {packet.Build(with(toVIP(packet.ICMP{Type: packet.EchoRequest}), 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
 		"broadcast frame":           {packet.Build(with(remote, 0, packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC})...), xdpPass, "not_ours", nil},
 		"ipv6":                      {packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC, Type: new(uint16(packet.TypeIPv6))}, make(packet.Payload, 40)), xdpPass, "not_ours", nil},
 		"vlan":                      {packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC, Type: new(uint16(0x8100))}, make(packet.Payload, 40)), xdpPass, "not_ours", nil},
