@@ -83,7 +83,7 @@ func (a allocations) Prune(ctx context.Context, wanted []state.Allocation) error
 	for _, row := range wanted {
 		keep[row.Service] = true
 	}
-	services, err := objects{a.store}.List(ctx, source.KindService(), "")
+	services, err := objects(a).List(ctx, source.KindService(), "")
 	if err != nil {
 		return err
 	}
