@@ -13,18 +13,26 @@ type MaglevBackend struct {
 	Weight uint16 // 0 counts as 1
 }
 
-// maglevSizes are the table sizes there are: the largest prime below each
-// power of two from 2⁸ to 2¹⁷.
-var maglevSizes = [...]uint32{251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}
+// maglevSizes are the table sizes there are: primes, each the largest below a
+// power of two. Between two sizes nearly every flow changes its slot, so they
+// are far apart: a Service that scales from 2 to 10 backends, or from 11 to
+// 81, keeps its size, and only the flows that must move do.
+var maglevSizes = [...]uint32{1021, 8191, 65521, 131071}
 
-// MaglevSize returns the number of slots for that many backends: the first
-// of ten primes, 251 to 131071, that is at least 100 times as large, which
-// keeps the backends' shares within about 1 % of each other (NSDI'16 §5.3).
-// It depends on nothing else, so every node has the same size and the table
-// before a change is found by its own size. No backends: 0.
+// soleSize is for a single backend, which has every slot of any table.
+const soleSize = 251
+
+// MaglevSize returns the number of slots for that many backends: the first of
+// the sizes that is at least 100 times as large, which keeps the backends'
+// shares within about 1 % of each other (NSDI'16 §5.3). It depends on nothing
+// else, so every node has the same size and the table before a change is
+// found by its own size. No backends: 0.
 func MaglevSize(backends int) uint32 {
-	if backends == 0 {
+	switch backends {
+	case 0:
 		return 0
+	case 1:
+		return soleSize
 	}
 	for _, size := range maglevSizes {
 		if int(size) >= 100*backends {

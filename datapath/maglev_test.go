@@ -25,14 +25,14 @@ func TestMaglevSize(t *testing.T) {
 		backends int
 		size     uint32
 	}{
-		{0, 0}, {1, 251}, {2, 251}, {3, 509}, {5, 509}, {6, 1021}, {10, 1021}, {11, 2039}, {100, 16381},
+		{0, 0}, {1, 251}, {2, 1021}, {3, 1021}, {10, 1021}, {11, 8191}, {81, 8191}, {82, 65521}, {100, 65521},
 		{655, 65521}, {656, 131071}, {1310, 131071}, {1311, 131071}, {60000, 131071},
 	} {
 		if got := MaglevSize(c.backends); got != c.size {
 			t.Errorf("MaglevSize(%d) = %d, want %d", c.backends, got, c.size)
 		}
 	}
-	for _, size := range maglevSizes {
+	for _, size := range append(maglevSizes[:], soleSize) {
 		for d := uint32(2); d*d <= size; d++ {
 			if size%d == 0 {
 				t.Errorf("size %d is not a prime: %d divides it", size, d)
@@ -48,7 +48,7 @@ func TestMaglevGolden(t *testing.T) {
 		weights  []uint16
 		crc      uint32
 	}{
-		{3, nil, 0x7d88e733}, {100, nil, 0xdc96b765}, {3, []uint16{1, 2, 5}, 0x4564e17b},
+		{3, nil, 0x66f318cb}, {100, nil, 0xb93323a4}, {3, []uint16{1, 2, 5}, 0xa171cd32},
 	} {
 		backends := maglevBackends(c.backends)
 		for i, w := range c.weights {
