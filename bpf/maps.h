@@ -19,7 +19,6 @@ enum layout_version { LAYOUT_VERSION = 1 };
 #define MAX_NEXT_HOPS 4096
 #define MAX_ANNOUNCED 16384
 #define MAX_ENDPOINTS 4096
-#define MAX_DEVICES   256
 #define MAX_CLUSTER_MACS 4096
 
 // frontend_key is addr:port/proto. With port and proto 0 it stands for the
@@ -154,6 +153,7 @@ struct verdict_count {
 // device is an outside device that XDP is attached to. A frame flooded to
 // another host's MAC reaches XDP too, and must be left alone.
 struct device {
+	__u32 ifindex; // 0: no device here
 	__u8 mac[6];
 	__u16 mtu; // of IP packets
 };
@@ -167,6 +167,8 @@ enum hook {
 
 // Room per hook in verdicts, so that a new reason moves no counter.
 enum verdict_stride { VERDICT_STRIDE = 64 };
+
+enum max_devices { MAX_DEVICES = 1024 };
 
 // Default sizes; the loader may be told others.
 #define MAX_FLOWS     262144
@@ -264,10 +266,11 @@ struct {
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
 
-// The outside devices, by ifindex.
+// The outside devices, by ifindex % MAX_DEVICES: looked up for every packet to a
+// VIP, and a hash costs five times as much. Userspace refuses a second device
+// in one place.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_DEVICES);
 	__type(key, __u32);
 	__type(value, struct device);

@@ -105,9 +105,7 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct ipv4 *p)
 
 static __always_inline int same_mac(const void *a, const void *b)
 {
-	const __u16 *x = a, *y = b;
-
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+	return *(__u32 *)a == *(__u32 *)b && ((__u16 *)a)[2] == ((__u16 *)b)[2];
 }
 
 static __always_inline void copy_mac(void *to, const void *from)

@@ -12,6 +12,7 @@ SHARE(enum, reason);
 SHARE(enum, hook);
 SHARE(enum, layout_version);
 SHARE(enum, verdict_stride);
+SHARE(enum, max_devices);
 SHARE(enum, backend_flags);
 SHARE(enum, flow_flags);
 SHARE(struct, claim);

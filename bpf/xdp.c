@@ -13,7 +13,10 @@
 
 static __always_inline struct device *find_device(__u32 ifindex)
 {
-	return bpf_map_lookup_elem(&devices, &ifindex);
+	__u32 at = ifindex % MAX_DEVICES;
+	struct device *d = bpf_map_lookup_elem(&devices, &at);
+
+	return d && d->ifindex == ifindex ? d : NULL;
 }
 
 static __always_inline struct device *addressed_device(struct xdp_md *ctx, struct ethhdr *eth)

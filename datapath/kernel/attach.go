@@ -128,12 +128,33 @@ func (k *Kernel) DetachPod(device string) error {
 }
 
 func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {
-	row := bpfDevice{Mtu: uint16(min(a.MTU, 65535))}
+	row := bpfDevice{Ifindex: uint32(a.Index), Mtu: uint16(min(a.MTU, 65535))}
 	if len(a.HardwareAddr) != len(row.Mac) {
 		return fmt.Errorf("its address %q is not an Ethernet one", a.HardwareAddr)
 	}
 	copy(row.Mac[:], a.HardwareAddr)
-	if err := k.maps[bpfMapDevices].Put(uint32(a.Index), row); err != nil {
+	at := row.Ifindex % uint32(bpfMaxDevicesMAX_DEVICES)
+	var there bpfDevice
+	if err := k.maps[bpfMapDevices].Lookup(at, &there); err != nil {
+		return fmt.Errorf("read map devices: %w", err)
+	}
+	if there.Ifindex != 0 && there.Ifindex != row.Ifindex && k.alive(pinName(kindXDP, int(there.Ifindex))) {
+		return fmt.Errorf("device number %d has the place of number %d, a multiple of %d away: make one of them anew", there.Ifindex, row.Ifindex, bpfMaxDevicesMAX_DEVICES)
+	}
+	if err := k.maps[bpfMapDevices].Put(at, row); err != nil {
+		return fmt.Errorf("write map devices: %w", err)
+	}
+	return nil
+}
+
+func (k *Kernel) forgetDevice(ifindex uint32) error {
+	at := ifindex % uint32(bpfMaxDevicesMAX_DEVICES)
+	var there bpfDevice
+	err := k.maps[bpfMapDevices].Lookup(at, &there)
+	if err == nil && there.Ifindex == ifindex {
+		err = k.maps[bpfMapDevices].Put(at, bpfDevice{})
+	}
+	if err != nil {
 		return fmt.Errorf("write map devices: %w", err)
 	}
 	return nil
@@ -248,9 +269,7 @@ func (k *Kernel) dropLink(name string) error {
 	delete(k.links, name)
 	err := errors.Join(l.Unpin(), l.Close())
 	if kind, ifindex := parsePinName(name); kind == kindXDP {
-		if gone := k.maps[bpfMapDevices].Delete(ifindex); !errors.Is(gone, ebpf.ErrKeyNotExist) {
-			err = errors.Join(err, gone)
-		}
+		err = errors.Join(err, k.forgetDevice(ifindex))
 	}
 	if err != nil {
 		return fmt.Errorf("remove link %s: %w", name, err)

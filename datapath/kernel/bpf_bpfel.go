@@ -68,9 +68,10 @@ type bpfClaim struct {
 }
 
 type bpfDevice struct {
-	_   structs.HostLayout
-	Mac [6]uint8
-	Mtu uint16
+	_       structs.HostLayout
+	Ifindex uint32
+	Mac     [6]uint8
+	Mtu     uint16
 }
 
 type bpfEndpoint struct {
@@ -154,6 +155,12 @@ type bpfMacKey struct {
 	Mac [6]uint8
 	Pad uint16
 }
+
+type bpfMaxDevices uint32
+
+const (
+	bpfMaxDevicesMAX_DEVICES bpfMaxDevices = 1024
+)
 
 type bpfNextHop struct {
 	_       structs.HostLayout

@@ -100,6 +100,23 @@ func lock(runDir string) (*os.File, error) {
 	return f, nil
 }
 
+// lockPins keeps a second daemon off the pins in dir, also one that has a run
+// directory of its own.
+func lockPins(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock pins: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock pins %s: %w", dir, err)
+		}
+		return nil, fmt.Errorf("lock pins %s: another seamarkd, with another --run-dir, works with them: stop it first, or give this one a --bpffs of its own", dir)
+	}
+	return f, nil
+}
+
 func writeAt(f *os.File, text string) error {
 	_, err := f.WriteAt([]byte(text), 0)
 	return err

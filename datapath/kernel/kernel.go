@@ -18,7 +18,7 @@ type Config struct {
 	// BPFFS is where a BPF filesystem is mounted. Everything is pinned in its
 	// directory seamark.
 	BPFFS string
-	// RunDir holds the lock that keeps a second daemon away.
+	// RunDir holds a lock that keeps a second daemon away, and names the first.
 	RunDir string
 	// NodeAddr is this node's IPv4 address: what encapsulated packets come from
 	// when a next hop does not say.
@@ -35,7 +35,7 @@ type Config struct {
 // Kernel is what is loaded. Its methods are safe for concurrent use.
 type Kernel struct {
 	cfg     Config
-	lock    *os.File
+	locks   []*os.File
 	objects bpfPrograms
 	maps    map[string]*ebpf.Map
 	reasons []string // names, by number
@@ -53,9 +53,11 @@ func Open(cfg Config) (_ *Kernel, err error) {
 		return nil, err
 	}
 	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, links: map[string]link.Link{}, tcx: haveTCX() == nil}
-	if k.lock, err = lock(cfg.RunDir); err != nil {
+	held, err := lock(cfg.RunDir)
+	if err != nil {
 		return nil, err
 	}
+	k.locks = append(k.locks, held)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, k.Close())
@@ -71,6 +73,10 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err := os.MkdirAll(linkDir(cfg.BPFFS), 0o700); err != nil {
 		return nil, fmt.Errorf("create pin directory: %w", err)
 	}
+	if held, err = lockPins(pinDir(cfg.BPFFS)); err != nil {
+		return nil, err
+	}
+	k.locks = append(k.locks, held)
 	moved, err := k.openMaps(spec)
 	defer func() {
 		for _, m := range moved {
@@ -148,8 +154,8 @@ func (k *Kernel) Close() error {
 		errs = append(errs, m.Close())
 	}
 	clear(k.links)
-	if k.lock != nil {
-		errs = append(errs, k.lock.Close())
+	for _, held := range k.locks {
+		errs = append(errs, held.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -168,6 +174,14 @@ func Cleanup(bpffs, runDir string) error {
 		return err
 	}
 	defer held.Close()
+	pins, err := lockPins(pinDir(bpffs))
+	if errors.Is(err, os.ErrNotExist) {
+		return removeFilters() // nothing was ever pinned, or all of it is gone
+	}
+	if err != nil {
+		return err
+	}
+	defer pins.Close()
 	// The last reference to a link is its pin: with it the program goes.
 	if err := os.RemoveAll(linkDir(bpffs)); err != nil {
 		return fmt.Errorf("remove links: %w", err)

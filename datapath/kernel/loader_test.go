@@ -205,8 +205,9 @@ func TestDeviceGone(t *testing.T) {
 			if got := pins(t, linkDir(h.bpffs)); len(got) != 0 {
 				t.Errorf("pinned links of devices that are gone: %v", got)
 			}
-			if err := k.maps["devices"].Lookup(uint32(out.Attrs().Index), new(bpfDevice)); err == nil {
-				t.Error("row of the device is still in devices")
+			var row bpfDevice
+			if err := k.maps["devices"].Lookup(uint32(out.Attrs().Index), &row); err != nil || row != (bpfDevice{}) {
+				t.Errorf("row of the device is still in devices: %+v, %v", row, err)
 			}
 			if _, err := k.Attach("out"); err == nil || !strings.Contains(err.Error(), "attach to out: Link not found") {
 				t.Errorf("Attach to a device that is gone = %v", err)
@@ -233,6 +234,30 @@ func TestDeviceComesBack(t *testing.T) {
 		if err := netlink.LinkDel(veth); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Devices whose numbers share a place in the map are refused, not mixed up.
+func TestDevicesInOnePlace(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	for i, index := range []int{100, 100 + int(bpfMaxDevicesMAX_DEVICES)} {
+		name := []string{"one", "two"}[i]
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}, PeerName: name + "-peer"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.Attach("one"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Attach("two"); err == nil || !strings.Contains(err.Error(), "attach to two: device number 100 has the place of number 1124") {
+		t.Errorf("Attach = %v", err)
+	}
+	if err := k.Detach("one"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Attach("two"); err != nil {
+		t.Errorf("Attach when the place is free = %v", err)
 	}
 }
 
