@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/seamark-lb/seamark/datapath/kernel"
@@ -20,7 +19,12 @@ func newCleanupCommand(logs *logFlags) *cobra.Command {
 			"seamarkd runs here.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(kernel.Cleanup(node.bpffs, node.runDir), pod.Cleanup(node.stateDir)); err != nil {
+			// The datapath first: it refuses while a daemon runs, and then the pods
+			// must keep what they have.
+			if err := kernel.Cleanup(node.bpffs, node.runDir); err != nil {
+				return fmt.Errorf("clean up: %w", err)
+			}
+			if err := pod.Cleanup(node.stateDir); err != nil {
 				return fmt.Errorf("clean up: %w", err)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "nothing of Seamark is left on this node")
