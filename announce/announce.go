@@ -34,6 +34,8 @@ type Config struct {
 	LastRead    func() time.Duration
 	Lock        resourcelock.Interface
 	Assignments state.Target[state.Assignment]
+	// PolicyStatuses is the source's, too.
+	PolicyStatuses state.Target[state.PolicyStatus]
 	// Lead is run besides, while this node is the coordinator, and returns
 	// when its context ends. Nil: nothing.
 	Lead func(context.Context)
@@ -135,7 +137,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, counts: a.Counts,
 		claims: a.claims, every: a.cfg.Timing.tick()}
 	placer := &placer{db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
-		observer: a.observer, target: a.cfg.Assignments}
+		observer: a.observer, target: a.cfg.Assignments, policies: a.cfg.PolicyStatuses}
 	fence, err := a.newFence()
 	if err != nil {
 		return err

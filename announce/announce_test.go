@@ -202,7 +202,7 @@ func (n *clusterNode) start() {
 	c.store.mu.Unlock()
 	n.announcer = New(Config{
 		Node: n.name, DB: db, Writer: writer, Log: quiet, Timing: quick,
-		Leases: client, LastRead: client.LastRead, Assignments: client,
+		Leases: client, LastRead: client.LastRead, Assignments: client, PolicyStatuses: noStatuses{},
 		Lock: &fakeLock{sharedLock: c.lock, identity: n.name, cut: func() bool {
 			c.store.mu.Lock()
 			defer c.store.mu.Unlock()
@@ -436,3 +436,10 @@ func TestReturnAfterLapse(t *testing.T) {
 		t.Errorf("%q answers, want %s", got, before)
 	}
 }
+
+// noStatuses is where the statuses of policies go in tests of something else.
+type noStatuses struct{}
+
+func (noStatuses) Update(context.Context, state.PolicyStatus) error  { return nil }
+func (noStatuses) Delete(context.Context, state.PolicyStatus) error  { return nil }
+func (noStatuses) Prune(context.Context, []state.PolicyStatus) error { return nil }

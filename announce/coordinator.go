@@ -144,6 +144,7 @@ type placer struct {
 	log      *slog.Logger
 	observer *observer
 	target   state.Target[state.Assignment]
+	policies state.Target[state.PolicyStatus]
 }
 
 func (p *placer) run(ctx context.Context) {
@@ -151,13 +152,20 @@ func (p *placer) run(ctx context.Context) {
 	defer p.log.Info("coordinator: no longer this node")
 	// On every node but the coordinator the tables are empty.
 	defer p.writer.Report(p.db.ClusterProblems, nil)
-	defer p.writer.Update(func(tx *state.Tx) { p.db.Assignments.Replace(tx, nil, state.Assignment.SameSpec) })
+	defer p.writer.Update(func(tx *state.Tx) {
+		p.db.Assignments.Replace(tx, nil, state.Assignment.SameSpec)
+		p.db.PolicyStatuses.Replace(tx, nil, state.PolicyStatus.SameSpec)
+	})
 
 	reconciler := &state.Reconciler[state.Assignment]{
 		DB: p.db, Writer: p.writer, Table: p.db.Assignments, Target: p.target, Log: p.log, Now: p.clock.Wall,
 	}
+	statuses := &state.Reconciler[state.PolicyStatus]{
+		DB: p.db, Writer: p.writer, Table: p.db.PolicyStatuses, Target: p.policies, Log: p.log, Now: p.clock.Wall,
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { _ = statuses.Run(ctx) })
 	placed := false
 	var seen *view
 	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
@@ -167,12 +175,14 @@ func (p *placer) run(ctx context.Context) {
 		}
 		in := ReadInputs(p.db, snap, seen.verdicts)
 		rows := Place(in, p.clock.Wall())
-		p.tell(Problems(in))
+		problems := Problems(in)
+		p.tell(problems)
 		p.writer.Update(func(tx *state.Tx) {
 			if !placed {
 				p.adopt(tx)
 			}
 			state.Want(tx, p.db.Assignments, rows, p.clock.Wall())
+			state.Want(tx, p.db.PolicyStatuses, policyStatuses(in.Policies, problems), p.clock.Wall())
 		})
 		if !placed {
 			// Not before the first placement: the table was empty, and pruning would have emptied the store.

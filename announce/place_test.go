@@ -200,6 +200,19 @@ func TestWantedAddresses(t *testing.T) {
 	}
 }
 
+func TestPolicyStatuses(t *testing.T) {
+	in := lab()
+	good, bad, invalid := in.Policies[0], in.Policies[0], in.Policies[0]
+	good.Name, bad.Name, invalid.Name = "good", "bad", "invalid"
+	bad.Interfaces, invalid.Invalid = []string{"bond0", "eth["}, "spec.interfaces[0]: mend it"
+	in.Policies = []state.L2Policy{good, bad, invalid}
+	rows := policyStatuses(in.Policies, Problems(in))
+	if len(rows) != 3 || rows[0].Problem != "" || rows[2].Problem != invalid.Invalid ||
+		!strings.HasPrefix(rows[1].Problem, `spec.interfaces[1]: "eth["`) || !strings.Contains(rows[1].Problem, "RE2") {
+		t.Errorf("statuses %+v", rows)
+	}
+}
+
 // One address through its life.
 func TestPlaceMoves(t *testing.T) {
 	in := lab()

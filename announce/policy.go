@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -75,8 +76,26 @@ func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
 	return p, nil
 }
 
+// policyStatuses says of every policy what is wrong with it: that its spec does
+// not parse, or the first of the problems.
+func policyStatuses(policies []state.L2Policy, problems []state.Problem) []state.PolicyStatus {
+	first := map[string]string{}
+	for _, p := range problems {
+		if _, ok := first[p.Object]; !ok {
+			first[p.Object] = p.Field + ": " + p.Message + "; " + p.Cure
+		}
+	}
+	rows := make([]state.PolicyStatus, len(policies))
+	for i, p := range policies {
+		rows[i] = state.PolicyStatus{Policy: p.Name, Problem: cmp.Or(p.Invalid, first[objectOf(p.Name)])}
+	}
+	return rows
+}
+
+func objectOf(policy string) string { return "l2policy/" + policy }
+
 func broken(row state.L2Policy, field, message, cure string) *state.Problem {
-	return &state.Problem{Object: "l2policy/" + row.Name, Field: field, Message: message,
+	return &state.Problem{Object: objectOf(row.Name), Field: field, Message: message,
 		Cure: cure + ": the policy announces nothing until then"}
 }
 
@@ -105,7 +124,7 @@ func Problems(in Inputs) []state.Problem {
 				})
 			})
 			if !found {
-				problems = append(problems, state.Problem{Object: "l2policy/" + p.name, Field: fmt.Sprintf("spec.interfaces[%d]", i),
+				problems = append(problems, state.Problem{Object: objectOf(p.name), Field: fmt.Sprintf("spec.interfaces[%d]", i),
 					Message: fmt.Sprintf("%q matches no interface of any node the policy selects", re), Cure: "compare it with `ip link` there"})
 			}
 		}

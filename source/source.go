@@ -37,6 +37,8 @@ type Source interface {
 	Allocations() state.Target[state.Allocation]
 	// PoolStatuses writes the status of IPPools.
 	PoolStatuses() state.Target[state.PoolStatus]
+	// PolicyStatuses writes the status of L2Policies.
+	PolicyStatuses() state.Target[state.PolicyStatus]
 	// Assignments writes the AnnouncementSlices; it is a Batcher.
 	Assignments() state.Target[state.Assignment]
 

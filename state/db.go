@@ -26,14 +26,15 @@ type DB struct {
 	Endpoints Table[Endpoint]
 
 	// What was decided, with what came of it in each row's Status. The first
-	// three are empty on every node but the coordinator.
-	Allocations   Table[Allocation]
-	PoolStatuses  Table[PoolStatus]
-	Assignments   Table[Assignment]
-	Frontends     Table[Frontend]
-	Announcements Table[Announcement]
-	Routes        Table[Route]
-	Attachments   Table[Attachment]
+	// four are empty on every node but the coordinator.
+	Allocations    Table[Allocation]
+	PoolStatuses   Table[PoolStatus]
+	PolicyStatuses Table[PolicyStatus]
+	Assignments    Table[Assignment]
+	Frontends      Table[Frontend]
+	Announcements  Table[Announcement]
+	Routes         Table[Route]
+	Attachments    Table[Attachment]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
 	// the coordinator's did.
 	NodeProblems, ClusterProblems Table[Problem]
@@ -54,16 +55,17 @@ func New() (*DB, *Writer) {
 		Services: newTable[Service](schema, "services"),
 		EndpointSlices: newTable(schema, "endpointslices", Index[EndpointSlice]{IndexService,
 			func(s EndpointSlice) []string { return []string{s.Service.String()} }}),
-		Nodes:        newTable[Node](schema, "nodes"),
-		Pools:        newTable[Pool](schema, "pools"),
-		L2Policies:   newTable[L2Policy](schema, "l2policies"),
-		NodeLeases:   newTable[NodeLease](schema, "nodeleases"),
-		Assigned:     newTable[Assignment](schema, "assigned"),
-		Devices:      newTable[Device](schema, "devices"),
-		Endpoints:    newTable[Endpoint](schema, "endpoints"),
-		Allocations:  newTable[Allocation](schema, "allocations"),
-		PoolStatuses: newTable[PoolStatus](schema, "poolstatuses"),
-		Assignments:  newTable[Assignment](schema, "assignments"),
+		Nodes:          newTable[Node](schema, "nodes"),
+		Pools:          newTable[Pool](schema, "pools"),
+		L2Policies:     newTable[L2Policy](schema, "l2policies"),
+		NodeLeases:     newTable[NodeLease](schema, "nodeleases"),
+		Assigned:       newTable[Assignment](schema, "assigned"),
+		Devices:        newTable[Device](schema, "devices"),
+		Endpoints:      newTable[Endpoint](schema, "endpoints"),
+		Allocations:    newTable[Allocation](schema, "allocations"),
+		PoolStatuses:   newTable[PoolStatus](schema, "poolstatuses"),
+		PolicyStatuses: newTable[PolicyStatus](schema, "policystatuses"),
+		Assignments:    newTable[Assignment](schema, "assignments"),
 		Frontends: newTable(schema, "frontends",
 			Index[Frontend]{IndexService, func(f Frontend) []string { return []string{f.Service.String()} }},
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),

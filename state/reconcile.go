@@ -85,6 +85,7 @@ type Reconciler[T Reconcilable[T]] struct {
 
 	retryAt    map[string]time.Time
 	nextResync time.Time
+	pruneTries int // since the last that went well
 }
 
 // PrunedMark is set once the table's target was first pruned.
@@ -112,8 +113,7 @@ func (r *Reconciler[T]) Step(ctx context.Context, snap Snapshot) time.Time {
 	open := r.Gate == nil || r.Gate(snap)
 	full := open && !now.Before(r.nextResync)
 	if full {
-		r.prune(ctx, snap)
-		r.nextResync = now.Add(orDefault(r.Resync, 30*time.Second))
+		r.nextResync = now.Add(r.prune(ctx, snap))
 	}
 	var updates, deletes, held []T
 	next := now.Add(orDefault(r.Resync, 30*time.Second))
@@ -154,17 +154,23 @@ func (r *Reconciler[T]) Step(ctx context.Context, snap Snapshot) time.Time {
 	return next
 }
 
-func (r *Reconciler[T]) prune(ctx context.Context, snap Snapshot) {
+// prune returns how long to wait before the next full pass.
+func (r *Reconciler[T]) prune(ctx context.Context, snap Snapshot) time.Duration {
+	resync := orDefault(r.Resync, 30*time.Second)
 	var wanted []T
 	for row := range r.Table.All(snap) {
 		// A row on its way out is Delete's to remove, when its Hold lets it.
 		wanted = append(wanted, row)
 	}
 	if err := r.Target.Prune(ctx, wanted); err != nil {
-		r.Log.Error("prune target", "table", r.Table.Name(), "err", err)
-		return
+		r.pruneTries++
+		wait := min(backoff(r.pruneTries, orDefault(r.MinBackoff, 100*time.Millisecond), orDefault(r.MaxBackoff, 30*time.Second)), resync)
+		r.Log.Error("prune target", "table", r.Table.Name(), "tries", r.pruneTries, "retry", wait, "err", err)
+		return wait
 	}
+	r.pruneTries = 0
 	r.Writer.Update(func(tx *Tx) { tx.Mark(PrunedMark(r.Table.Name())) })
+	return resync
 }
 
 func (r *Reconciler[T]) batch(pick func(Batcher[T], context.Context, []T) []error) func(context.Context, []T) []error {

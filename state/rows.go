@@ -271,6 +271,29 @@ func (p PoolStatus) SameSpec(q PoolStatus) bool {
 	return p == q
 }
 
+// PolicyStatus is what the coordinator has to say of one L2Policy.
+type PolicyStatus struct {
+	Policy string
+	// Problem is what keeps the policy from doing what it says, with the
+	// field and the cure; "" when nothing does.
+	Problem string
+	Status  Status
+}
+
+// RowKey of a PolicyStatus is its L2Policy's name.
+func (p PolicyStatus) RowKey() string { return p.Policy }
+
+// RowStatus and WithStatus make a PolicyStatus reconcilable.
+func (p PolicyStatus) RowStatus() Status { return p.Status }
+
+// WithStatus returns p with its status replaced.
+func (p PolicyStatus) WithStatus(s Status) PolicyStatus { p.Status = s; return p }
+
+// SameSpec compares everything but the status.
+func (p PolicyStatus) SameSpec(q PolicyStatus) bool {
+	return p.Policy == q.Policy && p.Problem == q.Problem
+}
+
 // Assignment is the coordinator's decision for one address, as the
 // AnnouncementSlices hold it.
 type Assignment struct {

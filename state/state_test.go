@@ -253,6 +253,22 @@ func TestGateKeepsWhatIsThere(t *testing.T) {
 	}
 }
 
+// A prune that fails is tried again soon, not at the next resync.
+func TestPruneIsTriedAgain(t *testing.T) {
+	db, w := state.New()
+	c := &clock{time.Unix(1000, 0)}
+	target := &flaky{rng: rand.New(rand.NewPCG(1, 1)), rate: 1, held: map[string]state.Route{route(7).RowKey(): route(7)}}
+	r := reconciler(db, w, target, c)
+	if wait := r.Step(t.Context(), db.Snapshot()).Sub(c.now); wait != 100*time.Millisecond {
+		t.Errorf("next pass after a failed prune in %v, want 100ms", wait)
+	}
+	target.rate = 0
+	c.now = c.now.Add(100 * time.Millisecond)
+	if wait := r.Step(t.Context(), db.Snapshot()).Sub(c.now); len(target.held) != 0 || wait != 30*time.Second {
+		t.Errorf("target holds %v, next pass in %v", target.held, wait)
+	}
+}
+
 func TestHoldWaitsAndSaysSo(t *testing.T) {
 	db, w := state.New()
 	c := &clock{time.Unix(1000, 0)}

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/seamark-lb/seamark/datapath"
@@ -17,6 +20,19 @@ type deciders struct {
 	writer *state.Writer
 	node   string
 	log    *slog.Logger
+
+	mu       sync.Mutex
+	problems map[string][]state.Problem // by the decider that found them
+}
+
+// report makes problems those that the named decider finds, and logs new ones.
+func (d *deciders) report(decider string, problems []state.Problem) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.problems[decider] = problems
+	for _, p := range d.writer.Report(d.db.NodeProblems, slices.Concat(slices.Collect(maps.Values(d.problems))...)) {
+		d.log.Warn("this node cannot do as it is asked", "object", p.Object, "field", p.Field, "problem", p.Message, "cure", p.Cure)
+	}
 }
 
 // redecide bounds how old a decision can be, should a wake-up be missed.
@@ -25,27 +41,29 @@ const redecide = time.Minute
 func decidedMark(table string) string { return "decided/" + table }
 
 // decided is the Gate of a reconciler: its rows have been decided once.
-func (d deciders) decided(table string) func(state.Snapshot) bool {
+func (d *deciders) decided(table string) func(state.Snapshot) bool {
 	return func(snap state.Snapshot) bool { return state.Marked(snap, decidedMark(table)) }
 }
 
 // want makes rows the wanted content of the table and opens its gate.
-func want[T state.Reconcilable[T]](d deciders, t state.Table[T], rows []T) {
+func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 	d.writer.Update(func(tx *state.Tx) {
 		state.Want(tx, t, rows, time.Now())
 		tx.Mark(decidedMark(t.Name()))
 	})
 }
 
-func (d deciders) frontends(ctx context.Context) error {
+func (d *deciders) frontends(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) {
-			want(d, d.db.Frontends, datapath.FrontendsOf(d.db, snap, d.node))
+			rows := datapath.FrontendsOf(d.db, snap, d.node)
+			want(d, d.db.Frontends, rows)
+			d.report("frontends", datapath.FrontendProblems(d.db.Services.Rows(snap), rows))
 		}
 	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.MarksChanged)
 }
 
-func (d deciders) routes(ctx context.Context) error {
+func (d *deciders) routes(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		if d.db.Nodes.Synced(snap) && d.db.Devices.Synced(snap) {
 			want(d, d.db.Routes, pod.Routes(d.db, snap, d.node))
@@ -55,7 +73,7 @@ func (d deciders) routes(ctx context.Context) error {
 
 // attachments decides which devices the programs run on, and says what in the
 // policies cannot be honoured here.
-func (d deciders) attachments(ctx context.Context) error {
+func (d *deciders) attachments(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		if !d.db.Nodes.Synced(snap) || !d.db.L2Policies.Synced(snap) || !d.db.Devices.Synced(snap) {
 			return
@@ -71,8 +89,6 @@ func (d deciders) attachments(ctx context.Context) error {
 			rows = append(rows, state.Attachment{Device: dev.Name, Index: dev.Index, MAC: dev.MAC})
 		}
 		want(d, d.db.Attachments, rows)
-		for _, p := range d.writer.Report(d.db.NodeProblems, problems) {
-			d.log.Warn("this node cannot do as it is asked", "object", p.Object, "field", p.Field, "problem", p.Message, "cure", p.Cure)
-		}
+		d.report("attachments", problems)
 	}, d.db.Nodes.Watch(), d.db.L2Policies.Watch(), d.db.Devices.Watch(), d.db.MarksChanged)
 }

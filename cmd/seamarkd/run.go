@@ -65,10 +65,10 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Leases:      src,
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
-		Assignments: src.Assignments(),
-		Lead:        ipam{db, writer, src, log}.run,
-		Responder:   responder{datapath.NewResponder(maps)},
-		Outside:     outsideByDefault,
+		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
+		Lead:      ipam{db, writer, src, log}.run,
+		Responder: responder{datapath.NewResponder(maps)},
+		Outside:   outsideByDefault,
 	})
 
 	// The announcer's last word is a write to the store: what it needs for that
@@ -93,7 +93,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 			return nil
 		})
 	}
-	decide := deciders{db: db, writer: writer, node: node.name, log: log}
+	decide := &deciders{db: db, writer: writer, node: node.name, log: log, problems: map[string][]state.Problem{}}
 	part("watch devices", (&pod.Devices{DB: db, Writer: writer, Log: log}).Run)
 	part("decide frontends", decide.frontends)
 	part("decide routes", decide.routes)

@@ -30,6 +30,7 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 		"Allocations":     allocations,
 		"PruneAllocation": pruneAllocation,
 		"PoolStatus":      poolStatus,
+		"PolicyStatus":    policyStatus,
 		"NodeLease":       nodeLease,
 		"Assignments":     assignments,
 		"LaterDecision":   laterDecision,

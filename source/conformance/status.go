@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"net/netip"
 	"slices"
 	"strings"
@@ -151,6 +152,32 @@ func poolStatus(s *suite) {
 	})
 	if err := target.Update(s.Context(), state.PoolStatus{Pool: "nobody"}); err != nil {
 		s.Errorf("update of a pool that is gone: %v", err)
+	}
+}
+
+func policyStatus(s *suite) {
+	s.create(everyKind)
+	target := s.Source.PolicyStatuses()
+	accepted := func(policy string) *metav1.Condition {
+		row, _ := s.DB.L2Policies.Get(s.DB.Snapshot(), policy)
+		return meta.FindStatusCondition(row.Conditions, v1alpha1.ConditionAccepted)
+	}
+	policies, err := s.Source.Objects().List(s.Context(), source.KindL2Policy(), "")
+	if err != nil || len(policies) == 0 {
+		s.Fatalf("list policies: %v, %v", policies, err)
+	}
+	name := policies[0].GetName()
+	for _, problem := range []string{`spec.interfaces[0]: "bond0" matches no interface`, ""} {
+		if err := target.Update(s.Context(), state.PolicyStatus{Policy: name, Problem: problem}); err != nil {
+			s.Fatal(err)
+		}
+		s.wait("the policy's condition", func(state.Snapshot) bool {
+			c := accepted(name)
+			return c != nil && c.Message == problem && (c.Status == "True") == (problem == "")
+		})
+	}
+	if err := target.Update(s.Context(), state.PolicyStatus{Policy: "nobody"}); err != nil {
+		s.Errorf("update of a policy that is gone: %v", err)
 	}
 }
 

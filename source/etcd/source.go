@@ -117,6 +117,9 @@ func (s *Source) Allocations() state.Target[state.Allocation] { return allocatio
 // PoolStatuses implements source.Source.
 func (s *Source) PoolStatuses() state.Target[state.PoolStatus] { return poolStatuses{s.store} }
 
+// PolicyStatuses implements source.Source.
+func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] { return policyStatuses{s.store} }
+
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }
 

@@ -114,10 +114,6 @@ func (p poolStatuses) Update(ctx context.Context, row state.PoolStatus) error {
 	if row.Conflict != "" {
 		conflicting.Status, conflicting.Reason, conflicting.Message = metav1.ConditionTrue, "Overlap", row.Conflict
 	}
-	accepted := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: "Valid"}
-	if row.Invalid != "" {
-		accepted.Status, accepted.Reason, accepted.Message = metav1.ConditionFalse, "Invalid", row.Invalid
-	}
 	err := p.store.change(ctx, source.KindIPPool(), "", row.Pool, func(obj *unstructured.Unstructured) bool {
 		changed := false
 		for field, value := range map[string]string{"total": row.Total, "available": row.Available, "used": row.Used} {
@@ -126,7 +122,7 @@ func (p poolStatuses) Update(ctx context.Context, row state.PoolStatus) error {
 				changed = true
 			}
 		}
-		return setConditions(obj, accepted, conflicting) || changed
+		return setConditions(obj, accepted(row.Invalid), conflicting) || changed
 	})
 	if isNotFound(err) {
 		return nil // the row goes as soon as the table hears of it
@@ -139,6 +135,34 @@ func (p poolStatuses) Delete(context.Context, state.PoolStatus) error { return n
 
 // Prune does nothing, for the same reason.
 func (p poolStatuses) Prune(context.Context, []state.PoolStatus) error { return nil }
+
+// policyStatuses writes the condition of L2Policies.
+type policyStatuses struct{ store store }
+
+func (p policyStatuses) Update(ctx context.Context, row state.PolicyStatus) error {
+	err := p.store.change(ctx, source.KindL2Policy(), "", row.Policy, func(obj *unstructured.Unstructured) bool {
+		return setConditions(obj, accepted(row.Problem))
+	})
+	if isNotFound(err) {
+		return nil // as for pools
+	}
+	return err
+}
+
+// Delete does nothing: the row goes with its policy, and the status with it.
+func (p policyStatuses) Delete(context.Context, state.PolicyStatus) error { return nil }
+
+// Prune does nothing, for the same reason.
+func (p policyStatuses) Prune(context.Context, []state.PolicyStatus) error { return nil }
+
+// accepted is the condition of an object with that problem, "" for none.
+func accepted(problem string) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: "Valid"}
+	if problem != "" {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Invalid", problem
+	}
+	return c
+}
 
 func ingressOf(obj *unstructured.Unstructured) []any {
 	ingress, _, _ := unstructured.NestedSlice(obj.Object, "status", "loadBalancer", "ingress")
