@@ -1,0 +1,65 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// Every refusal names the flag and the cure; nothing is started.
+func TestFlagsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		want []string
+	}{
+		{"--store etcd", []string{"--store etcd", "--etcd-endpoints", "http://"}},
+		{"--store zookeeper", []string{`--store "zookeeper"`, "embedded or etcd"}},
+		{"--etcd-endpoints http://10.0.2.10:2379", []string{"--etcd-endpoints", "--store etcd"}},
+		{"--store etcd --etcd-endpoints http://a:1 --etcd-cert c.pem", []string{"--etcd-cert", "--etcd-key"}},
+		{"--store etcd --etcd-endpoints http://a:1 --etcd-user u", []string{"--etcd-user", "--etcd-password-file"}},
+		{"--lease-duration 2s", []string{"--lease-duration 2s", "--lease-renew 1s", "raise"}},
+		{"--lease-duration 3500ms", []string{"whole seconds"}},
+		{"--restart-grace 1s", []string{"--restart-grace 1s", "--lease-duration 3s"}},
+		{"--lease-renew 0s", []string{"--lease-renew 0s"}},
+		{"--log-level loud", []string{`--log-level "loud"`, "debug, info, warn or error"}},
+		{"extra", []string{"unknown command", "extra"}},
+		{"--no-such-flag", []string{"--no-such-flag"}},
+		{"store --store-name a --store-initial-cluster a=http://127.0.0.1:1 --store-listen-peer ftp://x --run-dir /proc/none", []string{"--store-listen-peer"}},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			cmd := newRootCommand()
+			cmd.SetArgs(strings.Fields(tc.args))
+			var out bytes.Buffer
+			cmd.SetOut(&out)
+			cmd.SetErr(&out)
+			err := cmd.ExecuteContext(t.Context())
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestNodeIP(t *testing.T) {
+	for _, given := range []string{"fd00::1", "eth1", "203.0.113.77"} {
+		if _, _, err := outsideAddr(given); err == nil || !strings.Contains(err.Error(), "--node-ip") {
+			t.Errorf("outsideAddr(%q): %v, want an error that names --node-ip", given, err)
+		}
+	}
+	if addr, mtu, err := outsideAddr("127.0.0.1"); err != nil || addr.String() != "127.0.0.1" || mtu == 0 {
+		t.Errorf("outsideAddr(127.0.0.1) = %v, %d, %v", addr, mtu, err)
+	}
+}
+
+func TestMSSClamp(t *testing.T) {
+	for mtu, want := range map[int]uint16{1500: 1440, 9000: 8940, 65536: 65475, 40: 0} {
+		if got := mssClamp(mtu); got != want {
+			t.Errorf("mssClamp(%d) = %d, want %d", mtu, got, want)
+		}
+	}
+}
