@@ -20,6 +20,8 @@ type nodeFlags struct {
 
 	addr string
 
+	flows, halfOpen uint32
+
 	leaseDuration time.Duration
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
@@ -31,6 +33,8 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "bpffs mount that programs and maps are pinned in")
 	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/seamark", "directory for what outlives a reboot")
 	fs.StringVar(&f.runDir, "run-dir", "/run/seamark", "directory for the control socket, the CNI socket and the lock")
+	fs.Uint32Var(&f.flows, "flows", 0, "entries of the table of established flows to this node's pods (0: 262144); a change keeps the flows there are")
+	fs.Uint32Var(&f.halfOpen, "half-open-flows", 0, "entries of the table of half-open ones (0: 65536)")
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")

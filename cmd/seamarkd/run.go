@@ -32,7 +32,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		return err
 	}
 	kern, err := kernel.Open(kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, NodeAddr: addr,
-		MSSClamp: mssClamp(mtu), Log: log})
+		MSSClamp: mssClamp(mtu), Flows: node.flows, HalfOpen: node.halfOpen, Log: log})
 	if err != nil {
 		return fmt.Errorf("load datapath: %w", err)
 	}
