@@ -89,7 +89,7 @@ func runStore(ctx context.Context, f serverFlags, socket string, log *slog.Logge
 	group, ctx := errgroup.WithContext(ctx)
 	store.run(group, ctx)
 	group.Go(func() error { return src.Run(ctx) })
-	status := reporter{db: db, engine: store, source: src}
+	status := reporter{db: db, started: time.Now(), engine: store, source: src}
 	group.Go(func() error {
 		err := (&control.Server{Socket: socket, Log: log, Objects: src.Objects(), DB: db,
 			Status: status.status}).Run(ctx)
