@@ -1,0 +1,53 @@
+package scenario
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// binDir holds the programs under test: those of this tree, not what an earlier
+// `make build` left.
+var binDir string
+
+func TestMain(m *testing.M) {
+	flag.Parse() // for testing.Short
+	if whyNot() != "" {
+		os.Exit(m.Run())
+	}
+	code, err := runWithPrograms(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "scenario:", err)
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+// whyNot is the reason for which labs cannot be, or "".
+func whyNot() string {
+	switch {
+	case testing.Short():
+		return "whole labs are not short"
+	case os.Geteuid() != 0:
+		return "labs are network namespaces: making them needs root"
+	}
+	return ""
+}
+
+func runWithPrograms(m *testing.M) (int, error) {
+	var err error
+	if binDir, err = os.MkdirTemp("", "seamark-scenario-"); err != nil {
+		return 0, fmt.Errorf("make a folder for the programs: %w", err)
+	}
+	defer os.RemoveAll(binDir)
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binDir+"/",
+		"./cmd/seamarkd", "./cmd/seamark", "./cmd/seamark-cni", "./testlab/cmd/testlab")
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
