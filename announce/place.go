@@ -24,13 +24,13 @@ type Inputs struct {
 // ReadInputs takes the inputs of Place from the tables.
 func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Inputs {
 	in := Inputs{
-		Services: db.Services.Rows(r),
 		Nodes:    db.Nodes.Rows(r),
 		Policies: db.L2Policies.Rows(r),
 		Leases:   db.NodeLeases.Rows(r),
 		Verdicts: verdicts,
 		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
 	}
+	in.Services, _ = state.WithoutNodeAddrs(db.Services.Rows(r), in.Nodes) // every node's datapath says which
 	for _, s := range in.Services {
 		if s.ExternalTrafficPolicyLocal {
 			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(r, state.IndexService, s.Name.String()))

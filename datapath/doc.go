@@ -5,7 +5,7 @@
 // written in the reverse order, so that no packet ever meets a half-made
 // entry:
 //
-//	frontends[addr:port/proto] → sets[set] → maglev[2*set+active][hash % size]
+//	frontends[addr:port/proto] → sets[set] → maglev[2*set+active][hash·size/2³²]
 //	    → backends[id] → next_hops[next_hop]
 //
 // The maps are pinned and outlive the daemon. They, and not a file, are what

@@ -9,9 +9,11 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// FrontendsOf is Frontends of what a snapshot holds.
-func FrontendsOf(db *state.DB, snap state.Snapshot, node string) []state.Frontend {
-	return Frontends(db.Services.Rows(snap), db.EndpointSlices.Rows(snap), node)
+// FrontendsOf is Frontends of what a snapshot holds, and what of it is not served.
+func FrontendsOf(db *state.DB, snap state.Snapshot, node string) ([]state.Frontend, []state.Problem) {
+	services, problems := state.WithoutNodeAddrs(db.Services.Rows(snap), db.Nodes.Rows(snap))
+	rows := Frontends(services, db.EndpointSlices.Rows(snap), node)
+	return rows, append(problems, FrontendProblems(services, rows)...)
 }
 
 // Frontends returns what the named node serves, sorted by address, port and

@@ -16,8 +16,9 @@ type MaglevBackend struct {
 // maglevSizes are the table sizes there are: primes, each the largest below a
 // power of two. Between two sizes nearly every flow changes its slot, so they
 // are far apart: a Service that scales from 2 to 10 backends, or from 11 to
-// 81, keeps its size, and only the flows that must move do.
-var maglevSizes = [...]uint32{1021, 8191, 65521, 131071}
+// 40, keeps its size, and only the flows that must move do. Not further: what
+// does not fit the CPU's caches costs more than all the rest of a packet.
+var maglevSizes = [...]uint32{1021, 4093, 16381, 65521, 131071}
 
 // soleSize is for a single backend, which has every slot of any table.
 const soleSize = 251
