@@ -29,7 +29,7 @@ const (
 
 // benchLoads are the backends of each VIP, and the slots that datapath.MaglevSize
 // gives that many.
-var benchLoads = []struct{ backends, slots uint32 }{{10, 1021}, {100, 65521}}
+var benchLoads = []struct{ backends, slots uint32 }{{10, 1021}, {100, 16381}}
 
 // BenchmarkXDP measures what the XDP program costs for a packet to a backend
 // on another node, and prints it beside an empty program and beside the least
