@@ -164,10 +164,13 @@ func (a *Announcer) Run(ctx context.Context) error {
 	return errors.Join(elected, a.stop(fence))
 }
 
-func (a *Announcer) report(snap state.Snapshot) []state.LeaseInterface {
+func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {
 	db := a.cfg.DB
+	if !db.Devices.Synced(snap) || !db.L2Policies.Synced(snap) || !db.Nodes.Synced(snap) {
+		return nil, false
+	}
 	node, _ := db.Nodes.Get(snap, a.cfg.Node)
-	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, a.cfg.Outside)
+	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, a.cfg.Outside), true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {
@@ -302,5 +305,8 @@ func (a *Announcer) stop(f *fence) error {
 	if err := a.cfg.Responder.Renew(now + grace); err != nil {
 		return fmt.Errorf("stretch responder's valid_until: %w", err)
 	}
-	return a.lease.renew(context.Background(), grace)
+	if err := a.lease.renew(context.Background(), grace); !errors.Is(err, errNothingToReport) {
+		return err
+	}
+	return nil // the lease is as the last daemon left it
 }

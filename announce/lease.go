@@ -43,8 +43,9 @@ type leaseKeeper struct {
 	writer LeaseWriter
 	// lastRead is Config's.
 	lastRead func() time.Duration
-	// report is what the lease says of the node's interfaces.
-	report func(state.Snapshot) []state.LeaseInterface
+	// report is what the lease says of the node's interfaces; false before
+	// they are known.
+	report func(state.Snapshot) ([]state.LeaseInterface, bool)
 	log    *slog.Logger
 
 	renewing sync.Mutex // held while a renewal is under way
@@ -83,7 +84,7 @@ func (k *leaseKeeper) status() LeaseStatus {
 }
 
 func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
-	lastRead func() time.Duration, report func(state.Snapshot) []state.LeaseInterface, log *slog.Logger) *leaseKeeper {
+	lastRead func() time.Duration, report func(state.Snapshot) ([]state.LeaseInterface, bool), log *slog.Logger) *leaseKeeper {
 	return &leaseKeeper{node: node, timing: t, clock: clock, db: db, writer: w, lastRead: lastRead, report: report, log: log,
 		changed: make(chan struct{})}
 }
@@ -142,8 +143,20 @@ func (k *leaseKeeper) check() <-chan struct{} {
 	return k.changed
 }
 
-// run renews the lease until ctx ends.
+// run renews the lease until ctx ends, from when there is something to report:
+// a lease without interfaces would lose a restarted node its addresses.
 func (k *leaseKeeper) run(ctx context.Context) {
+	for {
+		snap := k.db.Snapshot()
+		if _, known := k.report(snap); known {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.db.MarksChanged(snap):
+		}
+	}
 	failed := ""
 	for ctx.Err() == nil {
 		started := k.clock.Boottime()
@@ -187,11 +200,14 @@ func (k *leaseKeeper) pause(ctx context.Context, started, next time.Duration) {
 }
 
 func (k *leaseKeeper) news(snap state.Snapshot) bool {
-	report := k.report(snap)
+	report, _ := k.report(snap)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.sent != nil && !slices.EqualFunc(report, k.sent, sameInterface)
 }
+
+// errNothingToReport: the daemon does not know its node yet.
+var errNothingToReport = errors.New("the node's interfaces are not known yet")
 
 // renew asks for the lease to be held for duration from now on. The lease
 // counts as valid from when the call was begun, for ¾ of it.
@@ -201,7 +217,10 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 	// A call that hangs must leave time for another before the lease is over.
 	ctx, cancel := context.WithTimeoutCause(ctx, k.timing.Duration/2, errors.New("no answer from the store in time"))
 	defer cancel()
-	report := k.report(k.db.Snapshot())
+	report, known := k.report(k.db.Snapshot())
+	if !known {
+		return fmt.Errorf("renew lease of %s: %w", k.node, errNothingToReport)
+	}
 	k.mu.Lock()
 	released := k.released
 	k.mu.Unlock()

@@ -72,8 +72,8 @@ func TestLeaseKeeper(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1) })
 	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
-	report := func(s state.Snapshot) []state.LeaseInterface {
-		return Report(db.Devices.Rows(s), nil, state.Node{}, func(state.Device) bool { return true })
+	report := func(s state.Snapshot) ([]state.LeaseInterface, bool) {
+		return Report(db.Devices.Rows(s), nil, state.Node{}, func(state.Device) bool { return true }), true
 	}
 	k := newLeaseKeeper("a", DefaultTiming, clock, db, calls, clock.Boottime, report, quiet)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -160,13 +160,37 @@ func TestLeaseKeeper(t *testing.T) {
 	}
 }
 
+// A daemon that starts does not tell the coordinator that its node has no
+// interfaces: that would move the addresses it holds.
+func TestLeaseWaitsForInterfaces(t *testing.T) {
+	db, w := state.New()
+	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
+	a := New(Config{Node: "a", DB: db, Writer: w, Log: quiet, Clock: clock, Leases: calls, LastRead: clock.Boottime,
+		Outside: func(state.Device) bool { return true }})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); a.lease.run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	calls.none(t, "without having looked")
+	w.Update(func(tx *state.Tx) { db.Nodes.MarkSynced(tx); db.L2Policies.MarkSynced(tx) })
+	calls.none(t, "before the devices were listed")
+	if err := a.lease.renew(ctx, sec); !errors.Is(err, errNothingToReport) {
+		t.Errorf("renew: %v", err)
+	}
+	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1); db.Devices.MarkSynced(tx) })
+	if l := calls.next(t).lease; len(l.Interfaces) != 1 {
+		t.Errorf("first lease reports %v", l.Interfaces)
+	}
+}
+
 // A call that hangs is given up when there is still time for another.
 func TestLeaseCallHangs(t *testing.T) {
 	db, _ := state.New()
 	timing := Timing{Duration: 200 * time.Millisecond, Renew: 50 * time.Millisecond, Grace: sec}
 	calls := &leaseCalls{calls: make(chan leaseCall)}
 	clock := SystemClock{}
-	k := newLeaseKeeper("a", timing, clock, db, calls, clock.Boottime, func(state.Snapshot) []state.LeaseInterface { return nil }, quiet)
+	k := newLeaseKeeper("a", timing, clock, db, calls, clock.Boottime, func(state.Snapshot) ([]state.LeaseInterface, bool) { return nil, true }, quiet)
 	started := time.Now()
 	err := k.renew(t.Context(), timing.Duration)
 	if err == nil || !strings.Contains(err.Error(), "renew lease of a: no answer from the store in time") {
