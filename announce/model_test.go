@@ -247,7 +247,11 @@ func (m *model) read(d *modelDaemon, now time.Duration) {
 		d.lastRead, d.leases, d.assigned = now, leases, assigned
 		d.nextRead = now + time.Duration(100+m.rng.IntN(300))*time.Millisecond
 		if !d.paused {
+			since := d.liveness.since
 			d.liveness.Observe(m.boot(d.node), d.lastRead, d.leases)
+			if d.liveness.since != since && d.leading {
+				m.faultAt = m.now // a read got lost: every lease has a full duration afresh
+			}
 		}
 	})
 }
