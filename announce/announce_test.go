@@ -137,6 +137,80 @@ func TestElect(t *testing.T) {
 	}
 }
 
+// hangingLock is a lock in a store that at times does not answer.
+type hangingLock struct {
+	fakeLock
+	hangs atomic.Bool
+	wrote atomic.Int64 // when the last write was begun, Unix nanoseconds
+}
+
+func (l *hangingLock) answer(ctx context.Context) error {
+	if l.hangs.Load() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * sec): // as a source's request does
+		}
+		return errCut
+	}
+	return nil
+}
+
+func (l *hangingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	if err := l.answer(ctx); err != nil {
+		return nil, nil, err
+	}
+	return l.fakeLock.Get(ctx)
+}
+
+func (l *hangingLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	return l.Update(ctx, r)
+}
+
+func (l *hangingLock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	begun := time.Now().UnixNano()
+	if err := l.answer(ctx); err != nil {
+		return err
+	}
+	l.wrote.Store(begun)
+	return l.fakeLock.Update(ctx, r)
+}
+
+// A leader whose store hangs stops before another can be elected, and leads
+// again when the store answers.
+func TestElectStoreHangs(t *testing.T) {
+	lock := &hangingLock{fakeLock: fakeLock{sharedLock: &sharedLock{}, identity: "a", cut: func() bool { return false }}}
+	timing := Timing{Duration: 2 * sec, Renew: 500 * time.Millisecond}
+	began, ended := make(chan struct{}, 8), make(chan time.Time, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- elect(ctx, lock, timing, quiet, func(ctx context.Context) {
+			began <- struct{}{}
+			<-ctx.Done()
+			ended <- time.Now()
+		}, func(string) {})
+	}()
+	lead := func() {
+		t.Helper()
+		select {
+		case <-began:
+		case <-time.After(10 * sec):
+			t.Fatal("does not lead")
+		}
+	}
+	lead()
+	lock.hangs.Store(true)
+	if over := (<-ended).Sub(time.Unix(0, lock.wrote.Load())); over >= timing.Duration {
+		t.Errorf("leads for %v after the last renewal, with a lease of %v", over, timing.Duration)
+	}
+	lock.hangs.Store(false)
+	lead()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // cluster is Announcers over one store and one wire.
 type cluster struct {
 	t     *testing.T

@@ -19,6 +19,8 @@ import (
 
 // elect runs lead whenever this node is elected, until ctx ends. lead's ctx
 // ends with the office; the office is given to another only once lead returned.
+// Like a node's lease, the office is over at ¾ of its duration: the elector
+// alone would go on for as long as its calls to a store that hangs.
 // elected is told of every coordinator there is.
 func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog.Logger,
 	lead func(context.Context), elected func(identity string)) error {
@@ -28,12 +30,15 @@ func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog
 		leading.Lock()
 		defer leading.Unlock()
 	}()
+	// Whole seconds, as the lock's record has them.
+	duration := max(t.Duration.Round(time.Second), time.Second)
 	for ctx.Err() == nil {
+		term, end := context.WithCancel(ctx)
 		done := make(chan struct{})
+		office := &office{Interface: lock, done: done, lasts: valid(duration), end: end}
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock: lastWord{lock, done}, Name: lock.Describe(),
-			// Whole seconds, as the lock's record has them.
-			LeaseDuration: max(t.Duration.Round(time.Second), time.Second), RenewDeadline: t.Duration * 2 / 3, RetryPeriod: t.Renew,
+			Lock: office, Name: lock.Describe(),
+			LeaseDuration: duration, RenewDeadline: t.Duration * 2 / 3, RetryPeriod: t.Renew,
 			ReleaseOnCancel: true,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(ctx context.Context) {
@@ -49,29 +54,69 @@ func elect(ctx context.Context, lock resourcelock.Interface, t Timing, log *slog
 			},
 		})
 		if err != nil {
+			end()
 			return fmt.Errorf("elect coordinator: %w", err)
 		}
-		elector.Run(ctx)
+		elector.Run(term)
+		end()
+		office.stop()
 	}
 	return nil
 }
 
-// lastWord is a lock that is released only when the leader is done.
-type lastWord struct {
+// office is a lock that ends the leader's term when it was not renewed, and is
+// released only when the leader is done.
+type office struct {
 	resourcelock.Interface
-	done <-chan struct{}
+	done  <-chan struct{}
+	lasts time.Duration // after a renewal was begun
+	end   func()
+
+	mu    sync.Mutex
+	timer *time.Timer // calls end; nil before the first term
 }
 
-// Update waits before it writes a record without a holder.
-func (l lastWord) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+// Create is resourcelock.Interface's.
+func (o *office) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return o.write(ctx, record, o.Interface.Create)
+}
+
+// Update is resourcelock.Interface's. It waits before it writes a record
+// without a holder.
+func (o *office) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	if record.HolderIdentity == "" {
 		select {
-		case <-l.done:
+		case <-o.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-	return l.Interface.Update(ctx, record)
+	return o.write(ctx, record, o.Interface.Update)
+}
+
+func (o *office) write(ctx context.Context, record resourcelock.LeaderElectionRecord,
+	write func(context.Context, resourcelock.LeaderElectionRecord) error) error {
+	begun := time.Now()
+	if err := write(ctx, record); err != nil || record.HolderIdentity == "" {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	left := o.lasts - time.Since(begun)
+	if o.timer == nil {
+		o.timer = time.AfterFunc(left, o.end)
+	} else {
+		o.timer.Reset(left)
+	}
+	return nil
+}
+
+func (o *office) stop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.timer != nil {
+		o.timer.Stop()
+	}
 }
 
 // view is what the observer last saw of all nodes.
