@@ -13,9 +13,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// PoolRow is the row of an IPPool. A spec that is wrong in spite of validation
-// (written past us) makes the row Invalid and gives it no ranges.
-func PoolRow(p *v1alpha1.IPPool) state.Pool {
+// PoolRow is the row of an IPPool. When the spec is wrong in spite of
+// validation (written past us), Invalid says so and the ranges are those of
+// last, the row there was (nil: none): the addresses given out of them stay.
+func PoolRow(p *v1alpha1.IPPool, last *state.Pool) state.Pool {
 	row := state.Pool{
 		Name:              p.Name,
 		UID:               string(p.UID),
@@ -31,6 +32,9 @@ func PoolRow(p *v1alpha1.IPPool) state.Pool {
 	problems = append(problems, poolSelectors(&p.Spec)...)
 	if len(problems) > 0 {
 		row.Invalid = oneLine(problems)
+		if last != nil {
+			row.Ranges = last.Ranges
+		}
 	} else {
 		row.Ranges = ranges
 	}

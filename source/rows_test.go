@@ -69,7 +69,7 @@ func TestPoolRanges(t *testing.T) {
 				pool.Spec.Blocks = append(pool.Spec.Blocks, v1alpha1.IPBlock{CIDR: b})
 			}
 		}
-		row := source.PoolRow(pool)
+		row := source.PoolRow(pool, nil)
 		if invalid, ok := strings.CutPrefix(test.want, "! "); ok {
 			if !strings.HasPrefix(row.Invalid, invalid) || row.Ranges != nil {
 				t.Errorf("%q: invalid %q with ranges %v, want %q without", test.blocks, row.Invalid, row.Ranges, invalid)
@@ -151,6 +151,24 @@ func wantFields(t *testing.T, problems source.Problems, want ...string) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("problems with %q, want %q", got, want)
+	}
+}
+
+// A spec that breaks takes nobody's address away.
+func TestPoolRowKeepsRanges(t *testing.T) {
+	right := &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.IPPoolSpec{Blocks: []v1alpha1.IPBlock{{Start: "192.168.10.211", Stop: "192.168.10.215"}}}}
+	wrong := right.DeepCopy()
+	wrong.Spec.Blocks[0].Stop = "192.168.10.201"
+	row := source.PoolRow(right, nil)
+	after := source.PoolRow(wrong, &row)
+	if !strings.HasPrefix(after.Invalid, "spec.blocks[0]: ") || !reflect.DeepEqual(after.Ranges, row.Ranges) {
+		t.Errorf("a wrong spec after a right one: %+v", after)
+	}
+	if again := source.PoolRow(wrong, &after); !reflect.DeepEqual(again, after) {
+		t.Errorf("again: %+v", again)
+	}
+	if mended := source.PoolRow(right, &after); mended.Invalid != "" || !reflect.DeepEqual(mended, row) {
+		t.Errorf("mended: %+v", mended)
 	}
 }
 

@@ -137,7 +137,8 @@ type Node struct {
 // RowKey of a Node is its name.
 func (n Node) RowKey() string { return n.Name }
 
-// Pool is an IPPool, parsed. An IPPool that does not parse has Invalid set and no Ranges.
+// Pool is an IPPool, parsed. One that does not parse has Invalid set, and the
+// Ranges of the last spec that was right.
 type Pool struct {
 	Name    string
 	UID     string

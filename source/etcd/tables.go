@@ -64,7 +64,12 @@ func newTables(st store, db *state.DB, log *slog.Logger) *tables {
 				return row, true
 			}},
 		rows[v1alpha1.IPPool, state.Pool]{st.kindPrefix(source.KindIPPool()), db.Pools,
-			func(_ state.Reader, _ string, p *v1alpha1.IPPool) (state.Pool, bool) { return source.PoolRow(p), true }},
+			func(r state.Reader, name string, p *v1alpha1.IPPool) (state.Pool, bool) {
+				if last, ok := db.Pools.Get(r, name); ok {
+					return source.PoolRow(p, &last), true
+				}
+				return source.PoolRow(p, nil), true
+			}},
 		rows[v1alpha1.L2Policy, state.L2Policy]{st.kindPrefix(source.KindL2Policy()), db.L2Policies,
 			func(r state.Reader, name string, p *v1alpha1.L2Policy) (state.L2Policy, bool) {
 				if last, ok := db.L2Policies.Get(r, name); ok {
