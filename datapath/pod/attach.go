@@ -375,7 +375,11 @@ func (s *Server) restore() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.veths, s.stray, s.freed = map[string]veth{}, map[string]netip.Addr{}, nil
-	recorded, problems := s.records().read()
+	// Not to know the pods is not to have none: the datapath would drop them all.
+	recorded, problems, err := s.records().read()
+	if err != nil {
+		return err
+	}
 	for _, err := range problems {
 		s.Log.Warn("restore attachment", "err", err)
 	}

@@ -14,7 +14,7 @@ import (
 // returns what it could not. What is gone already is no error.
 func Cleanup(stateDir string) error {
 	errs := []error{cleanRoutes()}
-	recorded, _ := recordsIn(stateDir).read() // a file that cannot be read is removed all the same
+	recorded, _, _ := recordsIn(stateDir).read() // a file that cannot be read is removed all the same
 	ours := map[string]bool{}
 	for _, v := range recorded {
 		ours[v.HostDevice] = true

@@ -108,17 +108,15 @@ func (r records) sync() error {
 }
 
 // read returns the attachments on disk. Files that hold none come back as
-// errors beside those that do.
-func (r records) read() ([]veth, []error) {
+// problems beside those that do.
+func (r records) read() (veths []veth, problems []error, err error) {
 	entries, err := os.ReadDir(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, []error{fmt.Errorf("list records: %w", err)}
+		return nil, nil, fmt.Errorf("list records: %w", err)
 	}
-	var veths []veth
-	var problems []error
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), ".") {
 			continue // one that a crash left half-written
@@ -130,7 +128,7 @@ func (r records) read() ([]veth, []error) {
 		}
 		veths = append(veths, v)
 	}
-	return veths, problems
+	return veths, problems, nil
 }
 
 func readRecord(path string) (veth, error) {

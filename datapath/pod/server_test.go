@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -579,4 +580,23 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	l.Close()
 	n.serve()
 	n.must("status", "", "")
+}
+
+// A daemon that cannot read its records does not go on as if there were no
+// pods: their rows would be pruned from the datapath.
+func TestRecordsUnreadable(t *testing.T) {
+	db, writer := state.New()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "endpoints"), nil, 0o644); err != nil { // no directory
+		t.Fatal(err)
+	}
+	s := &pod.Server{DB: db, Writer: writer, Log: slog.New(slog.DiscardHandler), Node: "n", Socket: filepath.Join(dir, "cni.sock"), StateDir: dir}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Run(ctx); err == nil || !strings.Contains(err.Error(), "restore attachments: list records: ") || !strings.Contains(err.Error(), dir) {
+		t.Errorf("run: %v", err)
+	}
+	if db.Endpoints.Synced(db.Snapshot()) {
+		t.Error("the datapath may prune all pods")
+	}
 }
