@@ -204,7 +204,7 @@ func TestBrokenValues(t *testing.T) {
 		conformance.Wait(t, db, "the pool and policy to be invalid", func(snap state.Snapshot) bool {
 			pool, _ := db.Pools.Get(snap, "p")
 			policy, _ := db.L2Policies.Get(snap, "l2")
-			return strings.HasPrefix(pool.Invalid, "spec.blocks[0]: ") && len(pool.Ranges) == 0 &&
+			return strings.HasPrefix(pool.Invalid, "spec.blocks[0]: ") &&
 				strings.HasPrefix(policy.Invalid, "spec.interfaces[0]: ")
 		})
 	}
@@ -212,9 +212,15 @@ func TestBrokenValues(t *testing.T) {
 	if policy, _ := db.L2Policies.Get(db.Snapshot(), "l2"); len(policy.Interfaces) != 1 {
 		t.Errorf("the policy does not stay as it was last right: %+v", policy)
 	}
+	if pool, _ := db.Pools.Get(db.Snapshot(), "p"); len(pool.Ranges) != 1 || pool.Ranges[0].From.String() != "10.0.0.0" {
+		t.Errorf("the pool does not keep its ranges: %+v", pool)
+	}
 	// Whoever starts now has never seen a.
 	_, late := startSource(t, etcd.Config{Endpoints: m.urls})
 	check(late, "b")
+	if pool, _ := late.Pools.Get(late.Snapshot(), "p"); len(pool.Ranges) != 0 {
+		t.Errorf("the pool has ranges that nobody wrote: %+v", pool)
+	}
 }
 
 // Three appliances: one may go.
