@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seamark-lb/seamark/lbipam"
@@ -19,6 +18,8 @@ type ipam struct {
 	writer *state.Writer
 	source source.Source
 	log    *slog.Logger
+	// boottime is CLOCK_BOOTTIME.
+	boottime func() time.Duration
 }
 
 // run allocates until ctx ends, which is when another node may begin.
@@ -28,20 +29,12 @@ func (p ipam) run(ctx context.Context) {
 		p.db.Allocations.Replace(tx, nil, state.Allocation.SameSpec)
 		p.db.PoolStatuses.Replace(tx, nil, state.PoolStatus.SameSpec)
 	})
-	var decided atomic.Bool
-	gate := func(state.Snapshot) bool { return decided.Load() }
+	if !p.caughtUp(ctx) {
+		return
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() {
-		r := state.Reconciler[state.Allocation]{DB: p.db, Writer: p.writer, Table: p.db.Allocations,
-			Target: p.source.Allocations(), Log: p.log, Gate: gate}
-		_ = r.Run(ctx) // ends with ctx
-	})
-	wg.Go(func() {
-		r := state.Reconciler[state.PoolStatus]{DB: p.db, Writer: p.writer, Table: p.db.PoolStatuses,
-			Target: p.source.PoolStatuses(), Log: p.log, Gate: gate}
-		_ = r.Run(ctx)
-	})
+	decided := false
 	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
 		if !p.db.Services.Synced(snap) || !p.db.Pools.Synced(snap) {
 			return
@@ -51,8 +44,39 @@ func (p ipam) run(ctx context.Context) {
 		p.writer.Update(func(tx *state.Tx) {
 			state.Want(tx, p.db.Allocations, allocations, time.Now())
 			state.Want(tx, p.db.PoolStatuses, pools, time.Now())
-			decided.Store(true)
-			tx.Mark("decided/allocations")
 		})
+		if !decided {
+			// Not before the first decision: pruning by empty tables would take all back.
+			decided = true
+			p.reconcile(ctx, &wg)
+		}
 	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.MarksChanged)
+}
+
+// caughtUp waits until the tables hold all that coordinators before this one
+// wrote: what they gave away must not be given again. It returns false when
+// ctx ends first.
+func (p ipam) caughtUp(ctx context.Context) bool {
+	const look = 50 * time.Millisecond
+	for elected := p.boottime(); p.source.LastRead() <= elected; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(look):
+		}
+	}
+	return true
+}
+
+func (p ipam) reconcile(ctx context.Context, wg *sync.WaitGroup) {
+	wg.Go(func() {
+		r := state.Reconciler[state.Allocation]{DB: p.db, Writer: p.writer, Table: p.db.Allocations,
+			Target: p.source.Allocations(), Log: p.log}
+		_ = r.Run(ctx) // ends with ctx
+	})
+	wg.Go(func() {
+		r := state.Reconciler[state.PoolStatus]{DB: p.db, Writer: p.writer, Table: p.db.PoolStatuses,
+			Target: p.source.PoolStatuses(), Log: p.log}
+		_ = r.Run(ctx)
+	})
 }
