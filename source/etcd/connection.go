@@ -16,6 +16,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -66,6 +68,7 @@ func (c *connection) client(ctx context.Context) (*clientv3.Client, error) {
 		// A member that hangs is given up after 8 s, for watches too. Servers refuse pings below 5 s.
 		DialKeepAliveTime:    6 * time.Second,
 		DialKeepAliveTimeout: 2 * time.Second,
+		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(c.cfg.connectParams())},
 		Logger:               zap.New(slogCore{c.log, nil}),
 	})
 	if err != nil {
@@ -73,6 +76,15 @@ func (c *connection) client(ctx context.Context) (*clientv3.Client, error) {
 	}
 	made = client
 	return made, nil
+}
+
+// connectParams let no node be long behind the others when the store comes
+// back: by then its lease would be over, and its addresses another's. gRPC's
+// own wait between two tries grows to two minutes.
+func (cfg Config) connectParams() grpc.ConnectParams {
+	wait := backoff.DefaultConfig
+	wait.BaseDelay, wait.MaxDelay = min(wait.BaseDelay, cfg.CheckInterval), cfg.CheckInterval
+	return grpc.ConnectParams{Backoff: wait, MinConnectTimeout: cfg.RequestTimeout}
 }
 
 // close ends the client. The connection may be used again; it is made anew then.

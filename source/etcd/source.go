@@ -158,7 +158,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if time.Since(started) > 10*time.Second {
 			wait = 0
 		}
-		wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second)
+		wait = min(max(2*wait, 100*time.Millisecond), max(s.store.cfg.CheckInterval, 100*time.Millisecond))
 		select {
 		case <-ctx.Done():
 			return nil
