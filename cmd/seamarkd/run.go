@@ -79,12 +79,12 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	engine.run(below, belowCtx)
 	below.Go(func() error { return src.Run(belowCtx) })
 
+	// A daemon whose store cannot run never has one: it stops, for its supervisor
+	// to start it again. What is pinned serves meanwhile.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	context.AfterFunc(belowCtx, stop)
 	group, ctx := errgroup.WithContext(ctx)
-	context.AfterFunc(belowCtx, func() {
-		if ctx.Err() == nil {
-			log.Error("store stopped", "err", context.Cause(belowCtx))
-		}
-	})
 	part := func(name string, f func(context.Context) error) {
 		group.Go(func() error {
 			if err := f(ctx); err != nil {

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// asDaemon makes the test binary seamarkd itself.
+const asDaemon = "SEAMARKD_TEST_DAEMON"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// output is what a daemon wrote; it may be read while that runs.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+var _ io.Writer = (*output)(nil)
+
+// daemon starts seamarkd in namespaces of its own, with the address 192.0.2.1
+// on a device that swallows what is sent. exited gets its end.
+func daemon(t *testing.T, flags ...string) (process *os.Process, out *output, exited <-chan error) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it loads BPF programs in a network namespace of its own")
+	}
+	dir := t.TempDir()
+	flags = append(flags, "--node-name", "n", "--node-ip", "192.0.2.1", "--bpffs", filepath.Join(dir, "bpf"),
+		"--run-dir", filepath.Join(dir, "run"), "--state-dir", filepath.Join(dir, "state"))
+	const prepare = `set -e
+		ip link set lo up; ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up
+		ip addr add 192.0.2.1/24 dev d0; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev d0
+		mkdir "$1/bpf"; mount -t bpf bpf "$1/bpf"; shift
+		exec "$@"`
+	cmd := exec.Command("unshare", append([]string{"--net", "--mount", "sh", "-c", prepare, "sh", dir, os.Args[0]}, flags...)...)
+	cmd.Env = append(os.Environ(), asDaemon+"=1")
+	out = &output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	gone := make(chan struct{})
+	go func() { defer close(gone); ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-gone
+		if t.Failed() {
+			t.Log(out)
+		}
+	})
+	return cmd.Process, out, ended
+}
+
+func exit(t *testing.T, within time.Duration, exited <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-exited:
+		return err
+	case <-time.After(within):
+		t.Fatalf("still runs after %v", within)
+		return nil
+	}
+}
+
+// A daemon whose store cannot run says so and exits, for its supervisor to
+// start it again: it would never have a store.
+func TestStoreCannotRun(t *testing.T) {
+	_, out, exited := daemon(t, "--store", "embedded", "--store-dir", t.TempDir(), "--store-listen-client", "http://203.0.113.9:2379")
+	if err := exit(t, 30*time.Second, exited); err == nil {
+		t.Error("exit code 0")
+	}
+	if got := out.String(); !strings.Contains(got, "seamarkd: start store: ") || !strings.Contains(got, "--store-listen-client") {
+		t.Error("no word of the flag to change")
+	}
+}
+
+// A store that does not answer does not keep a daemon from stopping.
+func TestStopWithoutStore(t *testing.T) {
+	for name, endpoint := range map[string]string{"refuses": "http://192.0.2.1:1", "is silent": "http://192.0.2.9:2379"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			process, out, exited := daemon(t, "--store", "etcd", "--etcd-endpoints", endpoint)
+			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), "follow store"); <-time.After(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("does not say that the store is out of reach")
+				}
+			}
+			if err := process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			asked := time.Now()
+			err := exit(t, 20*time.Second, exited)
+			if took := time.Since(asked); took > 6*time.Second {
+				t.Errorf("stopped after %v", took)
+			}
+			t.Logf("stopped after %v: %v", time.Since(asked), err)
+		})
+	}
+}
