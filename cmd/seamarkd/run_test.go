@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -124,4 +125,40 @@ func TestStopWithoutStore(t *testing.T) {
 			t.Logf("stopped after %v: %v", time.Since(asked), err)
 		})
 	}
+}
+
+// The same for a coordinator whose store stops answering: it cannot give the
+// office back, nor have its lease stretched.
+func TestStopWhileStoreHangs(t *testing.T) {
+	process, out, exited := daemon(t, "--store", "etcd", "--etcd-endpoints", "http://192.0.2.1:2379")
+	says := func(text string) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), text); <-time.After(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("does not say %q", text)
+			}
+		}
+	}
+	says("seamarkd runs")
+	store := exec.Command("nsenter", "--target", strconv.Itoa(process.Pid), "--net", os.Args[0], "store",
+		"--store-listen-client", "http://192.0.2.1:2379", "--store-dir", filepath.Join(t.TempDir(), "store"), "--run-dir", t.TempDir())
+	store.Env = append(os.Environ(), asDaemon+"=1")
+	if err := store.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { store.Process.Kill(); store.Wait() }()
+	says("lease valid")
+	says("coordinator: this node decides")
+	if err := store.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	asked := time.Now()
+	if err := process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err := exit(t, 20*time.Second, exited)
+	if took := time.Since(asked); took > 6*time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+	t.Logf("stopped after %v: %v", time.Since(asked), err)
 }
