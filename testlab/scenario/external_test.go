@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,26 @@ func TestExternalIP(t *testing.T) {
 				t.Errorf("no request went to %s", pod)
 			}
 		}
+	})
+
+	t.Run("a megabyte each way", func(t *testing.T) { // in full segments, which encapsulation must leave room for
+		l := l.in(t)
+		megabyte := strings.Repeat("0123456789abcdef", 1<<16)
+		missing := []string{podCtr, podW1, podW0}
+		l.eventually("each pod has answered it", func() error {
+			answer, err := l.fetch(router, "http://"+vipText+"/", megabyte)
+			if err != nil {
+				return err
+			}
+			if !strings.HasSuffix(answer, megabyte) {
+				t.Fatalf("answer of %d bytes does not end in what was sent", len(answer))
+			}
+			missing = slices.DeleteFunc(missing, func(pod string) bool { return strings.HasPrefix(answer, "Hostname: "+pod+"\n") })
+			if len(missing) > 0 {
+				return fmt.Errorf("not %s", strings.Join(missing, ", "))
+			}
+			return nil
+		})
 	})
 
 	t.Run("an unserved port is dropped and counted", func(t *testing.T) {

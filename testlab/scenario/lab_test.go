@@ -58,12 +58,17 @@ type lab struct {
 	t *testing.T
 }
 
-// newLabName gives every test a lab of its own, also beside other test processes.
+// labPrefix begins the names of this process's labs, and of no other's: a pid
+// has at most five digits of base 36.
+var labPrefix = func() string {
+	pid := strconv.FormatInt(int64(os.Getpid()), 36)
+	return "s" + strings.Repeat("0", 5-len(pid)) + pid
+}()
+
+// newLabName gives every test a lab of its own.
 var newLabName = func() func() string {
 	var count atomic.Int64
-	return func() string {
-		return "s" + strconv.FormatInt(int64(os.Getpid()), 36) + strconv.FormatInt(count.Add(1), 36)
-	}
+	return func() string { return labPrefix + strconv.FormatInt(count.Add(1), 36) }
 }()
 
 // up brings up a lab, with daemonArgs for the nodes' daemons, or skips the test.
@@ -148,8 +153,11 @@ func (l lab) host(name string) *testlab.Host {
 	return h
 }
 
+// labsDir holds a directory for each lab.
+const labsDir = "/run/testlab"
+
 // dir is a host's directory: its bpffs, state and run directories are in it.
-func (l lab) dir(host string) string { return filepath.Join("/run/testlab", l.Name, host) }
+func (l lab) dir(host string) string { return filepath.Join(labsDir, l.Name, host) }
 
 // nodeFlags say to seamarkd where a host keeps what.
 func (l lab) nodeFlags(host string) []string {
@@ -309,14 +317,14 @@ func (l lab) mac(node string) string {
 	return mac
 }
 
-// page asks a webpod for its page and returns the pod's name and the client
-// that it saw.
-func (l lab) page(from, url string) (pod, client string, err error) {
+// fetch makes a request from a host, by a connection of its own, and returns
+// the answer's body. With a body it is a POST.
+func (l lab) fetch(from, url, body string) (string, error) {
 	h, err := l.Host(from)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	httpClient := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 			err = h.Do(func() (err error) {
@@ -326,16 +334,31 @@ func (l lab) page(from, url string) (pod, client string, err error) {
 			return conn, err
 		},
 	}}
-	resp, err := httpClient.Get(url)
+	method := http.MethodGet
+	if body != "" {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(l.t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
-		return "", "", err
+		return "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	answer, err := io.ReadAll(resp.Body)
+	return string(answer), err
+}
+
+// page asks a webpod for its page and returns the pod's name and the client
+// that it saw.
+func (l lab) page(from, url string) (pod, client string, err error) {
+	body, err := l.fetch(from, url, "")
 	if err != nil {
 		return "", "", err
 	}
-	for line := range strings.Lines(string(body)) {
+	for line := range strings.Lines(body) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
 		switch key {
 		case "Hostname":
@@ -441,6 +464,17 @@ func (l lab) watchARPFor(d time.Duration) traffic.ARPResult {
 	r, err := traffic.WatchARP(ctx, l.host(router), "eth1", vip, arpInterval)
 	l.must(err)
 	return r
+}
+
+// silent waits until nobody answers ARP for the VIP.
+func (l lab) silent() {
+	l.t.Helper()
+	l.eventually("nobody answers ARP", func() error {
+		if r := l.watchARPFor(500 * time.Millisecond); len(r.Holders) > 0 {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
 }
 
 // probe opens connections to the VIP, each anew.
@@ -594,7 +628,7 @@ func (l lab) coordinate(node string) {
 
 // printLogs shows how the logs of a failed test end.
 func (l lab) printLogs() {
-	files, _ := filepath.Glob(filepath.Join("/run/testlab", l.Name, "log", "*seamarkd.log"))
+	files, _ := filepath.Glob(filepath.Join(labsDir, l.Name, "log", "*seamarkd.log"))
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {

@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
 	"testing"
+
+	"github.com/seamark-lb/seamark/testlab"
+	"golang.org/x/sys/unix"
 )
 
 // binDir holds the programs under test: those of this tree, not what an earlier
@@ -49,5 +54,22 @@ func runWithPrograms(m *testing.M) (int, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
+	go downWhenInterrupted()
 	return m.Run(), nil
+}
+
+// downWhenInterrupted takes this process's labs down when it is told to end
+// early: they do not live in it.
+func downWhenInterrupted() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	<-signals
+	labs, _ := filepath.Glob(filepath.Join(labsDir, labPrefix+"*"))
+	for _, dir := range labs {
+		if err := testlab.Down(filepath.Base(dir)); err != nil {
+			fmt.Fprintln(os.Stderr, "scenario:", err)
+		}
+	}
+	os.RemoveAll(binDir)
+	os.Exit(130)
 }

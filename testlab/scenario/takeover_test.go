@@ -38,6 +38,36 @@ func TestDaemonKilled(t *testing.T) {
 	l.movedOnce(arp(), oldMAC, l.mac(now))
 }
 
+// TestAllDaemonsKilled: their lease ends, and with it the answers; who has
+// connections does not notice. The daemons find everything where it was.
+func TestAllDaemonsKilled(t *testing.T) {
+	t.Parallel()
+	l := upServing(t)
+	holder := l.holder()
+	before := l.announcements(ctr)
+	streams := l.streams(30)
+	for _, node := range nodes {
+		l.daemon(node, testlab.Kill)
+	}
+	l.silent()
+	l.flowing(streams, podCtr, podW1, podW0)
+	for _, node := range nodes {
+		l.daemon(node, testlab.Start)
+	}
+	l.eventually("it is answered again", func() error {
+		if r := l.watchARPFor(200 * time.Millisecond); len(r.Holders) == 0 {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
+	l.held(l.watchARPFor(quiet), l.mac(holder))
+	if now := l.announcements(ctr); now != before {
+		t.Errorf("announcements\n%swere\n%s", now, before)
+	}
+	l.flowing(streams, podCtr, podW1, podW0)
+	l.unbroken(streams, generously, podCtr, podW1, podW0)
+}
+
 // watchQuiet wants the holder to stay the same for a while.
 func (l lab) watchQuiet(holder string) {
 	l.t.Helper()
@@ -165,45 +195,4 @@ func TestCableCut(t *testing.T) {
 	l.unbroken(streams, within, living...)
 	t.Logf("new connections: %s", probe())
 	l.movedOnce(arp(), oldMAC, l.mac(now))
-}
-
-// TestStoreOutage: with the store stopped, or slow, nothing moves.
-func TestStoreOutage(t *testing.T) {
-	t.Parallel()
-	l := upServing(t)
-	holder := l.holder()
-	mac := l.mac(holder)
-	before := l.announcements(ctr)
-	streams := l.streams(60)
-	unchanged := func(when string) {
-		t.Helper()
-		for _, node := range nodes {
-			if now := l.announcements(node); now != before {
-				t.Errorf("%s, asked from %s:\n%swas\n%s", when, node, now, before)
-			}
-		}
-	}
-
-	l.must(l.StopAPI(t.Context()))
-	l.held(l.watchARPFor(20*time.Second), mac) // many times a lease
-	unchanged("while the store is stopped")
-	l.answers()
-	l.must(l.StartAPI(t.Context()))
-	for _, node := range nodes {
-		l.leased(node)
-	}
-	l.held(l.watchARPFor(quiet), mac)
-	unchanged("after the store came back")
-
-	l.must(l.DelayAPI(t.Context(), time.Second))
-	l.held(l.watchARPFor(10*time.Second), mac)
-	unchanged("while the store is slow")
-	l.must(l.DelayAPI(t.Context(), 0))
-	for _, node := range nodes {
-		l.leased(node)
-	}
-	l.held(l.watchARPFor(quiet), mac)
-	unchanged("after the store was slow")
-	l.flowing(streams, podCtr, podW1, podW0)
-	l.unbroken(streams, generously, podCtr, podW1, podW0)
 }
