@@ -145,7 +145,12 @@ func (a *Announcer) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { a.lease.run(ctx) })
-	wg.Go(func() { a.keepFence(ctx, fence, target) })
+	var stretched error
+	wg.Go(func() {
+		a.keepFence(ctx, fence, target)
+		// At once: to give the office back may take longer than the fence lasts.
+		stretched = a.leaveFence(fence)
+	})
 	wg.Go(func() { a.observer.run(ctx) })
 	wg.Go(func() { a.decideLocal(ctx) })
 	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
@@ -161,7 +166,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}, func(identity string) { a.coordinator.Store(&identity) })
 	cancel()
 	wg.Wait()
-	return errors.Join(elected, a.stop(fence))
+	return errors.Join(elected, stretched, a.leaveLease(fence))
 }
 
 func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {
@@ -289,8 +294,8 @@ func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
 	return nil
 }
 
-// stop leaves things as the next daemon is to find them.
-func (a *Announcer) stop(f *fence) error {
+// leaveFence leaves the responder as the next daemon is to find it.
+func (a *Announcer) leaveFence(f *fence) error {
 	now := a.cfg.Clock.Boottime()
 	if a.lease.Released() {
 		if err := a.cfg.Responder.Renew(now); err != nil {
@@ -301,11 +306,20 @@ func (a *Announcer) stop(f *fence) error {
 	if now >= f.until {
 		return nil // lapsed: nothing is answered, so nothing is to be kept
 	}
-	grace := a.cfg.Timing.Grace
-	if err := a.cfg.Responder.Renew(now + grace); err != nil {
+	until := now + a.cfg.Timing.Grace
+	if err := a.cfg.Responder.Renew(until); err != nil {
 		return fmt.Errorf("stretch responder's valid_until: %w", err)
 	}
-	if err := a.lease.renew(context.Background(), grace); !errors.Is(err, errNothingToReport) {
+	f.pushed(until)
+	return nil
+}
+
+// leaveLease is the last renewal, when all that depends on the lease has ended.
+func (a *Announcer) leaveLease(f *fence) error {
+	if a.lease.Released() || a.cfg.Clock.Boottime() >= f.until {
+		return nil
+	}
+	if err := a.lease.renew(context.Background(), a.cfg.Timing.Grace); !errors.Is(err, errNothingToReport) {
 		return err
 	}
 	return nil // the lease is as the last daemon left it

@@ -229,6 +229,7 @@ type clusterNode struct {
 	announcer *Announcer
 	hears     atomic.Pointer[Announcer] // claims; of the daemon that runs
 	stop      func() error
+	lead      func(context.Context)
 }
 
 func newCluster(t *testing.T, names ...string) *cluster {
@@ -282,6 +283,11 @@ func (n *clusterNode) start() {
 			defer c.store.mu.Unlock()
 			return client.cut
 		}},
+		Lead: func(ctx context.Context) {
+			if n.lead != nil {
+				n.lead(ctx)
+			}
+		},
 		Responder: n.responder, Sender: n.wire, Outside: func(state.Device) bool { return false },
 	})
 	n.hears.Store(n.announcer)
@@ -358,6 +364,36 @@ func (c *cluster) node(name string) *clusterNode {
 func (n *clusterNode) row() state.Announcement {
 	row, _ := n.client.db.Announcements.Get(n.client.db.Snapshot(), "192.168.10.211@eth1")
 	return row
+}
+
+// A coordinator that takes long to give its office back keeps its addresses.
+func TestSlowStopKeepsAddresses(t *testing.T) {
+	c := newCluster(t, "a")
+	a := c.nodes[0]
+	a.served()
+	eventually(t, 10*sec, "the address is answered for", func() bool { return c.answering() == "a" })
+	a.stop()
+	leads := make(chan struct{})
+	a.lead = func(ctx context.Context) {
+		close(leads)
+		<-ctx.Done()
+		<-time.After(quick.Duration * 3 / 2)
+	}
+	a.start()
+	<-leads
+	a.served()
+	eventually(t, 10*sec, "the lease is valid again", a.announcer.LeaseValid)
+	if err := a.stop(); err != nil {
+		t.Error(err)
+	}
+	if got := c.answering(); got != "a" {
+		t.Errorf("after the stop %q answers, want a", got)
+	}
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	if got := c.store.leases["a"].Duration; got != quick.Grace {
+		t.Errorf("lease left for %v, want the grace", got)
+	}
 }
 
 func TestAnnouncers(t *testing.T) {
