@@ -43,8 +43,9 @@ type Config struct {
 	Responder Responder
 	// Sender of gratuitous ARP; an ARPSocket when nil.
 	Sender Sender
-	// Outside says which devices a policy without interfaces means.
-	Outside func(state.Device) bool
+	// Outside says which devices of this node, which is given as the store has
+	// it, a policy without interfaces means.
+	Outside func(state.Node, state.Device) bool
 }
 
 // Counts is how often things happened since the daemon started.
@@ -175,7 +176,8 @@ func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {
 		return nil, false
 	}
 	node, _ := db.Nodes.Get(snap, a.cfg.Node)
-	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, a.cfg.Outside), true
+	outside := func(d state.Device) bool { return a.cfg.Outside(node, d) }
+	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, outside), true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {

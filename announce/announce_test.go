@@ -288,7 +288,7 @@ func (n *clusterNode) start() {
 				n.lead(ctx)
 			}
 		},
-		Responder: n.responder, Sender: n.wire, Outside: func(state.Device) bool { return false },
+		Responder: n.responder, Sender: n.wire, Outside: func(state.Node, state.Device) bool { return false },
 	})
 	n.hears.Store(n.announcer)
 	ctx, cancel := context.WithCancel(context.Background())

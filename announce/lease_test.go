@@ -166,7 +166,7 @@ func TestLeaseWaitsForInterfaces(t *testing.T) {
 	db, w := state.New()
 	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
 	a := New(Config{Node: "a", DB: db, Writer: w, Log: quiet, Clock: clock, Leases: calls, LastRead: clock.Boottime,
-		Outside: func(state.Device) bool { return true }})
+		Outside: func(state.Node, state.Device) bool { return true }})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); a.lease.run(ctx) }()

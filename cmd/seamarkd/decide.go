@@ -92,3 +92,19 @@ func (d *deciders) attachments(ctx context.Context) error {
 		d.report("attachments", problems)
 	}, d.db.Nodes.Watch(), d.db.L2Policies.Watch(), d.db.Devices.Watch(), d.db.MarksChanged)
 }
+
+// holdWhileAnnouncedOn is the Hold of the Attachments' reconciler: the programs
+// stay on a device for as long as an address is announced on it (DESIGN §1).
+func holdWhileAnnouncedOn(db *state.DB) func(state.Snapshot, state.Attachment) state.Reason {
+	return func(snap state.Snapshot, row state.Attachment) state.Reason {
+		if row.Status.Wanted() {
+			return ""
+		}
+		for a := range db.Announcements.All(snap) {
+			if a.Interface == row.Device {
+				return state.ReasonStillAnnounced
+			}
+		}
+		return ""
+	}
+}

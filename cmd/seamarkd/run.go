@@ -68,7 +68,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
 		Lead:      ipam{db, writer, src, log, announce.SystemClock{}.Boottime}.run,
 		Responder: responder{datapath.NewResponder(maps)},
-		Outside:   outsideByDefault,
+		Outside:   outside,
 	})
 
 	// The announcer's last word is a write to the store: what it needs for that
@@ -106,7 +106,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("reconcile routes", (&state.Reconciler[state.Route]{DB: db, Writer: writer, Table: db.Routes, Log: log,
 		Target: pod.RouteTable{}, Gate: decide.decided(db.Routes.Name())}).Run)
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
-		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name())}).Run)
+		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name()),
+		Hold: holdWhileAnnouncedOn(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
 	part("watch claims", func(ctx context.Context) error {
 		return kern.WatchClaims(ctx, func(c kernel.Claim) {
@@ -127,9 +128,11 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	return errors.Join(err, below.Wait())
 }
 
-// outsideByDefault says which devices an L2Policy without interfaces means.
-func outsideByDefault(d state.Device) bool {
-	return d.Up && d.MAC != "" && !pod.IsPodDevice(d.Name) && d.Name != "lo"
+// outside says which devices of the node an L2Policy without interfaces means:
+// those that have the programs also without being named.
+func outside(node state.Node, d state.Device) bool {
+	devices, _ := pod.Outside([]state.Device{d}, node, nil)
+	return len(devices) > 0
 }
 
 // responder lends the datapath's Responder to package announce, whose words
