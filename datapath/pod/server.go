@@ -6,16 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/seamark-lb/seamark/internal/unixhttp"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -46,88 +44,17 @@ type Server struct {
 	freed []netip.Addr
 }
 
-const (
-	dialTimeout     = time.Second
-	shutdownTimeout = 2 * time.Second
-	maxRequest      = 1 << 20 // bytes
-)
+const maxRequest = 1 << 20 // bytes
 
 // Run restores the recorded attachments to the Endpoints table, marks it
 // synced, and serves until ctx ends. Pods stay wired when it returns.
 func (s *Server) Run(ctx context.Context) error {
-	listener, err := listen(s.Socket)
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", s.Socket, err)
-	}
-	defer listener.Close()
-	ours, err := os.Stat(s.Socket)
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", s.Socket, err)
-	}
-	defer func() {
-		// A daemon that came after may have put its own there.
-		if now, err := os.Stat(s.Socket); err == nil && os.SameFile(ours, now) {
-			os.Remove(s.Socket)
-		}
-	}()
 	if err := s.restore(); err != nil {
 		return fmt.Errorf("restore attachments: %w", err)
 	}
 
-	srv := &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
-		// An ADD that waits gives up and undoes what it did when the daemon stops.
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(listener) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", s.Socket, err)
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer cancel()
-	if err := srv.Shutdown(end); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("shut down %s: %w", s.Socket, err)
-	}
-	return nil
-}
-
-// listen binds in a directory that nobody else can enter and moves the socket
-// into place with its mode, 0600: there is no moment at which others could connect.
-func listen(path string) (net.Listener, error) {
-	if conn, err := net.DialTimeout("unix", path, dialTimeout); err == nil {
-		conn.Close()
-		return nil, errors.New("another seamarkd answers there: stop it first, or give this one another CNI socket")
-	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != os.ModeSocket {
-		return nil, errors.New("there is a file that is no socket: remove it, or choose another CNI socket")
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	private, err := os.MkdirTemp(filepath.Dir(path), ".")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(private)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(private, "s"), Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(l.Addr().String(), 0o600); err != nil {
-		l.Close()
-		return nil, err
-	}
-	if err := os.Rename(l.Addr().String(), path); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
+	// An ADD that waits gives up, and undoes what it did, when ctx ends.
+	return unixhttp.Serve(ctx, s.Socket, s.handler(), s.Log)
 }
 
 func (s *Server) handler() http.Handler {

@@ -554,7 +554,7 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 	n := newNode(t, "172.20.1.0/24")
 	n.serve()
 	err := n.server().Run(context.Background())
-	if err == nil || !strings.Contains(err.Error(), "another seamarkd answers there: stop it first") {
+	if err == nil || !strings.Contains(err.Error(), "another seamarkd answers there; stop it first") {
 		t.Errorf("second daemon: %v", err)
 	}
 	n.must("status", "", "") // the first still serves
@@ -565,7 +565,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	if err := os.WriteFile(n.socket, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.server().Run(context.Background()); err == nil || !strings.Contains(err.Error(), "a file that is no socket") {
+	if err := n.server().Run(context.Background()); err == nil || !strings.Contains(err.Error(), "a file that is not a socket") {
 		t.Errorf("file in the socket's place: %v", err)
 	}
 	if text, err := os.ReadFile(n.socket); err != nil || string(text) != "precious" {

@@ -34,7 +34,7 @@ var rules = []rule{
 		Reason: "a decider reads a snapshot and returns rows"},
 	{From: "announce", Deny: []string{""}, Allow: []string{"announce", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
-	{From: "datapath", Deny: []string{""}, Allow: []string{"datapath", "state", "api"},
+	{From: "datapath", Deny: []string{""}, Allow: []string{"datapath", "state", "api", "internal/unixhttp"},
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "lbipam", Deny: []string{"time/tzdata", "net/http", "os", "log/slog", "sync", "context"},
 		Reason: "the allocator is pure: no clock, client, lock or log of its own"},
