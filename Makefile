@@ -22,8 +22,10 @@ demo: deps-lab build ## the main job, live; CI=1 ends by itself with an exit cod
 demo-down: build ## remove the demo's lab
 	@$(BIN)/testlab down --name sm
 
+# The labs one after another: they measure outages, and share two cores.
 test: deps-lab build ## everything, with the lab run inside
-	$(GO) test -timeout 20m ./...
+	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v /testlab)
+	$(GO) test -timeout 15m -p 1 ./testlab/...
 
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
