@@ -122,5 +122,5 @@ func TestLeaving(t *testing.T) {
 	if back := l.remains(leaver); back["pin"] == "" || back["XDP"] == "" || back["tc"] == "" || back["route"] == "" {
 		t.Errorf("after the daemon started again there is only %v", back)
 	}
-	l.watchQuiet(stays)
+	l.watchQuiet(stays, stays)
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/seamark-lb/seamark/testlab"
 )
 
 // services is a manifest of Services of type LoadBalancer.
@@ -119,8 +121,11 @@ func TestPool(t *testing.T) {
 		}
 	}
 
-	// An address is withdrawn before its rows go. The dump reads frontends
-	// before what is announced, so that the one outlives the other in it too.
+	// An address is withdrawn before its rows go. The coordinator, who has to
+	// withdraw it, hangs, so that there is time to see that they stay. (A dump
+	// reads frontends before what is announced: also in it the one outlives the
+	// other.)
+	l.coordinate(w0) // it holds no address
 	gone := addressOf["s4"]
 	holder, err := l.tryHolder(api, gone)
 	l.must(err)
@@ -130,19 +135,22 @@ func TestPool(t *testing.T) {
 		}
 		return nil
 	})
+	l.daemon(w0, testlab.Pause)
 	l.seamark(api, "delete", "service", "s4")
 	l.eventually("the holder neither announces nor serves the deleted Service", func() error {
 		rows := l.rows(holder, "frontend", "announced")
 		announced := slices.ContainsFunc(rows, func(row string) bool { return strings.HasPrefix(row, "announced "+gone+" ") })
 		served := slices.ContainsFunc(rows, func(row string) bool { return strings.HasPrefix(row, "frontend "+gone+":80/") })
 		if announced && !served {
-			t.Errorf("announced without a frontend: %q", rows)
+			t.Fatalf("announced without a frontend: %q", rows)
 		}
 		if announced || slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, " "+gone) }) {
 			return fmt.Errorf("%q", rows)
 		}
 		return nil
 	})
+	l.daemon(w0, testlab.Resume)
+	l.leased(w0)
 	l.available("1")
 
 	l.seamark(api, "delete", "service", "webpod", "s2", "s5", "s6")

@@ -37,6 +37,9 @@ func TestRestart(t *testing.T) {
 	}
 	for _, node := range nodes {
 		l.daemon(node, testlab.Stop)
+		if node == holder {
+			l.watchQuiet(other(holder), holder) // for longer than its lease was, had it not stopped cleanly
+		}
 		unchanged("while "+node+"'s daemon is stopped", api)
 		l.flowing(streams, podCtr, podW1, podW0)
 		l.daemon(node, testlab.Start)
