@@ -413,6 +413,14 @@ func TestAnnouncers(t *testing.T) {
 		t.Errorf("first assignment is %+v", a)
 	}
 
+	t.Run("a decision deleted from the store is written again", func(t *testing.T) {
+		if err := first.client.do(func() { clear(first.client.store.assigned) }); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 5*sec, "the decision is back", func() bool { return c.assigned().Node == first.name })
+		eventually(t, 5*sec, "its holder answers", func() bool { return c.answering() == first.name })
+	})
+
 	t.Run("store gone for all moves nothing", func(t *testing.T) {
 		for _, n := range c.nodes {
 			n.client.Cut(true)

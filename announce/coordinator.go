@@ -227,6 +227,7 @@ func (p *placer) run(ctx context.Context) {
 				p.adopt(tx)
 			}
 			state.Want(tx, p.db.Assignments, rows, p.clock.Wall())
+			p.rewriteLost(tx)
 			state.Want(tx, p.db.PolicyStatuses, policyStatuses(in.Policies, problems), p.clock.Wall())
 		})
 		if !placed {
@@ -254,6 +255,17 @@ func (p *placer) allLive(snap state.Snapshot, seen *view) bool {
 func (p *placer) adopt(tx *state.Tx) {
 	for _, a := range p.db.Assigned.Rows(tx) {
 		p.db.Assignments.Put(tx, a.WithStatus(state.Status{Phase: state.Done, Changed: p.clock.Wall()}))
+	}
+}
+
+// rewriteLost has decisions written again that the store no longer holds, as
+// when a slice was deleted by hand: every node has withdrawn their addresses.
+// One that was just written and is not back from the store yet costs a look there.
+func (p *placer) rewriteLost(tx *state.Tx) {
+	for _, row := range p.db.Assignments.Rows(tx) {
+		if _, held := p.db.Assigned.Get(tx, row.RowKey()); !held && row.Status.Phase == state.Done {
+			p.db.Assignments.Put(tx, row.WithStatus(state.Status{Phase: state.Pending, Changed: p.clock.Wall()}))
+		}
 	}
 }
 

@@ -20,12 +20,10 @@ const (
 // Reasons of an Assignment.
 const (
 	ReasonFirstAssignment Reason = "FirstAssignment"
-	ReasonLeaseExpired    Reason = "LeaseExpired"  // the last holder's lease went unrenewed
-	ReasonReleased        Reason = "Released"      // the last holder gave it up
-	ReasonNotCandidate    Reason = "NotCandidate"  // the last holder no longer matches a policy
-	ReasonNoCandidate     Reason = "NoCandidate"   // no node may announce it
-	ReasonPreferredNode   Reason = "PreferredNode" // moved to a node of higher preference
-	ReasonForeignClaim    Reason = "ForeignClaim"  // contested on the wire
+	ReasonLeaseExpired    Reason = "LeaseExpired" // the last holder's lease went unrenewed
+	ReasonReleased        Reason = "Released"     // the last holder gave it up
+	ReasonNotCandidate    Reason = "NotCandidate" // the last holder no longer matches a policy
+	ReasonNoCandidate     Reason = "NoCandidate"  // no node may announce it
 )
 
 // Reasons of a Status.
