@@ -78,7 +78,7 @@ func up(t *testing.T, daemonArgs ...string) lab {
 		t.Skip(reason)
 	}
 	begin := time.Now()
-	inner, err := testlab.Up(t.Context(), testlab.Config{Name: newLabName(), BinDir: binDir, DaemonArgs: daemonArgs})
+	inner, err := testlab.Up(interrupted, testlab.Config{Name: newLabName(), BinDir: binDir, DaemonArgs: daemonArgs})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -16,6 +17,9 @@ import (
 // binDir holds the programs under test: those of this tree, not what an earlier
 // `make build` left.
 var binDir string
+
+// interrupted ends when this process is told to end.
+var interrupted context.Context
 
 func TestMain(m *testing.M) {
 	flag.Parse() // for testing.Short
@@ -42,12 +46,13 @@ func whyNot() string {
 }
 
 func runWithPrograms(m *testing.M) (int, error) {
+	interrupted, _ = signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	var err error
 	if binDir, err = os.MkdirTemp("", "seamark-scenario-"); err != nil {
 		return 0, fmt.Errorf("make a folder for the programs: %w", err)
 	}
 	defer os.RemoveAll(binDir)
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binDir+"/",
+	build := exec.CommandContext(interrupted, "go", "build", "-ldflags", "-s -w", "-o", binDir+"/",
 		"./cmd/seamarkd", "./cmd/seamark", "./cmd/seamark-cni", "./testlab/cmd/testlab")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -59,17 +64,19 @@ func runWithPrograms(m *testing.M) (int, error) {
 }
 
 // downWhenInterrupted takes this process's labs down when it is told to end
-// early: they do not live in it.
+// early: they do not live in it. No more are brought up by then.
 func downWhenInterrupted() {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
-	<-signals
-	labs, _ := filepath.Glob(filepath.Join(labsDir, labPrefix+"*"))
-	for _, dir := range labs {
-		if err := testlab.Down(filepath.Base(dir)); err != nil {
-			fmt.Fprintln(os.Stderr, "scenario:", err)
+	<-interrupted.Done()
+	for {
+		labs, _ := filepath.Glob(filepath.Join(labsDir, labPrefix+"*"))
+		if len(labs) == 0 {
+			os.RemoveAll(binDir)
+			os.Exit(130)
+		}
+		for _, dir := range labs {
+			if err := testlab.Down(filepath.Base(dir)); err != nil {
+				fmt.Fprintln(os.Stderr, "scenario:", err)
+			}
 		}
 	}
-	os.RemoveAll(binDir)
-	os.Exit(130)
 }
