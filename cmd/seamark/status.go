@@ -47,6 +47,9 @@ func printStatus(out io.Writer, st control.Status, wide bool) error {
 	t.row("Store:", storeText(st.Store))
 	t.row("Lease:", leaseText(st.Lease))
 	t.row("Coordinator:", coordinatorText(st.Coordinator))
+	if st.Wire != (control.WireStatus{}) {
+		t.row("Wire:", wireText(st.Wire))
+	}
 	if err := t.flush(); err != nil {
 		return err
 	}
@@ -86,6 +89,11 @@ func leaseText(l control.LeaseStatus) string {
 		text += ", failing: " + l.Err
 	}
 	return text
+}
+
+func wireText(w control.WireStatus) string {
+	return fmt.Sprintf("%d gratuitous ARP sent, %d claims by cluster nodes (%d kept, %d yielded), %d by strangers (%d defended)",
+		w.Gratuitous, w.ClusterClaims, w.Kept, w.Yielded, w.StrangerClaims, w.Defences)
 }
 
 func coordinatorText(c control.Coordinator) string {

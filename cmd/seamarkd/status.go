@@ -33,7 +33,7 @@ func (r reporter) status() control.Status {
 		s.NotReady = append(s.NotReady, "the store has not been read yet")
 	}
 	if r.announcer != nil {
-		s.Lease, s.Coordinator = r.lease(), r.coordinator()
+		s.Lease, s.Coordinator, s.Wire = r.lease(), r.coordinator(), r.wire()
 	}
 	if r.kern != nil {
 		s.Devices = r.devices(snap)
@@ -97,6 +97,12 @@ func (r reporter) lease() control.LeaseStatus {
 func (r reporter) coordinator() control.Coordinator {
 	leader := r.announcer.Coordinator()
 	return control.Coordinator{Identity: leader, Self: leader != "" && leader == r.node}
+}
+
+func (r reporter) wire() control.WireStatus {
+	c := r.announcer.Counts
+	return control.WireStatus{Gratuitous: c.Gratuitous.Load(), ClusterClaims: c.ClusterClaims.Load(), Kept: c.Kept.Load(),
+		Yielded: c.Yielded.Load(), StrangerClaims: c.StrangerClaims.Load(), Defences: c.Defences.Load()}
 }
 
 func (r reporter) devices(snap state.Snapshot) []control.DeviceStatus {

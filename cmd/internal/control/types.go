@@ -24,6 +24,7 @@ type Status struct {
 	Store       StoreStatus    `json:"store"`
 	Lease       LeaseStatus    `json:"lease"`
 	Coordinator Coordinator    `json:"coordinator"`
+	Wire        WireStatus     `json:"wire"`
 	Devices     []DeviceStatus `json:"devices,omitempty"`
 	// Tables is filled in by the Server from its DB.
 	Tables []TableStatus `json:"tables,omitempty"`
@@ -62,6 +63,20 @@ type Coordinator struct {
 	Identity string `json:"identity"`
 	// Self: it is this daemon.
 	Self bool `json:"self"`
+}
+
+// WireStatus counts what was said and heard by ARP about the announced
+// addresses since the daemon started.
+type WireStatus struct {
+	// Gratuitous announcements sent.
+	Gratuitous uint64 `json:"gratuitous"`
+	// ClusterClaims by other nodes of the cluster, and how they were settled.
+	ClusterClaims uint64 `json:"clusterClaims"`
+	Kept          uint64 `json:"kept"`
+	Yielded       uint64 `json:"yielded"`
+	// StrangerClaims by others, and those that were answered.
+	StrangerClaims uint64 `json:"strangerClaims"`
+	Defences       uint64 `json:"defences"`
 }
 
 // DeviceStatus is a network interface and how Seamark's programs are on it.
