@@ -43,10 +43,12 @@ func printStatus(out io.Writer, st control.Status, wide bool) error {
 		ready = "not ready: " + strings.Join(st.NotReady, "; ")
 	}
 	t.row("Daemon:", fmt.Sprintf("seamarkd %s, up %s, %s", st.Version, ageOf(st.Started), ready))
-	t.row("Node:", or(st.Node, none))
+	t.row("Node:", or(st.Node, "none: a store alone"))
 	t.row("Store:", storeText(st.Store))
-	t.row("Lease:", leaseText(st.Lease))
-	t.row("Coordinator:", coordinatorText(st.Coordinator))
+	if st.Node != "" { // else a store alone, which has neither
+		t.row("Lease:", leaseText(st.Lease))
+		t.row("Coordinator:", coordinatorText(st.Coordinator))
+	}
 	if st.Wire != (control.WireStatus{}) {
 		t.row("Wire:", wireText(st.Wire))
 	}
