@@ -167,7 +167,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}, func(identity string) { a.coordinator.Store(&identity) })
 	cancel()
 	wg.Wait()
-	return errors.Join(elected, stretched, a.leaveLease(fence))
+	a.leaveLease(fence)
+	return errors.Join(elected, stretched)
 }
 
 func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {
@@ -317,12 +318,14 @@ func (a *Announcer) leaveFence(f *fence) error {
 }
 
 // leaveLease is the last renewal, when all that depends on the lease has ended.
-func (a *Announcer) leaveLease(f *fence) error {
+// Without the store it cannot be: then nobody can move the addresses either,
+// and to stop is no failure.
+func (a *Announcer) leaveLease(f *fence) {
 	if a.lease.Released() || a.cfg.Clock.Boottime() >= f.until {
-		return nil
+		return
 	}
-	if err := a.lease.renew(context.Background(), a.cfg.Timing.Grace); !errors.Is(err, errNothingToReport) {
-		return err
+	// Nothing to report: the lease is as the last daemon left it.
+	if err := a.lease.renew(context.Background(), a.cfg.Timing.Grace); err != nil && !errors.Is(err, errNothingToReport) {
+		a.cfg.Log.Warn("leave lease for the restart: it stays as it was last renewed", "err", err)
 	}
-	return nil // the lease is as the last daemon left it
 }
