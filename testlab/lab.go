@@ -15,7 +15,7 @@ import (
 
 // Config says which lab Up builds.
 type Config struct {
-	// Name of the lab, 1–8 characters of a-z and 0-9; "" is sm.
+	// Name of the lab, 1–32 characters of a-z, 0-9 and, inside, -; "" is sm.
 	Name string
 	// Topology of the lab; without hosts it is DefaultTopology.
 	Topology Topology

@@ -140,8 +140,7 @@ func (n Namespace) belongsTo(lab string) bool {
 		return false
 	}
 	if st.Type != unix.NSFS_MAGIC {
-		_, err := os.Stat(labDir(lab))
-		return err == nil
+		return n.likelyLab() == lab
 	}
 	ours := false
 	n.Do(func() error { // a namespace that cannot be entered is not ours
@@ -150,6 +149,17 @@ func (n Namespace) belongsTo(lab string) bool {
 		return nil
 	})
 	return ours
+}
+
+// likelyLab is, of the labs there are, the one with the longest name that the
+// namespace's begins with; "" when there is none.
+func (n Namespace) likelyLab() string {
+	for end := strings.LastIndex(n.Name, "-"); end > 0; end = strings.LastIndex(n.Name[:end], "-") {
+		if _, err := os.Stat(labDir(n.Name[:end])); err == nil {
+			return n.Name[:end]
+		}
+	}
+	return ""
 }
 
 // labNamespaces lists the namespaces of a lab, whatever its record says.

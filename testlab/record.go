@@ -20,11 +20,11 @@ const (
 )
 
 // labName has no dash, so that `<lab>-` begins the names of one lab only.
-var labName = regexp.MustCompile(`^[a-z0-9]{1,8}$`)
+var labName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 
 func checkName(lab string) error {
 	if !labName.MatchString(lab) {
-		return fmt.Errorf("lab name %q: want 1–8 characters of a-z and 0-9", lab)
+		return fmt.Errorf("lab name %q: want 1–32 characters of a-z, 0-9 and, inside, -", lab)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	name := root.PersistentFlags().String("name", testlab.DefaultName, "name of the lab: 1–8 characters of a-z and 0-9")
+	name := root.PersistentFlags().String("name", testlab.DefaultName, "name of the lab: 1–32 characters of a-z, 0-9 and, inside, -")
 	root.AddCommand(
 		upCommand(name), downCommand(name), execCommand(name), statusCommand(name),
 		powerCommand(name, "power-off", "Cut a host's power", func(_ context.Context, l *testlab.Lab, host string) error {

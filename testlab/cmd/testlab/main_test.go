@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 			lab := newLabName()
 			env.Setenv("LAB", lab)
 			env.Defer(func() {
-				for _, name := range []string{lab, lab + "x"} {
+				for _, name := range []string{lab, lab + besideLab} {
 					if err := testlab.Down(name); err != nil {
 						t.Error(err)
 					}
@@ -126,6 +126,10 @@ func fetch(labName, host, address string) (string, error) {
 	return string(body), err
 }
 
+// besideLab ends the name of a script's second lab: its namespaces' names begin
+// like the first one's.
+const besideLab = "-x"
+
 // nothingLeftCommand: nothing-left [SUFFIX] fails if anything of lab $LAB is there.
 func nothingLeftCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if left := remains(ts.Getenv("LAB") + strings.Join(args, "")); len(left) > 0 {
@@ -134,16 +138,18 @@ func nothingLeftCommand(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // remains finds whatever there is of a lab in namespaces, mounts, cgroups,
-// files and processes. Foreign namespaces of these tests don't count.
+// files and processes. Foreign namespaces of these tests don't count, nor those
+// of the lab beside it.
 func remains(lab string) []string {
 	var left []string
+	foreign := func(s string) bool { return strings.Contains(s, "-foreign") || strings.Contains(s, lab+besideLab+"-") }
 	for _, pattern := range []string{
 		"/run/netns/" + lab + "-*", "/run/testlab/" + lab,
 		"/sys/fs/cgroup/testlab/" + lab, "/sys/fs/cgroup/unified/testlab/" + lab,
 	} {
 		found, _ := filepath.Glob(pattern)
 		for _, f := range found {
-			if !strings.HasSuffix(f, "-foreign") {
+			if !foreign(f) {
 				left = append(left, f)
 			}
 		}
@@ -151,7 +157,7 @@ func remains(lab string) []string {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
 		if strings.Contains(line, "/run/testlab/"+lab+"/") ||
-			strings.Contains(line, "/run/netns/"+lab+"-") && !strings.Contains(line, "-foreign") {
+			strings.Contains(line, "/run/netns/"+lab+"-") && !foreign(line) {
 			left = append(left, "mount "+strings.Fields(line)[4])
 		}
 	}
