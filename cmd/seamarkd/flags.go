@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/seamark-lb/seamark/source/etcd"
 	"github.com/spf13/pflag"
 )
 
@@ -118,6 +119,7 @@ type serverFlags struct {
 	listenPeer     string
 	initialCluster string
 	unsafeNoFsync  bool
+	tls            etcd.TLSFiles
 }
 
 func (f *serverFlags) register(fs *pflag.FlagSet) {
@@ -126,7 +128,15 @@ func (f *serverFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.listenClient, "store-listen-client", "http://127.0.0.1:2379", "URL the embedded store serves clients on")
 	fs.StringVar(&f.listenPeer, "store-listen-peer", "http://127.0.0.1:2380", "URL the embedded store serves its peers on")
 	fs.StringVar(&f.initialCluster, "store-initial-cluster", "", "members of a store of three appliances: a=http://…:2380,b=…,c=…")
+	fs.StringVar(&f.tls.Cert, "store-cert", "", "certificate of the embedded store, towards clients and peers; its URLs are https:// then")
+	fs.StringVar(&f.tls.Key, "store-key", "", "its key")
+	fs.StringVar(&f.tls.CA, "store-ca", "", "CA that clients' and peers' certificates must be of")
 	fs.BoolVar(&f.unsafeNoFsync, "store-unsafe-no-fsync", false, "do not wait for the disk; for labs: a power cut loses data")
+}
+
+// client is how this process reaches its own store.
+func (f *serverFlags) client(urls []string) etcd.Config {
+	return etcd.Config{Endpoints: urls, CAFile: f.tls.CA, CertFile: f.tls.Cert, KeyFile: f.tls.Key}
 }
 
 type logFlags struct{ level string }

@@ -22,6 +22,8 @@ func TestFlagsRefused(t *testing.T) {
 		{"--restart-grace 1s", []string{"--restart-grace 1s", "--lease-duration 3s"}},
 		{"--lease-renew 0s", []string{"--lease-renew 0s"}},
 		{"--log-level loud", []string{`--log-level "loud"`, "debug, info, warn or error"}},
+		{"store --store-cert c.pem --store-dir /proc/none --run-dir /proc/none", []string{"--store-cert", "--store-key"}},
+		{"store --store-cert c.pem --store-key k.pem --store-dir /proc/none --run-dir /proc/none", []string{"--store-listen-client", "https://"}},
 		{"extra", []string{"unknown command", "extra"}},
 		{"--no-such-flag", []string{"--no-such-flag"}},
 		{"store --store-name a --store-initial-cluster a=http://127.0.0.1:1 --store-listen-peer ftp://x --run-dir /proc/none", []string{"--store-listen-peer"}},

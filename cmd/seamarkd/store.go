@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/seamark-lb/seamark/cmd/internal/control"
@@ -23,22 +25,28 @@ type engine struct {
 // openStore prepares the store. renew is how often this node's lease is renewed:
 // the tables' age is asked for as often, since the lease is judged by it.
 func openStore(f storeFlags, renew time.Duration, log *slog.Logger) (engine, error) {
-	client := etcd.Config{CheckInterval: renew, Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile, KeyFile: f.keyFile,
-		User: f.user, PasswordFile: f.userPasswordFile}
 	if f.engine == "etcd" {
-		return engine{client: client}, nil
+		return engine{client: etcd.Config{CheckInterval: renew, Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile,
+			KeyFile: f.keyFile, User: f.user, PasswordFile: f.userPasswordFile}}, nil
 	}
 	server, err := f.server.open(log)
 	if err != nil {
 		return engine{}, err
 	}
-	client.Endpoints = server.ClientURLs()
+	client := f.server.client(server.ClientURLs())
+	client.CheckInterval = renew
 	return engine{client, server}, nil
 }
 
 func (f serverFlags) open(log *slog.Logger) (*etcd.Server, error) {
+	if (f.tls.Cert == "") != (f.tls.Key == "") {
+		return nil, errors.New("--store-cert and --store-key go together")
+	}
+	if f.tls.Cert != "" && !strings.HasPrefix(f.listenClient, "https://") {
+		return nil, fmt.Errorf("--store-listen-client %s is not encrypted, and --store-cert is given: write https://", f.listenClient)
+	}
 	cfg := etcd.ServerConfig{Name: f.name, DataDir: f.dir, ClientURLs: []string{f.listenClient},
-		InitialCluster: f.initialCluster, UnsafeNoFsync: f.unsafeNoFsync}
+		InitialCluster: f.initialCluster, UnsafeNoFsync: f.unsafeNoFsync, ClientTLS: f.tls, PeerTLS: f.tls}
 	if f.initialCluster != "" {
 		cfg.PeerURLs = []string{f.listenPeer}
 	}
@@ -79,7 +87,7 @@ func runStore(ctx context.Context, f serverFlags, socket string, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	store := engine{etcd.Config{Endpoints: server.ClientURLs()}, server}
+	store := engine{f.client(server.ClientURLs()), server}
 	db, writer := state.New()
 	src, err := etcd.New(store.client, db, writer, log)
 	if err != nil {
