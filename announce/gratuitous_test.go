@@ -125,8 +125,8 @@ func slicesConcat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 // A Linux neighbour that has the address at another's hardware address
 // changes its mind at each of the two forms.
 func TestARPSocketMovesANeighbour(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root and no -short: makes network namespaces")
 	}
 	runtime.LockOSThread() // never unlocked: the thread ends with the test and takes its namespace along
 	here, err := netns.New()

@@ -29,8 +29,8 @@ func compiled(t testing.TB) map[string]*ebpf.MapSpec {
 // realMaps creates the maps that userspace writes in the kernel.
 func realMaps(t testing.TB) Maps {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: creates BPF maps")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root and no -short: creates BPF maps")
 	}
 	specs := compiled(t)
 	loaded := map[string]*ebpf.Map{}
@@ -74,8 +74,8 @@ func TestCheckLayoutSeesEveryDifference(t *testing.T) {
 }
 
 func TestNewKernelMapsRefusesOtherShapes(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: creates BPF maps")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root and no -short: creates BPF maps")
 	}
 	specs := compiled(t)
 	loaded := map[string]*ebpf.Map{}

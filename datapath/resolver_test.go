@@ -25,8 +25,8 @@ type wire struct {
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root and no -short: makes network namespaces")
 	}
 	w := &wire{w1: newNamespace(t), router: newNamespace(t)}
 	for ns, handle := range map[netns.NsHandle]**netlink.Handle{w.w1: &w.onW1, w.router: &w.onRouter} {

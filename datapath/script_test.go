@@ -32,8 +32,8 @@ func TestScripts(t *testing.T) {
 		})
 	})
 	t.Run("kernel", func(t *testing.T) {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root: creates BPF maps")
+		if testing.Short() || os.Geteuid() != 0 {
+			t.Skip("needs root and no -short: creates BPF maps")
 		}
 		runScripts(t, realMaps)
 	})

@@ -49,8 +49,8 @@ var _ io.Writer = (*output)(nil)
 // on a device that swallows what is sent. exited gets its end.
 func daemon(t *testing.T, flags ...string) (process *os.Process, out *output, exited <-chan error) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it loads BPF programs in a network namespace of its own")
+	if testing.Short() || os.Getuid() != 0 {
+		t.Skip("needs root and no -short: it loads BPF programs in a network namespace of its own")
 	}
 	dir := t.TempDir()
 	flags = append(flags, "--node-name", "n", "--node-ip", "192.0.2.1", "--bpffs", filepath.Join(dir, "bpf"),

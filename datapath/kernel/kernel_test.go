@@ -24,8 +24,8 @@ type host struct {
 // newHost makes a host and puts the test's thread into its namespace.
 func newHost(t testing.TB) host {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it loads BPF programs into network namespaces")
+	if testing.Short() || os.Getuid() != 0 {
+		t.Skip("needs root and no -short: it loads BPF programs into network namespaces")
 	}
 	h := host{bpffs: mountBPFFS(t), runDir: t.TempDir(), net: newNamespace(t)}
 	enter(t, h.net)

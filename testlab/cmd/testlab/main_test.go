@@ -35,8 +35,8 @@ var newLabName = func() func() string {
 
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("labs are network namespaces: making them needs root")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("labs are network namespaces: making them needs root and no -short")
 	}
 }
 
