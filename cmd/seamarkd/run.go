@@ -37,6 +37,9 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		return fmt.Errorf("load datapath: %w", err)
 	}
 	defer kern.Close()
+	if err := datapath.CheckLayout(kern.MapSpecs()); err != nil {
+		return fmt.Errorf("load datapath: %w", err)
+	}
 	maps, err := datapath.NewKernelMaps(kern.Maps())
 	if err != nil {
 		return err

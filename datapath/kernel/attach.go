@@ -1,11 +1,13 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -125,6 +127,32 @@ func (k *Kernel) DetachPod(device string) error {
 		return fmt.Errorf("detach from pod device %s: %w", device, err)
 	}
 	return nil
+}
+
+// Attached returns the outside devices that the programs are on, by name.
+func (k *Kernel) Attached() []Attachment {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []Attachment
+	for name, l := range k.links {
+		kind, ifindex := parsePinName(name)
+		if kind != kindXDP || dead(l) {
+			continue
+		}
+		dev, err := netlink.LinkByIndex(int(ifindex))
+		if err != nil {
+			continue // it went in this moment
+		}
+		at := Attachment{Device: dev.Attrs().Name, TC: "clsact"}
+		if k.tcx {
+			at.TC = "tcx"
+		}
+		if at.XDP, err = xdpMode(at.Device); err == nil {
+			all = append(all, at)
+		}
+	}
+	slices.SortFunc(all, func(a, b Attachment) int { return cmp.Compare(a.Device, b.Device) })
+	return all
 }
 
 func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {

@@ -38,6 +38,7 @@ type Kernel struct {
 	locks   []*os.File
 	objects bpfPrograms
 	maps    map[string]*ebpf.Map
+	specs   map[string]*ebpf.MapSpec
 	reasons []string // names, by number
 	tcx     bool
 
@@ -67,6 +68,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err != nil {
 		return nil, err
 	}
+	k.specs = spec.Maps
 	if k.reasons, err = reasonNames(spec); err != nil {
 		return nil, err
 	}
@@ -140,6 +142,10 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 
 // Maps returns the maps by the names of bpf/maps.h. They stay the Kernel's to close.
 func (k *Kernel) Maps() map[string]*ebpf.Map { return k.maps }
+
+// MapSpecs returns the maps as they were compiled, with the BTF of their keys
+// and values, for userspace to compare its own shapes with.
+func (k *Kernel) MapSpecs() map[string]*ebpf.MapSpec { return k.specs }
 
 // Close lets go of everything and leaves it at work in the kernel: only the
 // pins hold it from then on.

@@ -566,12 +566,3 @@ func TestSecondCopy(t *testing.T) {
 		}
 	}
 }
-
-func TestProbe(t *testing.T) {
-	newHost(t)
-	for _, f := range Probe() {
-		if !f.Have && f.Name != "jit" && f.Name != "btf" {
-			t.Errorf("%s is missing, and yet the other tests ran", f.Name)
-		}
-	}
-}
