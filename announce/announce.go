@@ -95,9 +95,6 @@ func (a *Announcer) Heard(c Claim) {
 // node. It returns once the store has it; a new daemon takes it back.
 func (a *Announcer) Release(ctx context.Context) error { return a.lease.release(ctx) }
 
-// LeaseValid says whether this node's lease is valid by its own clock.
-func (a *Announcer) LeaseValid() bool { return a.lease.Valid() }
-
 // Lease says how this node's lease stands.
 func (a *Announcer) Lease() LeaseStatus { return a.lease.status() }
 
@@ -107,14 +104,6 @@ func (a *Announcer) Coordinator() string {
 		return *identity
 	}
 	return ""
-}
-
-// Verdicts on all nodes, as this one sees them.
-func (a *Announcer) Verdicts() map[string]Verdict { return a.observer.seen.Load().verdicts }
-
-// Inputs of Place, as this node sees them; for Explain and Problems.
-func (a *Announcer) Inputs() Inputs {
-	return ReadInputs(a.cfg.DB, a.cfg.DB.Snapshot(), a.Verdicts())
 }
 
 // Run announces until ctx ends. Then, unless Release was called, it leaves the

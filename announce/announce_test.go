@@ -382,7 +382,7 @@ func TestSlowStopKeepsAddresses(t *testing.T) {
 	a.start()
 	<-leads
 	a.served()
-	eventually(t, 10*sec, "the lease is valid again", a.announcer.LeaseValid)
+	eventually(t, 10*sec, "the lease is valid again", a.announcer.lease.Valid)
 	if err := a.stop(); err != nil {
 		t.Error(err)
 	}
@@ -426,7 +426,7 @@ func TestAnnouncers(t *testing.T) {
 			n.client.Cut(true)
 		}
 		eventually(t, 5*sec, "all leases stale", func() bool {
-			return !c.nodes[0].announcer.LeaseValid() && !c.nodes[1].announcer.LeaseValid() && !c.nodes[2].announcer.LeaseValid()
+			return !c.nodes[0].announcer.lease.Valid() && !c.nodes[1].announcer.lease.Valid() && !c.nodes[2].announcer.lease.Valid()
 		})
 		for end := time.Now().Add(2 * quick.Duration); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
 			if got := c.answering(); got != first.name {
@@ -437,7 +437,7 @@ func TestAnnouncers(t *testing.T) {
 			n.client.Cut(false)
 		}
 		eventually(t, 5*sec, "all leases valid", func() bool {
-			return c.nodes[0].announcer.LeaseValid() && c.nodes[1].announcer.LeaseValid() && c.nodes[2].announcer.LeaseValid()
+			return c.nodes[0].announcer.lease.Valid() && c.nodes[1].announcer.lease.Valid() && c.nodes[2].announcer.lease.Valid()
 		})
 		if a := c.assigned(); a.Generation != 1 || c.answering() != first.name {
 			t.Errorf("after the outage %s answers, assigned %+v", c.answering(), a)
@@ -456,7 +456,7 @@ func TestAnnouncers(t *testing.T) {
 		}
 		first.start()
 		first.served()
-		eventually(t, 5*sec, "row is done", func() bool { return first.row().Status.Phase == state.Done && first.announcer.LeaseValid() })
+		eventually(t, 5*sec, "row is done", func() bool { return first.row().Status.Phase == state.Done && first.announcer.lease.Valid() })
 		if a := c.assigned(); a.Generation != 1 || c.answering() != first.name || first.wire.count() != sent {
 			t.Errorf("after the restart %s answers, assigned %+v, %d announcements sent", c.answering(), a, first.wire.count()-sent)
 		}
@@ -549,7 +549,7 @@ func TestReturnAfterLapse(t *testing.T) {
 		}
 		<-time.After(time.Millisecond)
 	}
-	eventually(t, 5*sec, "lease valid", first.announcer.LeaseValid)
+	eventually(t, 5*sec, "lease valid", first.announcer.lease.Valid)
 	if got := c.answering(); got != before {
 		t.Errorf("%q answers, want %s", got, before)
 	}
