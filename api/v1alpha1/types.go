@@ -17,11 +17,28 @@ const (
 	ConditionIPAMRequestSatisfied = "seamark.dev/IPAMRequestSatisfied"
 )
 
+// Values of spec.loadBalancerClass that are Seamark's. A Service without a
+// class is Seamark's too, and is announced by whatever selects it.
+const (
+	// ClassL2: announced by ARP and NDP, as L2Policies say.
+	ClassL2 = "seamark.dev/l2"
+	// ClassBGP: advertised over BGP, as BGPAdvertisements say.
+	ClassBGP = "seamark.dev/bgp"
+)
+
 // Annotations that Seamark reads on Services and EndpointSlices, and those it
 // keeps on its node Leases.
 const (
 	// AnnotationIPs on a Service: addresses asked for, separated by commas.
 	AnnotationIPs = "seamark.dev/ips"
+	// AnnotationPool on a Service: the pool that its addresses come from.
+	AnnotationPool = "seamark.dev/pool"
+	// AnnotationSharingKey on a Service: Services with the same key may have
+	// one address, if their ports do not collide.
+	AnnotationSharingKey = "seamark.dev/sharing-key"
+	// AnnotationSharingCrossNamespace on a Service: namespaces, separated by
+	// commas, or *, whose Services it shares an address with.
+	AnnotationSharingCrossNamespace = "seamark.dev/sharing-cross-namespace"
 	// AnnotationWeight on an EndpointSlice: Maglev weight of its endpoints, 1 to 65535.
 	AnnotationWeight = "seamark.dev/weight"
 	// AnnotationInterfaces on a node's Lease: JSON list of the interfaces it could announce on.
@@ -89,6 +106,11 @@ type IPPoolSpec struct {
 	// +kubebuilder:default=Yes
 	// +kubebuilder:validation:Enum=Yes;No
 	AllowFirstLastIPs string `json:"allowFirstLastIPs,omitempty"`
+	// AvoidBuggyIPs withholds IPv4 addresses that end in .0 or .255, which
+	// some old equipment takes for a network's or a broadcast address.
+	//
+	// +optional
+	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
 }
 
 // IPBlock is one range of addresses: a CIDR, or first to last address inclusive.
@@ -182,6 +204,20 @@ type L2PolicySpec struct {
 	//
 	// +optional
 	ExternalIPs bool `json:"externalIPs,omitempty"`
+	// Pools limits LoadBalancerIPs to addresses of the pools with these names.
+	// Absent: those of every pool.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	Pools []string `json:"pools,omitempty"`
+	// PoolSelector limits LoadBalancerIPs to addresses of the pools with these
+	// labels; together with Pools, to those of either. Absent: Pools alone counts.
+	//
+	// +optional
+	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
 }
 
 // L2PolicyStatus says whether the policy is in force.
