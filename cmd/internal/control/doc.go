@@ -2,6 +2,7 @@
 // HTTP and JSON over a unix socket that root alone may open (mode 0600).
 //
 //	GET    /v1/status                              Status
+//	GET    /v1/health                              Health
 //	GET    /v1/announcements                       []Announcement
 //	GET    /v1/tables/TABLE                        the rows of a table of state.DB
 //	GET    /v1/bpf/lb                              text, one line per frontend and backend

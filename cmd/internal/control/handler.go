@@ -43,6 +43,7 @@ func (s *Server) handler() http.Handler {
 		})
 	}
 	handle("GET /v1/status", s.status)
+	handle("GET /v1/health", s.health)
 	handle("GET /v1/announcements", s.announcements)
 	handle("GET /v1/tables/{table}", s.table)
 	handle("GET /v1/bpf/lb", s.dumpLB)
