@@ -52,7 +52,7 @@ func newRootCommand() *cobra.Command {
 	node.register(cmd.Flags())
 	store.register(cmd.Flags())
 	log.register(cmd.PersistentFlags())
-	cmd.AddCommand(newStoreCommand(&log), newCleanupCommand(&log), &cobra.Command{
+	cmd.AddCommand(newStoreCommand(&log), newCleanupCommand(&log), newInstallCNICommand(), newMountBPFFSCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
