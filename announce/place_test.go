@@ -40,7 +40,7 @@ func lease(node string, x int) state.NodeLease {
 func lab() Inputs {
 	in := Inputs{
 		Services: []state.Service{service("web", addr(211))},
-		Policies: []state.L2Policy{{Name: "all", Interfaces: []string{"^eth1$"}, LoadBalancerIPs: true, ExternalIPs: true}},
+		Policies: []state.L2Policy{{Name: "all", Origin: policyRef("all"), Interfaces: []string{"^eth1$"}, LoadBalancerIPs: true, ExternalIPs: true}},
 		Verdicts: map[string]Verdict{},
 	}
 	for i, node := range []string{"a", "b", "c"} {
@@ -114,7 +114,7 @@ func TestCandidates(t *testing.T) {
 		}, "", "a:NoLocalBackend b:NoLocalBackend c:NoLocalBackend"},
 		{"second policy", func(in *Inputs) {
 			in.Policies[0].NodeSelector = matchLabels("name", "c")
-			in.Policies = append(in.Policies, state.L2Policy{Name: "b", NodeSelector: matchLabels("name", "b"), LoadBalancerIPs: true})
+			in.Policies = append(in.Policies, state.L2Policy{Name: "b", Origin: policyRef("b"), NodeSelector: matchLabels("name", "b"), LoadBalancerIPs: true})
 		}, "b", "a:NotSelected"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestWantedAddresses(t *testing.T) {
 		{"bad expression", func(in *Inputs) { in.Policies[0].Interfaces = []string{"eth1", "eth["} }, "",
 			"l2policy/all: spec.interfaces[1]: \"eth[\": error parsing regexp"},
 		{"bad expression beside a good one", func(in *Inputs) {
-			in.Policies = append(in.Policies, state.L2Policy{Name: "bad", Interfaces: []string{"("}, LoadBalancerIPs: true})
+			in.Policies = append(in.Policies, state.L2Policy{Name: "bad", Origin: policyRef("bad"), Interfaces: []string{"("}, LoadBalancerIPs: true})
 		}, "192.168.10.211=default/web", "l2policy/bad: spec.interfaces[0]"},
 		{"bad selector", func(in *Inputs) {
 			in.Policies[0].NodeSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}
@@ -204,6 +204,7 @@ func TestPolicyStatuses(t *testing.T) {
 	in := lab()
 	good, bad, invalid := in.Policies[0], in.Policies[0], in.Policies[0]
 	good.Name, bad.Name, invalid.Name = "good", "bad", "invalid"
+	good.Origin, bad.Origin, invalid.Origin = policyRef("good"), policyRef("bad"), policyRef("invalid")
 	bad.Interfaces, invalid.Invalid = []string{"bond0", "eth["}, "spec.interfaces[0]: mend it"
 	in.Policies = []state.L2Policy{good, bad, invalid}
 	rows := policyStatuses(in.Policies, Problems(in))
@@ -356,4 +357,8 @@ func BenchmarkPlace(b *testing.B) {
 		in.Verdicts["n3"] = Expired
 		Place(in, epoch)
 	}
+}
+
+func policyRef(name string) state.ObjectRef {
+	return state.ObjectRef{Group: "seamark.dev", Kind: "L2Policy", Name: name}
 }

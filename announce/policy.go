@@ -16,6 +16,7 @@ import (
 // policy is an L2Policy with its expressions compiled.
 type policy struct {
 	name                         string
+	origin                       state.ObjectRef
 	services, nodes              labels.Selector
 	interfaces                   []*regexp.Regexp
 	loadBalancerIPs, externalIPs bool
@@ -57,7 +58,7 @@ func compilePolicies(rows []state.L2Policy) ([]policy, []state.Problem) {
 }
 
 func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
-	p := policy{name: row.Name, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
+	p := policy{name: row.Name, origin: row.Origin, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
 	var err error
 	if p.services, err = selector(row.ServiceSelector); err != nil {
 		return p, broken(row, "spec.serviceSelector", err.Error(), "mend the selector")
@@ -79,7 +80,7 @@ func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
 // policyStatuses says of every policy what is wrong with it: that its spec does
 // not parse, or the first of the problems.
 func policyStatuses(policies []state.L2Policy, problems []state.Problem) []state.PolicyStatus {
-	first := map[string]string{}
+	first := map[state.ObjectRef]string{}
 	for _, p := range problems {
 		if _, ok := first[p.Object]; !ok {
 			first[p.Object] = p.Field + ": " + p.Message + "; " + p.Cure
@@ -87,15 +88,13 @@ func policyStatuses(policies []state.L2Policy, problems []state.Problem) []state
 	}
 	rows := make([]state.PolicyStatus, len(policies))
 	for i, p := range policies {
-		rows[i] = state.PolicyStatus{Policy: p.Name, Problem: cmp.Or(p.Invalid, first[objectOf(p.Name)])}
+		rows[i] = state.PolicyStatus{Policy: p.Name, Problem: cmp.Or(p.Invalid, first[p.Origin])}
 	}
 	return rows
 }
 
-func objectOf(policy string) string { return "l2policy/" + policy }
-
 func broken(row state.L2Policy, field, message, cure string) *state.Problem {
-	return &state.Problem{Object: objectOf(row.Name), Field: field, Message: message,
+	return &state.Problem{Object: row.Origin, Field: field, Message: message,
 		Cure: cure + ": the policy announces nothing until then"}
 }
 
@@ -124,7 +123,7 @@ func Problems(in Inputs) []state.Problem {
 				})
 			})
 			if !found {
-				problems = append(problems, state.Problem{Object: objectOf(p.name), Field: fmt.Sprintf("spec.interfaces[%d]", i),
+				problems = append(problems, state.Problem{Object: p.origin, Field: fmt.Sprintf("spec.interfaces[%d]", i),
 					Message: fmt.Sprintf("%q matches no interface of any node the policy selects", re), Cure: "compare it with `ip link` there"})
 			}
 		}

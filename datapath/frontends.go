@@ -87,7 +87,7 @@ func FrontendProblems(services []state.Service, rows []state.Frontend) []state.P
 	var problems []state.Problem
 	for _, svc := range services {
 		report := func(field, message, cure string) {
-			problems = append(problems, state.Problem{Object: "service/" + svc.Name.String(), Field: field, Message: message, Cure: cure})
+			problems = append(problems, state.Problem{Object: state.ServiceRef(svc.Name), Field: field, Message: message, Cure: cure})
 		}
 		for _, addr := range slices.Concat(svc.Ingress, svc.ExternalIPs) {
 			if !addr.Unmap().Is4() {

@@ -16,8 +16,40 @@ func Kinds() []Kind {
 	return []Kind{
 		KindService(), KindEndpointSlice(), KindNode(), KindNamespace(), KindLease(),
 		KindIPPool(), KindL2Policy(), KindAnnouncementSlice(),
+		KindBGPInstance(), KindBGPPeer(), KindBGPAdvertisement(), KindBFDProfile(),
 	}
 }
+
+// ForeignKinds lists the kinds of other projects that Seamark understands, as
+// those projects' CRDs name them (Cilium 1.18, MetalLB 0.15).
+func ForeignKinds() []Kind {
+	cilium := func(kind, plural string, version string, others ...string) Kind {
+		return Kind{Group: GroupCilium, Version: version, OtherVersions: others, Kind: kind, Plural: plural, Singular: strings.ToLower(kind)}
+	}
+	metallb := func(kind, plural string, version string, others ...string) Kind {
+		return Kind{Group: GroupMetalLB, Version: version, OtherVersions: others, Kind: kind, Plural: plural, Singular: strings.ToLower(kind), Namespaced: true}
+	}
+	return []Kind{
+		cilium("CiliumLoadBalancerIPPool", "ciliumloadbalancerippools", "v2", "v2alpha1"),
+		cilium("CiliumL2AnnouncementPolicy", "ciliuml2announcementpolicies", "v2alpha1"),
+		cilium("CiliumBGPClusterConfig", "ciliumbgpclusterconfigs", "v2", "v2alpha1"),
+		cilium("CiliumBGPPeerConfig", "ciliumbgppeerconfigs", "v2", "v2alpha1"),
+		cilium("CiliumBGPAdvertisement", "ciliumbgpadvertisements", "v2", "v2alpha1"),
+		cilium("CiliumBGPNodeConfigOverride", "ciliumbgpnodeconfigoverrides", "v2", "v2alpha1"),
+		metallb("IPAddressPool", "ipaddresspools", "v1beta1"),
+		metallb("L2Advertisement", "l2advertisements", "v1beta1"),
+		metallb("BGPPeer", "bgppeers", "v1beta2", "v1beta1"),
+		metallb("BGPAdvertisement", "bgpadvertisements", "v1beta1"),
+		metallb("Community", "communities", "v1beta1"),
+		metallb("BFDProfile", "bfdprofiles", "v1beta1"),
+	}
+}
+
+// API groups of the projects whose manifests Seamark understands.
+const (
+	GroupCilium  = "cilium.io"
+	GroupMetalLB = "metallb.io"
+)
 
 // KindService is v1 Service.
 func KindService() Kind {
@@ -50,6 +82,20 @@ func KindIPPool() Kind { return ownKind("IPPool", "ippools", "ippool") }
 // KindL2Policy is seamark.dev/v1alpha1 L2Policy.
 func KindL2Policy() Kind { return ownKind("L2Policy", "l2policies", "l2policy") }
 
+// KindBGPInstance is seamark.dev/v1alpha1 BGPInstance.
+func KindBGPInstance() Kind { return ownKind("BGPInstance", "bgpinstances", "bgpinstance") }
+
+// KindBGPPeer is seamark.dev/v1alpha1 BGPPeer.
+func KindBGPPeer() Kind { return ownKind("BGPPeer", "bgppeers", "bgppeer") }
+
+// KindBGPAdvertisement is seamark.dev/v1alpha1 BGPAdvertisement.
+func KindBGPAdvertisement() Kind {
+	return ownKind("BGPAdvertisement", "bgpadvertisements", "bgpadvertisement")
+}
+
+// KindBFDProfile is seamark.dev/v1alpha1 BFDProfile.
+func KindBFDProfile() Kind { return ownKind("BFDProfile", "bfdprofiles", "bfdprofile") }
+
 // KindAnnouncementSlice is seamark.dev/v1alpha1 AnnouncementSlice. Its short
 // names are names the seamark CLI takes; the CRD claims none of them.
 func KindAnnouncementSlice() Kind {
@@ -62,10 +108,11 @@ func ownKind(kind, plural, singular string, short ...string) Kind {
 }
 
 // FindKind looks a kind up by kind, plural, singular or short name, in any
-// case, with or without its group (ippools.seamark.dev).
+// case, with or without its group (ippools.seamark.dev). A name that several
+// projects' kinds have means Seamark's, unless it has a group.
 func FindKind(name string) (Kind, bool) {
 	name = strings.ToLower(name)
-	for _, k := range Kinds() {
+	for _, k := range slices.Concat(Kinds(), ForeignKinds()) {
 		names := append([]string{strings.ToLower(k.Kind), k.Plural, k.Singular}, k.ShortNames...)
 		if slices.Contains(names, name) || k.Group != "" && name == k.Plural+"."+k.Group {
 			return k, true
@@ -78,15 +125,23 @@ func FindKind(name string) (Kind, bool) {
 // what is known instead.
 func KindOf(apiVersion, kind string) (Kind, error) {
 	var names []string
-	for _, k := range Kinds() {
+	var same *Kind // in name, and Seamark's own rather than another project's
+	for _, k := range slices.Concat(Kinds(), ForeignKinds()) {
 		if k.Kind == kind {
-			if k.APIVersion() == apiVersion {
+			if k.servedAs(apiVersion) {
 				return k, nil
 			}
-			return Kind{}, Problem{Field: "apiVersion", Message: fmt.Sprintf("%q is not the API version of %s", apiVersion, kind),
-				Cure: fmt.Sprintf("write %s", k.APIVersion())}
+			if same == nil {
+				same = &k
+			}
 		}
-		names = append(names, k.Kind)
+		if !k.Foreign() {
+			names = append(names, k.Kind)
+		}
+	}
+	if same != nil {
+		return Kind{}, Problem{Field: "apiVersion", Message: fmt.Sprintf("%q is not the API version of %s", apiVersion, kind),
+			Cure: fmt.Sprintf("write %s", same.APIVersion())}
 	}
 	p := Problem{Field: "kind", Message: fmt.Sprintf("%q is not a kind that Seamark knows", kind), Cure: didYouMean(kind, names)}
 	if kind == "" {
@@ -94,6 +149,18 @@ func KindOf(apiVersion, kind string) (Kind, error) {
 	}
 	return Kind{}, p
 }
+
+// servedAs says whether apiVersion is one that objects of the kind come in.
+func (k Kind) servedAs(apiVersion string) bool {
+	group, version, ok := strings.Cut(apiVersion, "/")
+	if !ok {
+		group, version = "", apiVersion
+	}
+	return group == k.Group && (version == k.Version || slices.Contains(k.OtherVersions, version))
+}
+
+// Foreign says whether the kind is another project's.
+func (k Kind) Foreign() bool { return k.Group == GroupCilium || k.Group == GroupMetalLB }
 
 // APIVersion is group/version, or version alone for the core group.
 func (k Kind) APIVersion() string {
@@ -107,8 +174,8 @@ func (k Kind) APIVersion() string {
 // write: an update of such an object leaves the status as it was.
 func (k Kind) HasStatus() bool {
 	switch k.Kind {
-	case "Service", "IPPool", "L2Policy":
-		return true
+	case "EndpointSlice", "Namespace", "Lease", "Node", "AnnouncementSlice":
+		return false
 	}
-	return false
+	return true
 }

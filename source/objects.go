@@ -32,6 +32,8 @@ type Objects interface {
 // Kind is one kind of object that Seamark knows.
 type Kind struct {
 	Group, Version, Kind, Plural, Singular string
-	ShortNames                             []string
-	Namespaced                             bool
+	// OtherVersions that objects of the kind also come in, read as Version.
+	OtherVersions []string
+	ShortNames    []string
+	Namespaced    bool
 }

@@ -19,12 +19,15 @@ import (
 func PoolRow(p *v1alpha1.IPPool, last *state.Pool) state.Pool {
 	row := state.Pool{
 		Name:              p.Name,
+		Origin:            KindIPPool().ref(p.Name),
 		UID:               string(p.UID),
+		Labels:            p.Labels,
 		Created:           p.CreationTimestamp.Time,
 		ServiceSelector:   p.Spec.ServiceSelector,
 		NamespaceSelector: p.Spec.NamespaceSelector,
 		Disabled:          p.Spec.Disabled,
 		AutoAssign:        p.Spec.AutoAssign == nil || *p.Spec.AutoAssign,
+		AvoidBuggyIPs:     p.Spec.AvoidBuggyIPs,
 		Priority:          p.Spec.Priority,
 		Conditions:        p.Status.Conditions,
 	}
@@ -130,18 +133,23 @@ func L2PolicyRow(p *v1alpha1.L2Policy, last *state.L2Policy) state.L2Policy {
 		if last != nil {
 			row = *last
 		}
-		row.Name, row.Created, row.Conditions = p.Name, p.CreationTimestamp.Time, p.Status.Conditions
+		row.Name, row.Origin, row.UID = p.Name, KindL2Policy().ref(p.Name), string(p.UID)
+		row.Created, row.Conditions = p.CreationTimestamp.Time, p.Status.Conditions
 		row.Invalid = oneLine(problems)
 		return row
 	}
 	return state.L2Policy{
 		Name:            p.Name,
+		Origin:          KindL2Policy().ref(p.Name),
+		UID:             string(p.UID),
 		Created:         p.CreationTimestamp.Time,
 		ServiceSelector: p.Spec.ServiceSelector,
 		NodeSelector:    p.Spec.NodeSelector,
 		Interfaces:      p.Spec.Interfaces,
 		LoadBalancerIPs: p.Spec.LoadBalancerIPs,
 		ExternalIPs:     p.Spec.ExternalIPs,
+		Pools:           p.Spec.Pools,
+		PoolSelector:    p.Spec.PoolSelector,
 		Conditions:      p.Status.Conditions,
 	}
 }
@@ -152,6 +160,7 @@ type leaseInterface struct {
 	MAC      string         `json:"mac,omitempty"`
 	Up       bool           `json:"up"`
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
+	Gateways []netip.Addr   `json:"gateways,omitempty"`
 }
 
 // SetNodeLease writes row into a Lease: all but metadata's own fields and the

@@ -15,15 +15,26 @@ import (
 
 // Source is one engine.
 type Source interface {
-	// Run keeps the source's tables (Services, EndpointSlices, Nodes, Pools,
-	// L2Policies, NodeLeases, Assigned) as the store has them, until ctx
-	// ends. It marks a table synced when its first list is in. When the store
-	// cannot be reached the tables stay as they were.
+	// Run keeps the source's tables (those that Tables writes, and Agents) as
+	// the store has them, until ctx ends. It marks a table synced when its
+	// first list is in. When the store cannot be reached the tables stay as
+	// they were.
 	Run(ctx context.Context) error
 
-	// LastRead is the CLOCK_BOOTTIME that the tables are no older than, 0
-	// before the first list. It stands still while the store cannot be read.
+	// Check asks the store for an answer, and says what is wrong when none comes.
+	Check(ctx context.Context) error
+
+	// Err is why the store could last not be followed, nil when it is.
+	Err() error
+
+	// LastRead is the CLOCK_BOOTTIME that the tables of leases and of
+	// assignments are no older than, 0 before the first list. It stands still
+	// while the store cannot be read.
 	LastRead() time.Duration
+
+	// CatchUp returns once all tables hold what was written before it was
+	// called; an error means that ctx has ended.
+	CatchUp(ctx context.Context) error
 
 	// RenewLease writes this node's lease, with everything it reports. It
 	// returns once the store has it; the caller counts validity from when it
@@ -42,6 +53,27 @@ type Source interface {
 	// Assignments writes the AnnouncementSlices; it is a Batcher.
 	Assignments() state.Target[state.Assignment]
 
+	// Event tells people what happened to an object: best effort, without
+	// waiting, limited in rate, and forgotten while the store is away.
+	Event(event Event)
+
 	// Objects reads and writes the objects themselves, for the seamark CLI.
 	Objects() Objects
+
+	// Close ends the connection to the store.
+	Close() error
+}
+
+// Event is news of an object, as Kubernetes' Events are.
+type Event struct {
+	Object state.ObjectRef
+	UID    string // of the object; "" when not known
+	// Warning: someone should look into it.
+	Warning bool
+	// Reason and Action are one CamelCase word each: why it happened, and what
+	// Seamark did.
+	Reason state.Reason
+	Action string
+	// Message is for people: what happened, and what to do.
+	Message string
 }

@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -35,13 +36,14 @@ type customSchema struct {
 	rules      *cel.Validator // nil when the CRD has no CEL rules
 }
 
-// customSchemas compiles the CRDs, by kind: 30 ms, so at the first use only.
-var customSchemas = sync.OnceValues(func() (map[string]customSchema, error) {
+// customSchemas compiles the CRDs, each version by itself: 100 ms, so at the
+// first use only.
+var customSchemas = sync.OnceValues(func() (map[schema.GroupVersionKind]customSchema, error) {
 	files, err := fs.Glob(v1alpha1.CRDs, "crds/*.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("list CRDs: %w", err)
 	}
-	schemas := map[string]customSchema{}
+	schemas := map[schema.GroupVersionKind]customSchema{}
 	for _, file := range files {
 		data, err := v1alpha1.CRDs.ReadFile(file)
 		if err != nil {
@@ -51,18 +53,19 @@ var customSchemas = sync.OnceValues(func() (map[string]customSchema, error) {
 		if err := sigsyaml.Unmarshal(data, &crd); err != nil {
 			return nil, fmt.Errorf("decode CRD %s: %w", path.Base(file), err)
 		}
-		schema, err := compileCRD(&crd)
-		if err != nil {
-			return nil, fmt.Errorf("compile CRD %s: %w", path.Base(file), err)
+		for _, version := range crd.Spec.Versions {
+			compiled, err := compileSchema(version.Schema.OpenAPIV3Schema)
+			if err != nil {
+				return nil, fmt.Errorf("compile CRD %s %s: %w", path.Base(file), version.Name, err)
+			}
+			schemas[schema.GroupVersionKind{Group: crd.Spec.Group, Version: version.Name, Kind: crd.Spec.Names.Kind}] = compiled
 		}
-		schemas[crd.Spec.Names.Kind] = schema
 	}
 	return schemas, nil
 })
 
-func compileCRD(crd *apiextensionsv1.CustomResourceDefinition) (customSchema, error) {
+func compileSchema(v1props *apiextensionsv1.JSONSchemaProps) (customSchema, error) {
 	var props apiextensions.JSONSchemaProps
-	v1props := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(v1props, &props, nil); err != nil {
 		return customSchema{}, fmt.Errorf("convert schema: %w", err)
 	}
@@ -84,17 +87,17 @@ func admitCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 	if err != nil {
 		return Problems{{Message: err.Error(), Cure: "this is a defect of Seamark: please report it"}}
 	}
-	schema := schemas[kind.Kind]
+	custom := schemas[schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind}]
 	var problems Problems
-	for _, p := range pruning.PruneWithOptions(obj.Object, schema.structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}) {
+	for _, p := range pruning.PruneWithOptions(obj.Object, custom.structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}) {
 		steps := splitPath(p)
-		problems.add(p, didYouMean(steps[len(steps)-1], schema.siblings(steps)), "unknown field")
+		problems.add(p, didYouMean(steps[len(steps)-1], custom.siblings(steps)), "unknown field")
 	}
-	defaulting.PruneNonNullableNullsWithoutDefaults(obj.Object, schema.structural)
-	defaulting.Default(obj.Object, schema.structural)
+	defaulting.PruneNonNullableNullsWithoutDefaults(obj.Object, custom.structural)
+	defaulting.Default(obj.Object, custom.structural)
 
-	errs := validation.ValidateCustomResource(nil, obj.Object, schema.openAPI)
-	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, schema.structural, obj.Object)...)
+	errs := validation.ValidateCustomResource(nil, obj.Object, custom.openAPI)
+	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, custom.structural, obj.Object)...)
 	problems.addNew(fieldProblems(errs))
 	// CEL rules and Go types are for what is there and of the right type.
 	if slices.ContainsFunc(errs, func(e *field.Error) bool {
@@ -104,8 +107,8 @@ func admitCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 	}
 	// Ours go first: they quote the value, and name a cure.
 	problems.addNew(checkCustom(obj, kind))
-	if schema.rules != nil {
-		ruleErrs, _ := schema.rules.Validate(context.Background(), nil, schema.structural, obj.Object, nil, celconfig.RuntimeCELCostBudget)
+	if custom.rules != nil {
+		ruleErrs, _ := custom.rules.Validate(context.Background(), nil, custom.structural, obj.Object, nil, celconfig.RuntimeCELCostBudget)
 		problems.addNew(fieldProblems(ruleErrs))
 	}
 	return problems
@@ -141,6 +144,24 @@ func checkCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 			return nil
 		}
 		return checkL2Policy(&policy.Spec)
+	case "BGPInstance":
+		instance, err := typedObject[v1alpha1.BGPInstance](obj)
+		if err != nil {
+			return nil
+		}
+		return checkSelector("nodeSelector", instance.Spec.NodeSelector)
+	case "BGPPeer":
+		peer, err := typedObject[v1alpha1.BGPPeer](obj)
+		if err != nil {
+			return nil
+		}
+		return peerSelectors(&peer.Spec)
+	case "BGPAdvertisement":
+		advertisement, err := typedObject[v1alpha1.BGPAdvertisement](obj)
+		if err != nil {
+			return nil
+		}
+		return advertisementSelectors(&advertisement.Spec)
 	case "AnnouncementSlice":
 		slice, err := typedObject[v1alpha1.AnnouncementSlice](obj)
 		if err != nil {
@@ -156,8 +177,34 @@ func poolSelectors(spec *v1alpha1.IPPoolSpec) Problems {
 	return append(checkSelector("serviceSelector", spec.ServiceSelector), checkSelector("namespaceSelector", spec.NamespaceSelector)...)
 }
 
+func peerSelectors(spec *v1alpha1.BGPPeerSpec) Problems {
+	problems := nodeSelectors(spec.NodeSelectors)
+	for i, f := range spec.Families {
+		problems = append(problems, checkSelector(fmt.Sprintf("families[%d].advertisements", i), f.Advertisements)...)
+	}
+	return problems
+}
+
+func advertisementSelectors(spec *v1alpha1.BGPAdvertisementSpec) Problems {
+	problems := append(nodeSelectors(spec.NodeSelectors), checkSelector("peerSelector", spec.PeerSelector)...)
+	for i, a := range spec.Advertisements {
+		problems = append(problems, checkSelector(fmt.Sprintf("advertisements[%d].serviceSelector", i), a.ServiceSelector)...)
+		problems = append(problems, checkSelector(fmt.Sprintf("advertisements[%d].poolSelector", i), a.PoolSelector)...)
+	}
+	return problems
+}
+
+func nodeSelectors(selectors []metav1.LabelSelector) Problems {
+	var problems Problems
+	for i := range selectors {
+		problems = append(problems, checkSelector(fmt.Sprintf("nodeSelectors[%d]", i), &selectors[i])...)
+	}
+	return problems
+}
+
 func checkL2Policy(spec *v1alpha1.L2PolicySpec) Problems {
 	problems := append(checkSelector("serviceSelector", spec.ServiceSelector), checkSelector("nodeSelector", spec.NodeSelector)...)
+	problems = append(problems, checkSelector("poolSelector", spec.PoolSelector)...)
 	for i, expr := range spec.Interfaces {
 		if _, err := regexp.Compile(expr); err != nil {
 			problems.add(fmt.Sprintf("spec.interfaces[%d]", i), "write an RE2 expression such as ^eth[0-9]+",

@@ -15,11 +15,15 @@ type DB struct {
 	Services       Table[Service]
 	EndpointSlices Table[EndpointSlice]
 	Nodes          Table[Node]
+	Namespaces     Table[Namespace]
+	Agents         Table[Agent]
 	Pools          Table[Pool]
 	L2Policies     Table[L2Policy]
 	NodeLeases     Table[NodeLease]
 	// Assigned is what the AnnouncementSlices hold.
 	Assigned Table[Assignment]
+	// SourceProblems are what of the objects cannot be honoured as it is written.
+	SourceProblems Table[Problem]
 
 	// What this node is, written by the datapath.
 	Devices   Table[Device]
@@ -46,6 +50,7 @@ type DB struct {
 const (
 	IndexService = "service" // EndpointSlices and Frontends by namespace/name of their Service
 	IndexAddr    = "addr"    // Frontends and Announcements by address
+	IndexObject  = "object"  // SourceProblems by their object
 )
 
 // New returns an empty DB and its Writer.
@@ -55,11 +60,15 @@ func New() (*DB, *Writer) {
 		Services: newTable[Service](schema, "services"),
 		EndpointSlices: newTable(schema, "endpointslices", Index[EndpointSlice]{IndexService,
 			func(s EndpointSlice) []string { return []string{s.Service.String()} }}),
-		Nodes:          newTable[Node](schema, "nodes"),
-		Pools:          newTable[Pool](schema, "pools"),
-		L2Policies:     newTable[L2Policy](schema, "l2policies"),
-		NodeLeases:     newTable[NodeLease](schema, "nodeleases"),
-		Assigned:       newTable[Assignment](schema, "assigned"),
+		Nodes:      newTable[Node](schema, "nodes"),
+		Namespaces: newTable[Namespace](schema, "namespaces"),
+		Agents:     newTable[Agent](schema, "agents"),
+		Pools:      newTable[Pool](schema, "pools"),
+		L2Policies: newTable[L2Policy](schema, "l2policies"),
+		NodeLeases: newTable[NodeLease](schema, "nodeleases"),
+		Assigned:   newTable[Assignment](schema, "assigned"),
+		SourceProblems: newTable(schema, "sourceproblems", Index[Problem]{IndexObject,
+			func(p Problem) []string { return []string{p.Object.String()} }}),
 		Devices:        newTable[Device](schema, "devices"),
 		Endpoints:      newTable[Endpoint](schema, "endpoints"),
 		Allocations:    newTable[Allocation](schema, "allocations"),

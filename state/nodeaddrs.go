@@ -28,7 +28,7 @@ func WithoutNodeAddrs(services []Service, nodes []Node) ([]Service, []Problem) {
 				rest = append(rest, a)
 				continue
 			}
-			problems = append(problems, Problem{Object: "service/" + svc.Name.String(), Field: field,
+			problems = append(problems, Problem{Object: ServiceRef(svc.Name), Field: field,
 				Message: a.String() + " is the address of node " + owner[a.Unmap()] + ", and is neither served nor announced",
 				Cure:    "use an address that is no node's, and keep nodes' addresses out of pools"})
 		}

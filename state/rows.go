@@ -20,6 +20,33 @@ func (n ObjectName) Compare(m ObjectName) int {
 	return cmp.Or(strings.Compare(n.Namespace, m.Namespace), strings.Compare(n.Name, m.Name))
 }
 
+// ObjectRef names an object of any kind. It prints as kind/name or
+// kind/namespace/name, the kind in lower case.
+type ObjectRef struct {
+	// Group of the kind's API, "" for the core group.
+	Group string `json:"group,omitempty"`
+	Kind  string `json:"kind"`
+	// Namespace is "" when the kind has none.
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+func (r ObjectRef) String() string {
+	s := strings.ToLower(r.Kind) + "/"
+	if r.Namespace != "" {
+		s += r.Namespace + "/"
+	}
+	return s + r.Name
+}
+
+// ServiceRef and NodeRef name objects of the core group.
+func ServiceRef(n ObjectName) ObjectRef {
+	return ObjectRef{Kind: "Service", Namespace: n.Namespace, Name: n.Name}
+}
+
+// NodeRef names a Node.
+func NodeRef(name string) ObjectRef { return ObjectRef{Kind: "Node", Name: name} }
+
 // Protocol is an IP protocol number (IANA).
 type Protocol uint8
 
@@ -51,7 +78,8 @@ type Service struct {
 	Annotations map[string]string
 	// Type as in Kubernetes: ClusterIP, NodePort, LoadBalancer, ExternalName.
 	Type string
-	// Class is spec.loadBalancerClass, "" when absent.
+	// Class is spec.loadBalancerClass, "" when absent. Another project's class
+	// that means what one of Seamark's does is given as Seamark's.
 	Class      string
 	ClusterIPs []netip.Addr
 	// ExternalIPs is spec.externalIPs.
@@ -59,6 +87,16 @@ type Service struct {
 	// RequestedIPs are the addresses asked for by spec.loadBalancerIP or by
 	// an annotation, in that order.
 	RequestedIPs []netip.Addr
+	// RequestField is where RequestedIPs are asked for, for messages.
+	RequestField string
+	// Pool names the pool that addresses are wanted from, "" for any: by the
+	// name of its row, or of its object. PoolField is where that is written.
+	Pool, PoolField string
+	// Sharing is the key under which the Service may share an address; ""
+	// for none. SharingWith are the namespaces it shares with besides its
+	// own, "*" for all.
+	Sharing     string
+	SharingWith []string
 	// Families that LoadBalancer addresses are wanted for, in order of
 	// preference: "IPv4", "IPv6".
 	Families []string
@@ -137,11 +175,52 @@ type Node struct {
 // RowKey of a Node is its name.
 func (n Node) RowKey() string { return n.Name }
 
-// Pool is an IPPool, parsed. One that does not parse has Invalid set, and the
-// Ranges of the last spec that was right.
+// Namespace is a Kubernetes namespace.
+type Namespace struct {
+	Name   string
+	Labels map[string]string
+}
+
+// RowKey of a Namespace is its name.
+func (n Namespace) RowKey() string { return n.Name }
+
+// Agent is another project's program that runs in the cluster and does some
+// of what Seamark does: a set of pods, found by the labels that its own
+// manifests give it.
+type Agent struct {
+	// Object is the DaemonSet or Deployment.
+	Object ObjectRef
+	// Product as people know it: "MetalLB", "Cilium", "kube-proxy".
+	Product string
+	Role    AgentRole
+	// Ready is how many of its pods are.
+	Ready int
+}
+
+// AgentRole is what an Agent does. One that does several things has a row for each.
+type AgentRole string
+
+// The roles.
+const (
+	AgentAllocates AgentRole = "allocates" // gives Services of type LoadBalancer addresses
+	AgentAnnounces AgentRole = "announces" // answers ARP for them, or advertises them over BGP
+	AgentCNI       AgentRole = "cni"       // wires pods up
+	AgentProxy     AgentRole = "proxy"     // forwards ClusterIPs and NodePorts
+)
+
+// RowKey of an Agent is its object and its role.
+func (a Agent) RowKey() string { return a.Object.String() + " " + string(a.Role) }
+
+// Pool is an IPPool, or another project's object that means one, parsed. One
+// that does not parse has Invalid set, and the Ranges of the last spec that
+// was right.
 type Pool struct {
+	// Name is the IPPool's; that of another kind's pool is kind/name or
+	// kind/namespace/name, with the kind as it is written.
 	Name    string
+	Origin  ObjectRef
 	UID     string
+	Labels  map[string]string
 	Created time.Time
 	// Ranges in the order of spec.blocks, AllowFirstLastIPs applied.
 	Ranges            []Range
@@ -149,7 +228,9 @@ type Pool struct {
 	NamespaceSelector *metav1.LabelSelector
 	Disabled          bool
 	AutoAssign        bool
-	Priority          int32
+	// AvoidBuggyIPs: IPv4 addresses that end in .0 or .255 are not given.
+	AvoidBuggyIPs bool
+	Priority      int32
 	// Invalid names the field that does not parse and the cure.
 	Invalid string
 	// Conditions is status.conditions as the source holds it.
@@ -158,6 +239,14 @@ type Pool struct {
 
 // RowKey of a Pool is its name.
 func (p Pool) RowKey() string { return p.Name }
+
+// Called says whether name means the pool: the row's name, or its object's own.
+func (p Pool) Called(name string) bool { return name == p.Name || name == p.Origin.Name }
+
+// Holds says whether a is in one of the pool's ranges.
+func (p Pool) Holds(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.Contains(a) })
+}
 
 // Range is the addresses From to To, both inclusive and of one family.
 type Range struct{ From, To netip.Addr }
@@ -177,7 +266,10 @@ func (r Range) String() string { return r.From.String() + "–" + r.To.String() 
 // L2Policy is an L2Policy as written; Invalid names what is wrong with it, and
 // then the other fields are those of the last spec that was right.
 type L2Policy struct {
+	// Name as of a Pool.
 	Name            string
+	Origin          ObjectRef
+	UID             string
 	Created         time.Time
 	ServiceSelector *metav1.LabelSelector
 	NodeSelector    *metav1.LabelSelector
@@ -185,8 +277,12 @@ type L2Policy struct {
 	Interfaces      []string
 	LoadBalancerIPs bool
 	ExternalIPs     bool
-	Invalid         string
-	Conditions      []metav1.Condition
+	// Pools (by Pool.Called) and PoolSelector limit LoadBalancerIPs to
+	// addresses of the pools that either means; both absent: to nothing.
+	Pools        []string
+	PoolSelector *metav1.LabelSelector
+	Invalid      string
+	Conditions   []metav1.Condition
 }
 
 // RowKey of an L2Policy is its name.
@@ -212,6 +308,8 @@ type LeaseInterface struct {
 	MAC      string
 	Up       bool
 	Prefixes []netip.Prefix
+	// Gateways that the node's default routes through it lead to.
+	Gateways []netip.Addr
 }
 
 // RowKey of a NodeLease is the node's name.
@@ -400,6 +498,8 @@ type Device struct {
 	Up       bool // administratively up, with carrier
 	Type     string
 	Prefixes []netip.Prefix
+	// Gateways of the default routes through it.
+	Gateways []netip.Addr
 }
 
 // RowKey of a Device is its name.
@@ -460,8 +560,8 @@ func (r Route) SameSpec(s Route) bool {
 // Problem is something a person should mend: a decider found it in what the
 // sources say or in what this node is, and went on without it.
 type Problem struct {
-	// Object that is wrong, as kind/name or kind/namespace/name.
-	Object string
+	// Object that is wrong.
+	Object ObjectRef
 	// Field of it, as a path; "" for the whole.
 	Field string
 	// Message says what is wrong, and Cure what to do.
@@ -469,10 +569,10 @@ type Problem struct {
 }
 
 // RowKey of a Problem is its object, field and message.
-func (p Problem) RowKey() string { return p.Object + " " + p.Field + " " + p.Message }
+func (p Problem) RowKey() string { return p.Object.String() + " " + p.Field + " " + p.Message }
 
 func (p Problem) String() string {
-	s := p.Object + ": "
+	s := p.Object.String() + ": "
 	if p.Field != "" {
 		s += p.Field + ": "
 	}

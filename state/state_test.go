@@ -116,7 +116,7 @@ func TestWithoutNodeAddrs(t *testing.T) {
 	if len(services[0].ExternalIPs) != 2 {
 		t.Error("the rows given were changed")
 	}
-	if len(problems) != 2 || problems[1].Object != "service/d/bad" || problems[1].Field != "spec.externalIPs" {
+	if len(problems) != 2 || problems[1].Object.String() != "service/d/bad" || problems[1].Field != "spec.externalIPs" {
 		t.Errorf("problems %v", problems)
 	}
 }

@@ -270,18 +270,15 @@ func (d describer) node(ctx context.Context, name string) error {
 
 // problems writes what a person should mend about the object.
 func (d describer) problems(ctx context.Context, kind source.Kind, obj *unstructured.Unstructured) error {
-	name := obj.GetName()
-	if kind.Namespaced {
-		name = obj.GetNamespace() + "/" + name
-	}
+	ref := state.ObjectRef{Group: kind.Group, Kind: kind.Kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	var lines []string
-	for _, table := range []string{"nodeproblems", "clusterproblems"} {
+	for _, table := range []string{"nodeproblems", "clusterproblems", "sourceproblems"} {
 		problems, err := control.Rows[state.Problem](ctx, d.client, table)
 		if err != nil {
 			return err
 		}
 		for _, p := range problems {
-			if strings.EqualFold(p.Object, kind.Kind+"/"+name) {
+			if p.Object == ref {
 				lines = append(lines, p.String())
 			}
 		}

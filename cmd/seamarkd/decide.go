@@ -81,7 +81,7 @@ func (d *deciders) attachments(ctx context.Context) error {
 		node, ok := d.db.Nodes.Get(snap, d.node)
 		devices, problems := pod.Outside(d.db.Devices.Rows(snap), node, d.db.L2Policies.Rows(snap))
 		if !ok {
-			problems = append(problems, state.Problem{Object: "node/" + d.node, Message: "there is no such Node object",
+			problems = append(problems, state.Problem{Object: state.NodeRef(d.node), Message: "there is no such Node object",
 				Cure: "register the node, or start seamarkd with the --node-name that it is registered by"})
 		}
 		var rows []state.Attachment

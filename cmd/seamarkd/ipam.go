@@ -18,8 +18,6 @@ type ipam struct {
 	writer *state.Writer
 	source source.Source
 	log    *slog.Logger
-	// boottime is CLOCK_BOOTTIME.
-	boottime func() time.Duration
 }
 
 // run allocates until ctx ends, which is when another node may begin.
@@ -29,7 +27,8 @@ func (p ipam) run(ctx context.Context) {
 		p.db.Allocations.Replace(tx, nil, state.Allocation.SameSpec)
 		p.db.PoolStatuses.Replace(tx, nil, state.PoolStatus.SameSpec)
 	})
-	if !p.caughtUp(ctx) {
+	// What coordinators before this one gave away must not be given again.
+	if p.source.CatchUp(ctx) != nil {
 		return
 	}
 	var wg sync.WaitGroup
@@ -51,21 +50,6 @@ func (p ipam) run(ctx context.Context) {
 			p.reconcile(ctx, &wg)
 		}
 	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.MarksChanged)
-}
-
-// caughtUp waits until the tables hold all that coordinators before this one
-// wrote: what they gave away must not be given again. It returns false when
-// ctx ends first.
-func (p ipam) caughtUp(ctx context.Context) bool {
-	const look = 50 * time.Millisecond
-	for elected := p.boottime(); p.source.LastRead() <= elected; {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(look):
-		}
-	}
-	return true
 }
 
 func (p ipam) reconcile(ctx context.Context, wg *sync.WaitGroup) {

@@ -8,16 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 )
 
-// allocationStore is as much of a source as LB-IPAM uses. Its tables are as
-// old as the test says.
+// allocationStore is as much of a source as LB-IPAM uses. Its tables have
+// caught up when the test says.
 type allocationStore struct {
 	source.Source
-	lastRead atomic.Int64
+	caughtUp atomic.Bool
 	updated  chan state.Allocation
 	pruned   chan int // rows wanted
 }
@@ -26,9 +25,15 @@ func newAllocationStore() *allocationStore {
 	return &allocationStore{updated: make(chan state.Allocation, 64), pruned: make(chan int, 64)}
 }
 
-func (s *allocationStore) read() { s.lastRead.Store(int64(announce.SystemClock{}.Boottime())) }
+func (s *allocationStore) read() { s.caughtUp.Store(true) }
 
-func (s *allocationStore) LastRead() time.Duration                        { return time.Duration(s.lastRead.Load()) }
+func (s *allocationStore) CatchUp(ctx context.Context) error {
+	for !s.caughtUp.Load() && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	return ctx.Err()
+}
+
 func (s *allocationStore) Allocations() state.Target[state.Allocation]    { return s }
 func (s *allocationStore) PoolStatuses() state.Target[state.PoolStatus]   { return noPoolStatuses{} }
 func (s *allocationStore) Delete(context.Context, state.Allocation) error { return nil }
@@ -55,7 +60,7 @@ func term(t *testing.T, db *state.DB, w *state.Writer, store *allocationStore) (
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ipam{db, w, store, slog.New(slog.DiscardHandler), announce.SystemClock{}.Boottime}.run(ctx)
+		ipam{db, w, store, slog.New(slog.DiscardHandler)}.run(ctx)
 	}()
 	end = func() { cancel(); <-done }
 	t.Cleanup(end)
@@ -89,12 +94,11 @@ func poolAndService(db *state.DB) func(*state.Tx) {
 func TestAllocatesOnlyWhenCaughtUp(t *testing.T) {
 	db, w := state.New()
 	store := newAllocationStore()
-	store.read() // before the election
 	w.Update(poolAndService(db))
 	term(t, db, w, store)
 	select {
 	case row := <-store.updated:
-		t.Errorf("gave %v by tables from before the election", row.Addrs)
+		t.Errorf("gave %v by tables that had not caught up", row.Addrs)
 	case <-time.After(200 * time.Millisecond):
 	}
 	w.Update(func(tx *state.Tx) {
@@ -118,7 +122,7 @@ func TestEveryTermPrunes(t *testing.T) {
 	store := newAllocationStore()
 	w.Update(poolAndService(db))
 	end := term(t, db, w, store)
-	store.lastRead.Store(int64(time.Hour * 1e4))
+	store.read()
 	if n := next(t, "the first term prunes", store.pruned); n != 1 {
 		t.Errorf("pruned with %d rows wanted, want 1", n)
 	}

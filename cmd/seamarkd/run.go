@@ -69,7 +69,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
-		Lead:      ipam{db, writer, src, log, announce.SystemClock{}.Boottime}.run,
+		Lead:      ipam{db, writer, src, log}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   outside,
 	})

@@ -36,7 +36,7 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 	for _, policy := range policies {
 		selected, err := selects(policy.NodeSelector, node)
 		if err != nil {
-			problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: "spec.nodeSelector",
+			problems = append(problems, state.Problem{Object: policy.Origin, Field: "spec.nodeSelector",
 				Message: err.Error(), Cure: "correct the selector: until then the policy selects no node"})
 			continue
 		}
@@ -47,7 +47,7 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 			field := fmt.Sprintf("spec.interfaces[%d]", i)
 			re, err := regexp.Compile(expr)
 			if err != nil {
-				problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: field,
+				problems = append(problems, state.Problem{Object: policy.Origin, Field: field,
 					Message: fmt.Sprintf("%q is no RE2 expression (%v)", expr, err), Cure: "write one such as ^eth1$"})
 				continue
 			}
@@ -58,7 +58,7 @@ func Outside(devices []state.Device, node state.Node, policies []state.L2Policy)
 				}
 			}
 			if !matched {
-				problems = append(problems, state.Problem{Object: "l2policy/" + policy.Name, Field: field,
+				problems = append(problems, state.Problem{Object: policy.Origin, Field: field,
 					Message: fmt.Sprintf("%q matches no interface of node %s, which has %s", expr, node.Name, orNone(names)),
 					Cure:    "correct the expression, or leave the node out with spec.nodeSelector"})
 			}

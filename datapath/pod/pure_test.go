@@ -41,19 +41,19 @@ func TestOutside(t *testing.T) {
 		problems []string // each a part of a Problem's text
 	}{
 		{name: "InternalIP alone", want: "eth1"},
-		{name: "no expression", policies: []state.L2Policy{{Name: "p"}}, want: "eth1"},
-		{name: "unanchored", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"th[02]"}}}, want: "eth0 eth1 eth2"},
-		{name: "the prefix of pods' veths on another device", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"^sm"}}}, want: "eth1 smart0"},
-		{name: "never loopback or pods", policies: []state.L2Policy{{Name: "p", Interfaces: []string{".*"}}}, want: "eth0 eth1 eth2 smart0"},
-		{name: "only loopback matches", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"^lo$"}}}, want: "eth1",
+		{name: "no expression", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p")}}, want: "eth1"},
+		{name: "unanchored", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"th[02]"}}}, want: "eth0 eth1 eth2"},
+		{name: "the prefix of pods' veths on another device", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"^sm"}}}, want: "eth1 smart0"},
+		{name: "never loopback or pods", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{".*"}}}, want: "eth0 eth1 eth2 smart0"},
+		{name: "only loopback matches", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"^lo$"}}}, want: "eth1",
 			problems: []string{`l2policy/p: spec.interfaces[0]: "^lo$" matches no interface of node w1, which has eth0, eth1, eth2, smart0; correct`}},
 		{name: "one is broken, one matches nothing, one is right",
-			policies: []state.L2Policy{{Name: "p", Interfaces: []string{"eth[", "ens.*", "eth2"}}}, want: "eth1 eth2",
+			policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"eth[", "ens.*", "eth2"}}}, want: "eth1 eth2",
 			problems: []string{`spec.interfaces[0]: "eth[" is no RE2 expression (error parsing regexp: missing closing ]: ` + "`[`" + `); write one such as ^eth1$`,
 				`spec.interfaces[1]: "ens.*" matches no interface`}},
-		{name: "policy for another node", policies: []state.L2Policy{{Name: "p", NodeSelector: onRack("b"), Interfaces: []string{"eth[", "eth2"}}}, want: "eth1"},
-		{name: "policy for this node", policies: []state.L2Policy{{Name: "p", NodeSelector: onRack("a"), Interfaces: []string{"eth2"}}}, want: "eth1 eth2"},
-		{name: "selector that is none", policies: []state.L2Policy{{Name: "p", Interfaces: []string{"eth2"}, NodeSelector: &metav1.LabelSelector{
+		{name: "policy for another node", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), NodeSelector: onRack("b"), Interfaces: []string{"eth[", "eth2"}}}, want: "eth1"},
+		{name: "policy for this node", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), NodeSelector: onRack("a"), Interfaces: []string{"eth2"}}}, want: "eth1 eth2"},
+		{name: "selector that is none", policies: []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"eth2"}, NodeSelector: &metav1.LabelSelector{
 			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}}}, want: "eth1",
 			problems: []string{`l2policy/p: spec.nodeSelector: "Near" is not a valid label selector operator; correct the selector`}},
 	} {
@@ -79,7 +79,7 @@ func TestOutside(t *testing.T) {
 }
 
 func TestOutsideWithoutDevices(t *testing.T) {
-	devices, problems := pod.Outside(nil, state.Node{Name: "w1"}, []state.L2Policy{{Name: "p", Interfaces: []string{"eth0"}}})
+	devices, problems := pod.Outside(nil, state.Node{Name: "w1"}, []state.L2Policy{{Name: "p", Origin: policyRef("p"), Interfaces: []string{"eth0"}}})
 	if len(devices) != 0 || len(problems) != 1 || !strings.Contains(problems[0].Message, "which has none") {
 		t.Errorf("got %v, %v", devices, problems)
 	}
@@ -155,4 +155,8 @@ func TestRoutes(t *testing.T) {
 			}
 		})
 	}
+}
+
+func policyRef(name string) state.ObjectRef {
+	return state.ObjectRef{Group: "seamark.dev", Kind: "L2Policy", Name: name}
 }

@@ -132,6 +132,9 @@ func newSource(t *testing.T, cfg etcd.Config, db *state.DB, w *state.Writer) *et
 	if cfg.CheckInterval == 0 {
 		cfg.CheckInterval = 100 * time.Millisecond
 	}
+	if db == nil {
+		db, w = state.New()
+	}
 	src, err := etcd.New(cfg, db, w, testLog(t))
 	if err != nil {
 		t.Fatal(err)

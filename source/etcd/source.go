@@ -29,6 +29,7 @@ type Source struct {
 	store       store
 	db          *state.DB
 	writer      *state.Writer
+	tables      tables
 	log         *slog.Logger
 	assignments *assignments
 	lease       nodeLease
@@ -77,12 +78,35 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		store:       st,
 		db:          db,
 		writer:      w,
+		tables:      tables{source.NewTables(db, log), st},
 		log:         log,
 		assignments: &assignments{store: st, mu: make(chan struct{}, 1)},
 		lease:       nodeLease{store: st, mu: new(sync.Mutex)},
 		fresh:       &freshness{},
 		renewed:     make(chan struct{}, 1),
 	}, nil
+}
+
+// CatchUp implements source.Source.
+func (s *Source) CatchUp(ctx context.Context) error {
+	const look = 50 * time.Millisecond
+	for called := boottime(); s.LastRead() <= called; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(look):
+		}
+	}
+	return nil
+}
+
+// Event implements source.Source: the store keeps no events, the log does.
+func (s *Source) Event(e source.Event) {
+	level := slog.LevelInfo
+	if e.Warning {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), level, e.Message, "object", e.Object.String(), "reason", e.Reason, "action", e.Action)
 }
 
 // Close ends the connection to the store.
@@ -131,12 +155,11 @@ var errReplaced = errors.New("the store was replaced or set back")
 
 // Run implements source.Source. It returns nil when ctx ends.
 func (s *Source) Run(ctx context.Context) error {
-	tables := newTables(s.store, s.db, s.log)
 	wait := time.Duration(0)
 	reachable := true
 	for {
 		started := time.Now()
-		err := s.follow(ctx, tables, func() {
+		err := s.follow(ctx, func() {
 			if !reachable {
 				s.log.Info("store answers again", "endpoints", s.store.cfg.Endpoints)
 			}
@@ -169,7 +192,7 @@ func (s *Source) Run(ctx context.Context) error {
 
 // follow lists if it must, then watches until the watch breaks. up is called
 // when the store has answered.
-func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
+func (s *Source) follow(ctx context.Context, up func()) error {
 	now, err := s.readIdentity(ctx)
 	if err != nil {
 		return err
@@ -189,7 +212,11 @@ func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
 		if err != nil {
 			return err
 		}
-		s.writer.Update(func(tx *state.Tx) { tables.replace(tx, kvs) })
+		s.writer.Update(func(tx *state.Tx) {
+			s.tables.replace(tx, kvs)
+			// The store knows of nobody else's programs.
+			s.db.Agents.MarkSynced(tx)
+		})
 		s.revision = revision
 		s.fresh.answered(revision, sent)
 		s.fresh.reached(revision)
@@ -216,7 +243,7 @@ func (s *Source) follow(ctx context.Context, tables *tables, up func()) error {
 			return fmt.Errorf("watch store: %w", err)
 		}
 		if n := len(resp.Events); n > 0 {
-			s.writer.Update(func(tx *state.Tx) { tables.apply(tx, resp.Events) })
+			s.writer.Update(func(tx *state.Tx) { s.tables.apply(tx, resp.Events) })
 			// Not the header's: while a watch catches up, that is ahead of the events.
 			s.revision = resp.Events[n-1].Kv.ModRevision
 		} else if resp.IsProgressNotify() {

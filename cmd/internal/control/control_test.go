@@ -283,7 +283,7 @@ func TestTables(t *testing.T) {
 			db.Frontends.Put(tx, state.Frontend{Addr: addr("10.0.0.1"), Port: uint16(80 + i), Protocol: state.TCP, Service: web, Status: st})
 		}
 		db.Nodes.Put(tx, state.Node{Name: "n1"})
-		db.NodeProblems.Put(tx, state.Problem{Object: "L2Policy/lab", Field: "spec.interfaces[0]", Message: "matches no interface", Cure: "correct it"})
+		db.NodeProblems.Put(tx, state.Problem{Object: state.ObjectRef{Group: "seamark.dev", Kind: "L2Policy", Name: "lab"}, Field: "spec.interfaces[0]", Message: "matches no interface", Cure: "correct it"})
 		// Keys sort as text: 10.0.0.10 before 10.0.0.9.
 		db.Assigned.Put(tx, state.Assignment{Addr: addr("10.0.0.10"), Service: web, Since: since, Reason: state.ReasonNoCandidate})
 		db.Assigned.Put(tx, state.Assignment{Addr: addr("10.0.0.9"), Service: web, Node: "n1", Interfaces: []string{"eth1", "eth2", "eth9"},
@@ -299,7 +299,7 @@ func TestTables(t *testing.T) {
 	if st.Node != "n1" || !st.Ready || st.Version != version.Version {
 		t.Errorf("status: %+v", st)
 	}
-	if want := []string{"L2Policy/lab: spec.interfaces[0]: matches no interface; correct it"}; !slices.Equal(st.Problems, want) {
+	if want := []string{"l2policy/lab: spec.interfaces[0]: matches no interface; correct it"}; !slices.Equal(st.Problems, want) {
 		t.Errorf("problems: %q", st.Problems)
 	}
 	byName := map[string]control.TableStatus{}

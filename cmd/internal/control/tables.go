@@ -21,11 +21,11 @@ type view struct {
 
 func views(db *state.DB) []view {
 	return []view{
-		plain(db.Services), plain(db.EndpointSlices), plain(db.Nodes), plain(db.Pools),
+		plain(db.Services), plain(db.EndpointSlices), plain(db.Nodes), plain(db.Namespaces), plain(db.Agents), plain(db.Pools),
 		plain(db.L2Policies), plain(db.NodeLeases), plain(db.Assigned), plain(db.Devices),
 		reconciled(db.Endpoints), reconciled(db.Allocations), reconciled(db.PoolStatuses), reconciled(db.PolicyStatuses),
 		reconciled(db.Assignments), reconciled(db.Frontends), reconciled(db.Announcements), reconciled(db.Routes),
-		reconciled(db.Attachments), plain(db.NodeProblems), plain(db.ClusterProblems),
+		reconciled(db.Attachments), plain(db.NodeProblems), plain(db.ClusterProblems), plain(db.SourceProblems),
 	}
 }
 
@@ -78,7 +78,7 @@ func tableStatuses(db *state.DB, snap state.Snapshot) []TableStatus {
 
 func problems(db *state.DB, snap state.Snapshot) []string {
 	var lines []string
-	for _, t := range []state.Table[state.Problem]{db.NodeProblems, db.ClusterProblems} {
+	for _, t := range []state.Table[state.Problem]{db.NodeProblems, db.ClusterProblems, db.SourceProblems} {
 		for p := range t.All(snap) {
 			lines = append(lines, p.String())
 		}
