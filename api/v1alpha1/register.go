@@ -14,6 +14,10 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&IPPool{}, &IPPoolList{},
 		&L2Policy{}, &L2PolicyList{},
+		&BGPInstance{}, &BGPInstanceList{},
+		&BGPPeer{}, &BGPPeerList{},
+		&BGPAdvertisement{}, &BGPAdvertisementList{},
+		&BFDProfile{}, &BFDProfileList{},
 		&AnnouncementSlice{}, &AnnouncementSliceList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)

@@ -6,12 +6,15 @@ import (
 
 // Condition types that Seamark writes on its own kinds and on Services.
 const (
-	// ConditionAccepted on a pool or policy: the spec was understood and is
-	// in force. False names the field that is not and how to mend it.
+	// ConditionAccepted on one of Seamark's kinds: the spec was understood and
+	// is in force. False names the field that is not and how to mend it.
 	ConditionAccepted = "seamark.dev/Accepted"
 	// ConditionConflicting on an IPPool: its ranges overlap an older pool's,
 	// and it allocates nothing until they no longer do.
 	ConditionConflicting = "seamark.dev/Conflicting"
+	// ConditionEstablished on a BGPPeer: every session that there should be is
+	// established. False names the nodes whose is not, and why.
+	ConditionEstablished = "seamark.dev/Established"
 	// ConditionIPAMRequestSatisfied on a Service: every address it asked for
 	// was given. False carries the reason and what to do.
 	ConditionIPAMRequestSatisfied = "seamark.dev/IPAMRequestSatisfied"
@@ -118,8 +121,10 @@ type IPPoolSpec struct {
 // +kubebuilder:validation:XValidation:rule="has(self.cidr) != has(self.start)",message="exactly one of cidr and start must be set"
 // +kubebuilder:validation:XValidation:rule="!has(self.cidr) || !has(self.stop)",message="stop goes with start, not with cidr"
 // +kubebuilder:validation:XValidation:rule="!has(self.cidr) || isCIDR(self.cidr)",message="must be a CIDR such as 192.168.10.0/28 or fd00:10::/64",fieldPath=".cidr"
-// +kubebuilder:validation:XValidation:rule="!has(self.start) || isIP(self.start)",message="must be an IP address",fieldPath=".start"
-// +kubebuilder:validation:XValidation:rule="!has(self.stop) || isIP(self.stop)",message="must be an IP address",fieldPath=".stop"
+// +kubebuilder:validation:XValidation:rule="!has(self.start) || isIP(self.start)",message="must be an IP address such as 192.168.10.211 or fd00:10::1",fieldPath=".start"
+// +kubebuilder:validation:XValidation:rule="!has(self.stop) || isIP(self.stop)",message="must be an IP address such as 192.168.10.215 or fd00:10::5",fieldPath=".stop"
+// +kubebuilder:validation:XValidation:rule="!has(self.start) || !has(self.stop) || !isIP(self.start) || !isIP(self.stop) || ip(self.start).family() == ip(self.stop).family()",message="start and stop must be of one family: both IPv4 or both IPv6"
+// +kubebuilder:validation:XValidation:rule="!has(self.start) || !has(self.stop) || !isIP(self.start) || !isIP(self.stop) || ip(self.start).family() == 6 || ip(self.stop).family() == 6 || (int(self.start.split('.')[0]) * 256 + int(self.start.split('.')[1])) * 65536 + int(self.start.split('.')[2]) * 256 + int(self.start.split('.')[3]) <= (int(self.stop.split('.')[0]) * 256 + int(self.stop.split('.')[1])) * 65536 + int(self.stop.split('.')[2]) * 256 + int(self.stop.split('.')[3])",message="start is after stop: swap them"
 type IPBlock struct {
 	// CIDR of the block.
 	//
@@ -248,6 +253,8 @@ type AnnouncementSlice struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Announcements of the page.
+	//
 	// +kubebuilder:validation:MaxItems=1000
 	Announcements []Announcement `json:"announcements,omitempty"`
 }
