@@ -87,7 +87,10 @@ func admitCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 	if err != nil {
 		return Problems{{Message: err.Error(), Cure: "this is a defect of Seamark: please report it"}}
 	}
-	custom := schemas[schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind}]
+	custom, ours := schemas[schema.GroupVersionKind{Group: kind.Group, Version: kind.Version, Kind: kind.Kind}]
+	if !ours {
+		return nil // another project's: its translation says what cannot be honoured
+	}
 	var problems Problems
 	for _, p := range pruning.PruneWithOptions(obj.Object, custom.structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}) {
 		steps := splitPath(p)
