@@ -1,0 +1,50 @@
+#!/bin/sh
+# generate.sh copies the CRDs into the chart and writes the plain manifests, which
+# are the chart with its default values. Run by go generate.
+set -eu
+cd "$(dirname "$0")"
+chart=charts/seamark
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
+
+rm -rf $chart/files
+mkdir -p $chart/files/crds
+cp ../api/v1alpha1/crds/*.yaml $chart/files/crds/
+cp -r crds-compat $chart/files/
+
+# template FILE TEMPLATE… adds what the chart's templates give to $new/FILE. Helm asks
+# no cluster, and is told a version that the chart supports.
+template() {
+	file=$1
+	shift
+	for name in "$@"; do
+		go tool -modfile=../helm.mod helm template seamark $chart --namespace seamark-system \
+			--kube-version 1.30.0 --show-only "templates/$name.yaml" >"$new/rendered"
+		sed '/^# Source: /d; /helm.sh\/resource-policy/d' "$new/rendered" >>"$new/$file"
+	done
+}
+
+cat >"$new/rbac.yaml" <<'END'
+# Who seamarkd is and what it may do in the cluster: nothing that is not listed
+# here. Made from charts/seamark by go generate. kubectl apply -f takes the files
+# of a directory by name: this one is first, and has the namespace.
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: seamark-system
+  labels:
+    app.kubernetes.io/name: seamark
+    # The daemon is in the node's network namespace and loads BPF programs.
+    pod-security.kubernetes.io/enforce: privileged
+END
+template rbac.yaml rbac
+
+cat >"$new/seamark.yaml" <<'END'
+# The CRDs and the daemon, with the chart's default values; rbac.yaml has the rest.
+# Made from charts/seamark by go generate.
+END
+template seamark.yaml crds daemonset
+
+for file in rbac.yaml seamark.yaml; do
+	cp "$new/$file" manifests/$file
+done
