@@ -24,6 +24,7 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		Created:     s.CreationTimestamp.Time,
 		Labels:      s.Labels,
 		Annotations: s.Annotations,
+		Selector:    s.Spec.Selector,
 		Type:        string(s.Spec.Type),
 		Families:    serviceFamilies(s),
 		Conditions:  s.Status.Conditions,

@@ -76,6 +76,8 @@ type Service struct {
 	Created     time.Time
 	Labels      map[string]string
 	Annotations map[string]string
+	// Selector is spec.selector: the labels of the pods behind it.
+	Selector map[string]string
 	// Type as in Kubernetes: ClusterIP, NodePort, LoadBalancer, ExternalName.
 	Type string
 	// Class is spec.loadBalancerClass, "" when absent. Another project's class
