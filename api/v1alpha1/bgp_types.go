@@ -238,14 +238,12 @@ type BGPAttributes struct {
 	// internal peers get it.
 	//
 	// +optional
-	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:XValidation:rule="0 <= self && self <= 4294967295",message="must be from 0 to 4294967295"
 	LocalPreference *int64 `json:"localPreference,omitempty"`
 	// MED is the MULTI_EXIT_DISC of the routes (RFC 4271 §5.1.4): lower is better.
 	//
 	// +optional
-	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:XValidation:rule="0 <= self && self <= 4294967295",message="must be from 0 to 4294967295"
 	MED *int64 `json:"med,omitempty"`
 	// ASPathPrepend is how many times more the local AS number stands in the
 	// path that external peers get: longer is worse.
