@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,7 @@ func (l *Lab) hostDir(host string) string { return filepath.Join(l.dir, host) }
 func (l *Lab) runDir(host string) string  { return filepath.Join(l.hostDir(host), "run") }
 func (l *Lab) bpffs(host string) string   { return filepath.Join(l.hostDir(host), "bpf") }
 
-// socket is where a host's daemon (on the control-plane host: the store) is
+// socket is where a host's daemon (on the control-plane host: the standalone store) is
 // controlled.
 func (l *Lab) socket(host string) string { return filepath.Join(l.runDir(host), "seamark.sock") }
 
@@ -47,12 +48,17 @@ func (l *Lab) daemonArgs(r record, h HostSpec) []string {
 			"--store-listen-peer", "http://127.0.0.1:2380",
 		}
 	}
-	api, _ := r.Topology.controlPlane()
-	return append([]string{
+	argv := []string{
 		program, "--node-name", h.Name,
-		"--store", "etcd", "--etcd-endpoints", "http://" + api.storeAddress(),
 		"--bpffs", l.bpffs(h.Name), "--state-dir", state, "--run-dir", l.runDir(h.Name),
-	}, r.DaemonArgs...)
+	}
+	if r.ControlPlane == kubeControlPlane {
+		argv = append(argv, "--store", "kube", "--kubeconfig", l.nodeKubeconfig(h.Name))
+	} else {
+		api, _ := r.Topology.controlPlane()
+		argv = append(argv, "--store", "etcd", "--etcd-endpoints", "http://"+api.storeAddress())
+	}
+	return append(argv, r.DaemonArgs...)
 }
 
 // storeAddress is where nodes reach the store (host:port).
@@ -60,9 +66,9 @@ func (h HostSpec) storeAddress() string {
 	return net.JoinHostPort(h.Interfaces[0].Addresses[0].Addr().String(), etcdPort)
 }
 
-// startDaemon starts a host's seamarkd; on the control-plane host the store,
-// and the proxy through which nodes reach it.
-func (l *Lab) startDaemon(host string) error {
+// startDaemon starts a host's seamarkd and waits until it is ready; on the
+// control-plane host the control plane, and the proxy through which nodes reach it.
+func (l *Lab) startDaemon(ctx context.Context, host string) error {
 	r, err := l.read()
 	if err != nil {
 		return err
@@ -71,22 +77,29 @@ func (l *Lab) startDaemon(host string) error {
 	if !ok {
 		return r.unknownHost(host)
 	}
-	if r.NoDaemons || h.Role != RoleNode && h.Role != RoleControlPlane {
-		return fmt.Errorf("start daemon of %s: none belongs there", host)
-	}
 	if err := l.prepareHost(h); err != nil {
 		return fmt.Errorf("start daemon of %s: %w", host, err)
 	}
 	if h.Role == RoleControlPlane {
+		listen, connect := h.storeAddress(), "127.0.0.1:"+etcdPort
+		if r.ControlPlane == kubeControlPlane {
+			plane := l.plane(r)
+			listen, connect = plane.Server.String(), plane.Listen.String()
+		}
 		proxy := []string{
-			filepath.Join(r.BinDir, "testlab"), "proxy", "--listen", h.storeAddress(),
-			"--connect", "127.0.0.1:" + etcdPort, "--control", l.delaySocket(host),
+			filepath.Join(r.BinDir, "testlab"), "proxy", "--listen", listen, "--connect", connect, "--control", l.delaySocket(host),
 		}
 		if err := l.ensure(r, host, host, proxyProgram, proxy); err != nil {
 			return err
 		}
+		if r.ControlPlane == kubeControlPlane {
+			return l.startKube(ctx, r, host)
+		}
 	}
-	return l.ensure(r, host, host, daemonProgram, l.daemonArgs(r, h))
+	if err := l.ensure(r, host, host, daemonProgram, l.daemonArgs(r, h)); err != nil {
+		return err
+	}
+	return l.awaitReady(ctx, host)
 }
 
 // prepareHost makes the directories, the bpffs and the cgroup of a host, where
@@ -139,18 +152,26 @@ func (l *Lab) ensure(r record, host, where, program string, argv []string) error
 	return l.update(func(r *record) { r.Processes[key] = p })
 }
 
-// env is the environment of commands on a host: the lab's programs first, and
-// the socket of the host's daemon, or else of the store.
-func (l *Lab) env(r record, host string) []string {
-	env := []string{"PATH=" + r.BinDir + string(os.PathListSeparator) + os.Getenv("PATH")}
+// env is the environment of processes on a host: the lab's programs first, the
+// socket of the host's daemon, or else of the store, and what more is given.
+func (l *Lab) env(r record, host string, more ...string) []string {
+	path := []string{r.BinDir, os.Getenv("PATH")}
+	if r.ControlPlane == kubeControlPlane {
+		path = slices.Insert(path, 1, l.kubectlDir(r))
+	}
 	if h, ok := r.Topology.host(host); !ok || h.Role != RoleNode {
 		if api, ok := r.Topology.controlPlane(); ok {
 			host = api.Name
 		}
 	}
-	env = append(env, "SEAMARK_SOCKET="+l.socket(host))
+	env := append(more, "PATH="+strings.Join(path, string(os.PathListSeparator)), "SEAMARK_SOCKET="+l.socket(host))
+	own := map[string]bool{}
+	for _, kv := range env {
+		name, _, _ := strings.Cut(kv, "=")
+		own[name] = true
+	}
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PATH=") && !strings.HasPrefix(kv, "SEAMARK_SOCKET=") {
+		if name, _, _ := strings.Cut(kv, "="); !own[name] {
 			env = append(env, kv)
 		}
 	}
@@ -196,14 +217,18 @@ func tail(path string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Apply writes manifests (multi-document YAML) to the store with `seamark apply`.
+// Apply writes manifests (multi-document YAML) to the control plane, with
+// `seamark apply` or `kubectl apply`.
 func (l *Lab) Apply(ctx context.Context, manifests string) error {
 	r, err := l.read()
 	if err != nil {
 		return err
 	}
-	api, ok := r.Topology.controlPlane()
-	if !ok || r.NoDaemons {
+	if r.ControlPlane == kubeControlPlane {
+		return l.kubectlApply(ctx, manifests)
+	}
+	api, ok := r.controlPlane()
+	if !ok {
 		return fmt.Errorf("apply manifests: lab %s has no store", l.Name)
 	}
 	h, err := l.Host(api.Name)

@@ -113,27 +113,25 @@ func (l *Lab) boot(ctx context.Context, r record, h HostSpec) error {
 	if err := l.update(func(r *record) { delete(r.PoweredOff, h.Name) }); err != nil {
 		return err
 	}
-	pods := r.Topology.podsOn(h.Name)
-	if r.NoDaemons || h.Role != RoleNode && h.Role != RoleControlPlane {
-		return l.startPods(ctx, pods)
-	}
-	if err := l.startDaemon(h.Name); err != nil {
-		return err
-	}
-	if err := l.awaitReady(ctx, h.Name); err != nil {
-		return err
-	}
-	// As the kubelet does: what was there before the boot is deleted first.
-	for _, p := range pods {
-		if _, err := l.cni(ctx, r, "DEL", p, r.Pods[p.Name].ContainerID); err != nil {
+	if len(r.programs(h)) > 0 {
+		if err := l.startDaemon(ctx, h.Name); err != nil {
 			return err
+		}
+	}
+	pods := r.Topology.podsOn(h.Name)
+	if len(pods) == 0 {
+		return nil
+	}
+	if !r.NoDaemons {
+		// As the kubelet does: what was there before the boot is deleted first.
+		for _, p := range pods {
+			if _, err := l.cni(ctx, r, "DEL", p, r.Pods[p.Name].ContainerID); err != nil {
+				return err
+			}
 		}
 	}
 	if err := l.startPods(ctx, pods); err != nil {
 		return err
-	}
-	if len(pods) == 0 {
-		return nil
 	}
 	return l.writeEndpoints(ctx)
 }
@@ -176,7 +174,8 @@ const (
 // DaemonActions are the actions that Daemon takes.
 var DaemonActions = []string{Kill, Stop, Start, Pause, Resume}
 
-// Daemon acts on a host's seamarkd; on the control-plane host that is the store.
+// Daemon acts on a host's seamarkd; on the control-plane host that is the
+// standalone store, or all of a Kubernetes control plane.
 func (l *Lab) Daemon(ctx context.Context, host, action string) error {
 	if !slices.Contains(DaemonActions, action) {
 		return fmt.Errorf("daemon action %q: want %s", action, strings.Join(DaemonActions, ", "))
@@ -185,37 +184,38 @@ func (l *Lab) Daemon(ctx context.Context, host, action string) error {
 	if err != nil {
 		return err
 	}
-	if h, ok := r.Topology.host(host); !ok {
+	h, ok := r.Topology.host(host)
+	if !ok {
 		return r.unknownHost(host)
-	} else if r.NoDaemons || h.Role != RoleNode && h.Role != RoleControlPlane {
+	}
+	programs := slices.Clone(r.programs(h))
+	if len(programs) == 0 {
 		return fmt.Errorf("%s daemon of %s: none belongs there", action, host)
 	}
 	if r.PoweredOff[host] {
 		return fmt.Errorf("%s daemon of %s: it is powered off", action, host)
 	}
-	if action == Start {
-		return l.startAndAwait(ctx, host)
+	switch action {
+	case Start:
+		ctx, cancel := context.WithTimeout(ctx, readyWithin)
+		defer cancel()
+		return l.startDaemon(ctx, host)
+	case Kill, Stop:
+		slices.Reverse(programs)
 	}
-	p := r.Processes[host+"/"+daemonProgram]
-	if !p.alive() {
-		if action == Kill || action == Stop {
-			return nil
+	for _, program := range programs {
+		p := r.Processes[host+"/"+program]
+		if !p.alive() {
+			if action == Kill || action == Stop {
+				continue
+			}
+			return fmt.Errorf("%s daemon of %s: it does not run: run testlab daemon %s start", action, host, host)
 		}
-		return fmt.Errorf("%s daemon of %s: it does not run: run testlab daemon %s start", action, host, host)
-	}
-	if err := l.act(ctx, p, action); err != nil {
-		return fmt.Errorf("%s daemon of %s: %w", action, host, err)
+		if err := l.act(ctx, p, action); err != nil {
+			return fmt.Errorf("%s daemon of %s: %w", action, host, err)
+		}
 	}
 	return nil
-}
-
-func (l *Lab) startAndAwait(ctx context.Context, host string) error {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
-	defer cancel()
-	if err := l.startDaemon(host); err != nil {
-		return err
-	}
-	return l.awaitReady(ctx, host)
 }
 
 func (l *Lab) act(ctx context.Context, p process, action string) error {
@@ -276,8 +276,8 @@ func (l *Lab) apiHost() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	api, ok := r.Topology.controlPlane()
-	if !ok || r.NoDaemons {
+	api, ok := r.controlPlane()
+	if !ok {
 		return "", fmt.Errorf("find the control plane: lab %s has none", l.Name)
 	}
 	return api.Name, nil

@@ -16,7 +16,7 @@ import (
 type Host struct {
 	Name string
 	Namespace
-	// Socket that controls the daemon of a node, and elsewhere the store.
+	// Socket that controls the daemon of a node, and elsewhere the standalone store.
 	Socket string
 	env    []string
 }
@@ -36,7 +36,7 @@ func (l *Lab) Host(name string) (*Host, error) {
 	if r.PoweredOff[machine] {
 		return nil, fmt.Errorf("find host %s: %s is powered off: run testlab power-on %s", name, machine, machine)
 	}
-	h := &Host{Name: name, Namespace: l.namespace(name), env: l.env(r, name)}
+	h := &Host{Name: name, Namespace: l.namespace(name), env: l.env(r, name, l.kubeEnv(r)...)}
 	for _, kv := range h.env {
 		if socket, ok := strings.CutPrefix(kv, "SEAMARK_SOCKET="); ok {
 			h.Socket = socket
@@ -103,8 +103,9 @@ type Status struct {
 	Addresses []string
 	// Power is "on" or "off".
 	Power string
-	// Process is the state of the daemon, store or server: "running",
-	// "paused", "stopped", or "" where there is none to run.
+	// Process is the state of the daemon, control plane or server: "running",
+	// "paused", "stopped", or "" where there is none to run. When the parts of
+	// a control plane differ, it is the state of each by name.
 	Process string
 }
 
@@ -122,9 +123,7 @@ func (l *Lab) Status() ([]Status, error) {
 				s.Addresses = append(s.Addresses, i.Name+" "+a.String())
 			}
 		}
-		if !r.NoDaemons && (h.Role == RoleNode || h.Role == RoleControlPlane) {
-			s.Process = r.Processes[h.Name+"/"+daemonProgram].condition()
-		}
+		s.Process = r.condition(h)
 		all = append(all, s)
 	}
 	for _, p := range r.Topology.Pods {
@@ -143,6 +142,22 @@ func (r record) power(host string) string {
 		return "off"
 	}
 	return "on"
+}
+
+// condition is what a host's programs are doing: one word when it is the same.
+func (r record) condition(h HostSpec) string {
+	var each []string
+	all := map[string]bool{}
+	last := ""
+	for _, program := range r.programs(h) {
+		last = r.Processes[h.Name+"/"+program].condition()
+		each = append(each, program+" "+last)
+		all[last] = true
+	}
+	if len(all) > 1 {
+		return strings.Join(each, ", ")
+	}
+	return last
 }
 
 func (p process) condition() string {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seamark-lb/seamark/testlab/kubeapi"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -19,10 +20,11 @@ type Config struct {
 	Name string
 	// Topology of the lab; without hosts it is DefaultTopology.
 	Topology Topology
-	// ControlPlane is etcd (the standalone store, and the default).
+	// ControlPlane is etcd (the standalone store, and the default) or kube (a
+	// real Kubernetes control plane, whose binary kubeapi.Build has built).
 	ControlPlane string
-	// NoDaemons leaves seamarkd out: no store, and pods wired up by the lab
-	// with plain veths and kernel routes.
+	// NoDaemons leaves seamarkd out: no standalone store, and pods wired up by
+	// the lab with plain veths and kernel routes.
 	NoDaemons bool
 	// BinDir holds testlab, seamarkd, seamark and seamark-cni; "" is the
 	// folder of this executable, or else bin/ of the Go module around the
@@ -31,6 +33,12 @@ type Config struct {
 	// DaemonArgs are flags for the nodes' seamarkd, after those of the lab.
 	DaemonArgs []string
 }
+
+// Control planes.
+const (
+	etcdControlPlane = "etcd"
+	kubeControlPlane = "kube"
+)
 
 // DefaultName is the name of a lab that is given none.
 const DefaultName = "sm"
@@ -51,6 +59,9 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if len(c.Topology.Hosts) == 0 {
 		c.Topology = DefaultTopology()
 	}
+	if c.ControlPlane == "" {
+		c.ControlPlane = etcdControlPlane
+	}
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -58,13 +69,19 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	r := record{
+		Topology: c.Topology, ControlPlane: c.ControlPlane, BinDir: bin, NoDaemons: c.NoDaemons, DaemonArgs: c.DaemonArgs,
+		Processes: map[string]process{}, Pods: map[string]wiredPod{}, PoweredOff: map[string]bool{},
+	}
+	if c.ControlPlane == kubeControlPlane {
+		var ok bool
+		if r.KubeBinary, ok = kubeapi.Binary(); !ok {
+			return nil, kubeapi.ErrNotBuilt
+		}
+	}
 	l := &Lab{Name: c.Name, dir: labDir(c.Name)}
 	if err := l.claim(); err != nil {
 		return nil, err
-	}
-	r := record{
-		Topology: c.Topology, BinDir: bin, NoDaemons: c.NoDaemons, DaemonArgs: c.DaemonArgs,
-		Processes: map[string]process{}, Pods: map[string]wiredPod{}, PoweredOff: map[string]bool{},
 	}
 	if err := l.build(ctx, r); err != nil {
 		return nil, errors.Join(fmt.Errorf("bring up lab %s: %w", l.Name, err), l.Down())
@@ -92,17 +109,15 @@ func (c Config) check() error {
 	if err := checkName(c.Name); err != nil {
 		return err
 	}
-	switch c.ControlPlane {
-	case "", "etcd":
-	case "kube":
-		return errors.New("control plane kube: it comes with Seamark's kube source, in a later change; use etcd")
-	default:
-		return fmt.Errorf("control plane %q: want etcd", c.ControlPlane)
+	if c.ControlPlane != etcdControlPlane && c.ControlPlane != kubeControlPlane {
+		return fmt.Errorf("control plane %q: want etcd or kube", c.ControlPlane)
 	}
 	if err := c.Topology.validate(); err != nil {
 		return fmt.Errorf("topology: %w", err)
 	}
-	if _, ok := c.Topology.controlPlane(); !ok && !c.NoDaemons {
+	if _, ok := c.Topology.controlPlane(); !ok && c.ControlPlane == kubeControlPlane {
+		return errors.New("topology: no host has role control-plane, and control plane kube needs one")
+	} else if !ok && !c.NoDaemons {
 		return errors.New("topology: no host has role control-plane, and daemons need one")
 	}
 	return checkRoot()
@@ -192,34 +207,28 @@ func (l *Lab) build(ctx context.Context, r record) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if r.NoDaemons {
-		return l.startPods(ctx, r.Topology.Pods)
-	}
 	return l.startAll(ctx, r)
 }
 
-// startAll starts the store, then the nodes, then their pods.
+// startAll starts the control plane, then the nodes, then their pods.
 func (l *Lab) startAll(ctx context.Context, r record) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	api, _ := r.Topology.controlPlane()
-	if err := l.startDaemon(api.Name); err != nil {
-		return err
-	}
-	if err := l.awaitReady(ctx, api.Name); err != nil {
-		return err
-	}
-	if err := l.Apply(ctx, nodeManifests(r.Topology)); err != nil {
-		return err
+	if api, ok := r.controlPlane(); ok {
+		if err := l.startDaemon(ctx, api.Name); err != nil {
+			return err
+		}
+		if err := l.register(ctx, r); err != nil {
+			return err
+		}
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, h := range r.Topology.nodes() {
 		group.Go(func() error {
-			if err := l.startDaemon(h.Name); err != nil {
-				return err
-			}
-			if err := l.awaitReady(groupCtx, h.Name); err != nil {
-				return err
+			if !r.NoDaemons {
+				if err := l.startDaemon(groupCtx, h.Name); err != nil {
+					return err
+				}
 			}
 			return l.startPods(groupCtx, r.Topology.podsOn(h.Name))
 		})

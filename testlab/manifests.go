@@ -3,13 +3,15 @@ package testlab
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/template"
 )
 
-// The lab stands in for the kubelet and for the controllers of a cluster: it
-// writes the Nodes, and the EndpointSlices of the Services of its pods.
+// The lab stands in for the kubelet: it writes the Nodes, and the statuses of
+// its Pods (kube.go). Beside the standalone store it stands in for controllers
+// as well, and writes the EndpointSlices of its pods' Services.
 
 var nodeTemplate = template.Must(template.New("node").Parse(`---
 apiVersion: v1
@@ -40,6 +42,89 @@ func nodeManifests(t Topology) string {
 			HostSpec
 			InternalIP string
 		}{h, h.internalIP().String()})
+	}
+	return b.String()
+}
+
+var namespaceTemplate = template.Must(template.New("namespace").Parse(`---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {{.}}
+`))
+
+// namespaceManifests are the namespaces that the lab's pods are in.
+func namespaceManifests(t Topology) string {
+	var b strings.Builder
+	seen := map[string]bool{}
+	for _, p := range t.Pods {
+		if namespace, _, _ := strings.Cut(p.Service, "/"); !seen[namespace] {
+			seen[namespace] = true
+			execute(namespaceTemplate, &b, namespace)
+		}
+	}
+	return b.String()
+}
+
+// A Pod is deleted at once, for want of a kubelet that would confirm it.
+var podTemplate = template.Must(template.New("pod").Parse(`---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {{.Name}}
+  namespace: {{.Namespace}}
+  labels:
+    app: {{.App}}
+spec:
+  nodeName: {{.Node}}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: webpod
+    image: testlab/webpod
+    ports:
+    - {name: http, containerPort: 80, protocol: TCP}
+{{- if .Wired.Address.IsValid}}
+status:
+  phase: Running
+  hostIP: {{.HostIP}}
+  hostIPs: [{ip: {{.HostIP}}}]
+  podIP: {{.Wired.Address}}
+  podIPs: [{ip: {{.Wired.Address}}}]
+  conditions:
+  - {type: PodScheduled, status: "True"}
+  - {type: Initialized, status: "True"}
+  - {type: ContainersReady, status: "{{.Ready}}"}
+  - {type: Ready, status: "{{.Ready}}"}
+  containerStatuses:
+  - name: webpod
+    image: testlab/webpod
+    imageID: testlab/webpod
+    containerID: testlab://{{.Wired.ContainerID}}
+    restartCount: 0
+    started: true
+    ready: {{not .Wired.NotReady}}
+    state: {running: {}}
+{{- end}}
+`))
+
+// podManifests are the lab's Pods, with the statuses of those that are wired up.
+// A Service finds them by the label app, its name.
+func podManifests(r record) string {
+	var b strings.Builder
+	for _, p := range r.Topology.Pods {
+		namespace, app, _ := strings.Cut(p.Service, "/")
+		node, _ := r.Topology.host(p.Node)
+		wired := r.Pods[p.Name]
+		ready := "True"
+		if wired.NotReady {
+			ready = "False"
+		}
+		execute(podTemplate, &b, struct {
+			PodSpec
+			Namespace, App, Ready string
+			HostIP                netip.Addr
+			Wired                 wiredPod
+		}{p, namespace, app, ready, node.internalIP(), wired})
 	}
 	return b.String()
 }
@@ -106,20 +191,33 @@ func execute(t *template.Template, b *strings.Builder, data any) {
 	}
 }
 
-// writeEndpoints writes the EndpointSlices as the pods are now.
+// register tells the control plane what there is in the lab, before daemons start.
+func (l *Lab) register(ctx context.Context, r record) error {
+	if r.ControlPlane == kubeControlPlane {
+		return l.registerKube(ctx, r)
+	}
+	return l.Apply(ctx, nodeManifests(r.Topology))
+}
+
+// writeEndpoints writes the EndpointSlices, or the Pods' statuses that they are
+// made from, as the pods are now.
 func (l *Lab) writeEndpoints(ctx context.Context) error {
 	r, err := l.read()
 	if err != nil {
 		return err
 	}
-	if len(r.Topology.Pods) == 0 {
+	if _, ok := r.controlPlane(); !ok || len(r.Topology.Pods) == 0 {
 		return nil
+	}
+	if r.ControlPlane == kubeControlPlane {
+		return l.kubectlApply(ctx, podManifests(r), "--subresource=status")
 	}
 	return l.Apply(ctx, sliceManifests(r))
 }
 
-// SetReady says in the EndpointSlice that the pods are ready, or not, as the
-// endpoints controller does when a node or a probe fails.
+// SetReady says that the pods are ready, or not: in the EndpointSlice, or, for
+// the real controllers to follow, in the Pods' statuses, as happens when a node
+// or a probe fails.
 func (l *Lab) SetReady(ctx context.Context, ready bool, pods ...string) error {
 	r, err := l.read()
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os/exec"
@@ -76,18 +75,7 @@ func (l *Lab) startPod(ctx context.Context, p PodSpec) error {
 func (l *Lab) awaitPod(ctx context.Context, p PodSpec, address netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	node := l.namespace(p.Node)
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-			dialer := net.Dialer{Timeout: time.Second}
-			err = node.Do(func() (err error) {
-				conn, err = dialer.DialContext(ctx, network, address)
-				return err
-			})
-			return conn, err
-		},
-	}}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: l.namespace(p.Node).dial}}
 	return poll(ctx, "the pod to answer "+p.Node, func() error {
 		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+address.String()+"/", nil)
 		if err != nil {

@@ -33,7 +33,10 @@ func labDir(lab string) string { return filepath.Join(stateRoot, lab) }
 
 // record is what a lab's directory remembers of it, for later processes.
 type record struct {
-	Topology   Topology `json:"topology"`
+	Topology     Topology `json:"topology"`
+	ControlPlane string   `json:"controlPlane"`
+	// KubeBinary is what runs a control plane kube.
+	KubeBinary string   `json:"kubeBinary,omitempty"`
 	BinDir     string   `json:"binDir"`
 	NoDaemons  bool     `json:"noDaemons,omitempty"`
 	DaemonArgs []string `json:"daemonArgs,omitempty"`
@@ -45,11 +48,32 @@ type record struct {
 	PoweredOff map[string]bool `json:"poweredOff"`
 }
 
+// controlPlane is the host that runs the lab's control plane, if it has one:
+// the standalone store is left out with the daemons.
+func (r record) controlPlane() (HostSpec, bool) {
+	if r.NoDaemons && r.ControlPlane != kubeControlPlane {
+		return HostSpec{}, false
+	}
+	return r.Topology.controlPlane()
+}
+
+// programs are what runs on a host beside pods, in the order it is started in;
+// none where there is nothing to run.
+func (r record) programs(h HostSpec) []string {
+	switch {
+	case h.Role == RoleControlPlane && r.ControlPlane == kubeControlPlane:
+		return kubePrograms
+	case !r.NoDaemons && (h.Role == RoleControlPlane || h.Role == RoleNode):
+		return []string{daemonProgram}
+	}
+	return nil
+}
+
 // wiredPod is a pod that has its interface.
 type wiredPod struct {
 	ContainerID string     `json:"containerID"`
 	Address     netip.Addr `json:"address"`
-	// NotReady as the EndpointSlice says it.
+	// NotReady as the EndpointSlice, or the Pod's status, says it.
 	NotReady bool `json:"notReady,omitempty"`
 }
 

@@ -7,11 +7,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -206,6 +208,124 @@ func TestManifests(t *testing.T) {
 	empty := docs(sliceManifests(record{Topology: r.Topology}))
 	if got := empty[0]["endpoints"]; !reflect.DeepEqual(got, []any{}) {
 		t.Errorf("without pods, endpoints are %v, want none", got)
+	}
+}
+
+func TestPodManifests(t *testing.T) {
+	r := record{Topology: DefaultTopology(), Pods: map[string]wiredPod{
+		"webpod-697b545f57-7kq4m": {Address: netip.MustParseAddr("172.20.0.9"), ContainerID: "a"},
+		"webpod-697b545f57-d9xwz": {Address: netip.MustParseAddr("172.20.1.9"), NotReady: true},
+	}}
+	var pods []corev1.Pod
+	for _, doc := range strings.Split(podManifests(r), "---\n")[1:] {
+		var p corev1.Pod
+		if err := yaml.UnmarshalStrict([]byte(doc), &p); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		pods = append(pods, p)
+	}
+	if len(pods) != 3 {
+		t.Fatalf("%d Pods, want 3", len(pods))
+	}
+	for i, want := range []struct {
+		node, host, ip string
+		ready          corev1.ConditionStatus
+	}{{"k8s-ctr", "192.168.10.100", "172.20.0.9", "True"}, {"k8s-w1", "192.168.10.101", "172.20.1.9", "False"}} {
+		p := pods[i]
+		ready := p.Status.Conditions[len(p.Status.Conditions)-1]
+		if p.Namespace != "default" || p.Labels["app"] != "webpod" || p.Spec.NodeName != want.node ||
+			p.Status.Phase != corev1.PodRunning || p.Status.HostIP != want.host || p.Status.PodIP != want.ip ||
+			ready.Type != corev1.PodReady || ready.Status != want.ready ||
+			p.Status.ContainerStatuses[0].Ready != (want.ready == corev1.ConditionTrue) {
+			t.Errorf("Pod %d is %+v, want %+v", i, p, want)
+		}
+	}
+	if !reflect.DeepEqual(pods[2].Status, corev1.PodStatus{}) {
+		t.Errorf("a pod without an address has status %+v", pods[2].Status)
+	}
+	two := r.Topology
+	two.Pods = append(two.Pods, PodSpec{Name: "x", Node: "k8s-w0", Service: "shop/front"})
+	if got := namespaceManifests(two); strings.Count(got, "kind: Namespace") != 2 || !strings.Contains(got, "name: shop\n") {
+		t.Errorf("namespaces are\n%s", got)
+	}
+}
+
+// TestPrograms: what runs where, and with which store its daemon is started.
+func TestPrograms(t *testing.T) {
+	topology := DefaultTopology()
+	for _, tc := range []struct {
+		controlPlane    string
+		noDaemons       bool
+		onNode, onPlane int
+	}{
+		{etcdControlPlane, false, 1, 1},
+		{etcdControlPlane, true, 0, 0},
+		{kubeControlPlane, false, 1, 4},
+		{kubeControlPlane, true, 0, 4},
+	} {
+		r := record{Topology: topology, ControlPlane: tc.controlPlane, NoDaemons: tc.noDaemons}
+		for host, want := range map[string]int{"router": 0, "k8s-w1": tc.onNode, "api": tc.onPlane} {
+			h, _ := topology.host(host)
+			if got := r.programs(h); len(got) != want {
+				t.Errorf("%s, no daemons %v: on %s %v, want %d", tc.controlPlane, tc.noDaemons, host, got, want)
+			}
+		}
+		if _, ok := r.controlPlane(); ok != (tc.onPlane > 0) {
+			t.Errorf("%s, no daemons %v: there is a control plane: %v", tc.controlPlane, tc.noDaemons, ok)
+		}
+	}
+	l := &Lab{Name: "x", dir: "/run/testlab/x"}
+	node, _ := topology.host("k8s-w1")
+	for controlPlane, want := range map[string]string{
+		etcdControlPlane: "--store etcd --etcd-endpoints http://10.0.2.10:2379 --last",
+		kubeControlPlane: "--store kube --kubeconfig /run/testlab/x/k8s-w1/kubeconfig --last",
+	} {
+		argv := l.daemonArgs(record{Topology: topology, ControlPlane: controlPlane, DaemonArgs: []string{"--last"}}, node)
+		if got := strings.Join(argv, " "); !strings.HasSuffix(got, want) {
+			t.Errorf("%s: the daemon is started by %s, want %s at the end", controlPlane, got, want)
+		}
+	}
+}
+
+// TestDaemonsHaveNoAdministratorsRights: commands that people run have.
+func TestDaemonsHaveNoAdministratorsRights(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/of/someone/else")
+	l := &Lab{Name: "x", dir: "/run/testlab/x"}
+	r := record{Topology: DefaultTopology(), ControlPlane: kubeControlPlane, BinDir: "/bin/of/lab"}
+	admin := "KUBECONFIG=/run/testlab/x/api/state/kubeconfig"
+	if env := l.env(r, "k8s-w1"); slices.Contains(env, admin) {
+		t.Errorf("daemons have %s", admin)
+	}
+	env := l.env(r, "k8s-w1", l.kubeEnv(r)...)
+	if !slices.Contains(env, admin) || slices.Contains(env, "KUBECONFIG=/of/someone/else") {
+		t.Errorf("commands have %v, want %s", env, admin)
+	}
+	if path := env[slices.IndexFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") })]; !strings.HasPrefix(path, "PATH=/bin/of/lab:/run/testlab/x/api/state/bin:") {
+		t.Errorf("programs are looked for in %s", path)
+	}
+}
+
+func TestConditionOfSeveralPrograms(t *testing.T) {
+	self, _, err := procStat(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := process{os.Getpid(), self}
+	r := record{Topology: DefaultTopology(), ControlPlane: kubeControlPlane, Processes: map[string]process{}}
+	api, _ := r.Topology.host("api")
+	if got := r.condition(api); got != "stopped" {
+		t.Errorf("nothing runs: %q", got)
+	}
+	r.Processes["api/etcd"] = running
+	want := "etcd running, kube-apiserver stopped, kube-controller-manager stopped, kube-scheduler stopped"
+	if got := r.condition(api); got != want {
+		t.Errorf("one runs: %q, want %q", got, want)
+	}
+	for _, program := range kubePrograms {
+		r.Processes["api/"+program] = running
+	}
+	if got := r.condition(api); got != "running" {
+		t.Errorf("all run: %q", got)
 	}
 }
 

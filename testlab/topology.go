@@ -32,7 +32,7 @@ type Role string
 const (
 	RoleRouter       Role = "router"        // forwards between its interfaces
 	RoleNode         Role = "node"          // runs seamarkd and pods
-	RoleControlPlane Role = "control-plane" // runs the store; at most one
+	RoleControlPlane Role = "control-plane" // runs the store, or Kubernetes; at most one
 )
 
 // HostSpec is one machine of a Topology: one network namespace.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -27,8 +28,9 @@ func newEtcdCommand() *cobra.Command {
 				return fmt.Errorf("read --listen: %w", err)
 			}
 			cfg := embed.NewConfig()
-			cfg.Dir = dir
+			cfg.Name, cfg.Dir = "lab", dir
 			cfg.LogLevel = "warn"
+			cfg.WarningUnaryRequestDuration = time.Second // 0 would warn of every request
 			cfg.UnsafeNoFsync = true
 			cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
 			cfg.ListenPeerUrls = nil // one member has no peers

@@ -40,13 +40,17 @@ func Binary() (path string, ok bool) {
 var ErrNotBuilt = errors.New("find the control plane's binary: it has not been built: run make test-kube, or testlab kube build")
 
 // Build builds the binary unless it is there, which takes minutes when Go's
-// build cache is cold, and says so on out. Older ones are removed.
+// build cache is cold, and says so on out. Those that nobody asked for in a week are removed.
 func Build(ctx context.Context, out io.Writer) (path string, err error) {
 	b, err := newBuild()
 	if err != nil {
 		return "", fmt.Errorf("build the control plane: %w", err)
 	}
 	if b.done() {
+		now := time.Now()
+		if err := os.Chtimes(filepath.Dir(b.path), now, now); err != nil {
+			return "", fmt.Errorf("build the control plane: %w", err)
+		}
 		return b.path, nil
 	}
 	if err := b.run(ctx, out); err != nil {
@@ -162,20 +166,23 @@ func (b build) run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "built after %.0f s\n", time.Since(begin).Seconds())
-	return b.removeOthers()
+	return removeOld(cache, begin.Add(-keepFor))
 }
 
-// removeOthers removes binaries of other sources, and what builds left that
-// were killed: the lock says that none is under way.
-func (b build) removeOthers() error {
-	cache := filepath.Dir(filepath.Dir(b.path))
+// keepFor is how long a binary stays that nobody asks for: labs may run of it.
+const keepFor = 7 * 24 * time.Hour
+
+// removeOld removes binaries of other sources, and what builds left that were
+// killed, when they were last used before then.
+func removeOld(cache string, then time.Time) error {
 	for _, pattern := range []string{"kube-*", "building-*"} {
 		found, err := filepath.Glob(filepath.Join(cache, pattern))
 		if err != nil {
 			return fmt.Errorf("remove old builds: %w", err)
 		}
 		for _, dir := range found {
-			if dir == filepath.Dir(b.path) {
+			info, err := os.Stat(dir)
+			if err != nil || info.ModTime().After(then) {
 				continue
 			}
 			if err := os.RemoveAll(dir); err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/testlab"
+	"github.com/seamark-lb/seamark/testlab/kubeapi"
 	"github.com/spf13/cobra"
 )
 
@@ -35,7 +36,7 @@ func newCommand() *cobra.Command {
 	}
 	name := root.PersistentFlags().String("name", testlab.DefaultName, "name of the lab: 1–32 characters of a-z, 0-9 and, inside, -")
 	root.AddCommand(
-		upCommand(name), downCommand(name), execCommand(name), statusCommand(name),
+		upCommand(name), downCommand(name), execCommand(name), kubectlCommand(name), statusCommand(name),
 		powerCommand(name, "power-off", "Cut a host's power", func(_ context.Context, l *testlab.Lab, host string) error {
 			return l.PowerOff(host)
 		}),
@@ -63,6 +64,11 @@ func upCommand(name *string) *cobra.Command {
 				}
 				c.Topology = t
 			}
+			if c.ControlPlane == "kube" {
+				if _, err := kubeapi.Build(cmd.Context(), cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
 			begin := time.Now()
 			l, err := testlab.Up(cmd.Context(), c)
 			if err != nil {
@@ -71,12 +77,15 @@ func upCommand(name *string) *cobra.Command {
 			if err := printStatus(cmd, l); err != nil {
 				return err
 			}
+			if kubeconfig, ok := l.Kubeconfig(); ok {
+				fmt.Fprintf(cmd.OutOrStdout(), "kubeconfig, for use in the lab: %s\n", kubeconfig)
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "lab %s is up (%.1f s)\n", l.Name, time.Since(begin).Seconds())
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&file, "topology", "", "YAML file with the topology (default: router, api, k8s-ctr, k8s-w1, k8s-w0)")
-	cmd.Flags().StringVar(&c.ControlPlane, "control-plane", "etcd", "where objects are kept: etcd")
+	cmd.Flags().StringVar(&c.ControlPlane, "control-plane", "etcd", "where objects are kept: etcd (the standalone store) or kube (a real Kubernetes control plane, built the first time)")
 	cmd.Flags().BoolVar(&c.NoDaemons, "no-daemons", false, "leave seamarkd out; pods are wired up with plain kernel routes")
 	cmd.Flags().StringArrayVar(&c.DaemonArgs, "daemon-arg", nil, "one more argument for the nodes' seamarkd (repeat it)")
 	return cmd
@@ -122,6 +131,23 @@ func execCommand(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // flags after HOST are the command's
+	return cmd
+}
+
+func kubectlCommand(name *string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "kubectl -- ARG…",
+		Short: "Run kubectl on the control-plane host, with an administrator's rights",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			l, err := testlab.Open(*name)
+			if err != nil {
+				return err
+			}
+			return l.ExecKubectl(args)
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // flags after the first argument are kubectl's
 	return cmd
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/seamark-lb/seamark/testlab"
+	"github.com/seamark-lb/seamark/testlab/kubeapi/kubetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,12 +43,34 @@ func needRoot(t *testing.T) {
 
 func TestScripts(t *testing.T) {
 	needRoot(t)
+	runScripts(t, "testdata")
+}
+
+// TestKubeScripts are those of labs with a real Kubernetes.
+func TestKubeScripts(t *testing.T) {
+	needRoot(t)
+	kubetest.Binary(t)
+	runScripts(t, "testdata/kube")
+}
+
+func runScripts(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			lab := newLabName()
 			env.Setenv("LAB", lab)
+			// Scripts run elsewhere, and have no home.
+			checkout, err := filepath.Abs("../../..")
+			if err != nil {
+				return err
+			}
+			cache, err := os.UserCacheDir()
+			if err != nil {
+				return err
+			}
+			env.Setenv("CHECKOUT", checkout)
+			env.Setenv("XDG_CACHE_HOME", cache)
 			env.Defer(func() {
 				for _, name := range []string{lab, lab + besideLab} {
 					if err := testlab.Down(name); err != nil {
@@ -61,6 +84,7 @@ func TestScripts(t *testing.T) {
 			"fetch":             fetchCommand,
 			"fetch-from":        fetchCommand,
 			"fetch-until":       fetchUntilCommand,
+			"kubectl-until":     kubectlUntilCommand,
 			"nothing-left":      nothingLeftCommand,
 			"as-nobody":         asNobodyCommand,
 			"foreign-namespace": foreignNamespaceCommand,
@@ -96,6 +120,27 @@ func fetchUntilCommand(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Fatalf("no answer that matches %q within 10 s: %q, %v", want, body, err)
+}
+
+// kubectlUntilCommand: kubectl-until ARGS REGEXP runs kubectl (on arguments
+// without blanks) until its output matches.
+func kubectlUntilCommand(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := testlab.Open(ts.Getenv("LAB"))
+	ts.Check(err)
+	h, err := l.Host("api")
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	want := regexp.MustCompile(args[1])
+	for {
+		out, err := h.Command(ctx, "kubectl", strings.Fields(args[0])...).CombinedOutput()
+		if err == nil && want.Match(out) {
+			return
+		}
+		if ctx.Err() != nil {
+			ts.Fatalf("kubectl %s: no output that matches %q within 30 s: %s, %v", args[0], want, out, err)
+		}
+	}
 }
 
 func fetch(labName, host, address string) (string, error) {
