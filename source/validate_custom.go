@@ -116,6 +116,25 @@ func admitCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 	return problems
 }
 
+// AdmitChange names what of an object that Admit takes may not replace old: the
+// fields that are fixed once they are set.
+func AdmitChange(old, obj *unstructured.Unstructured) Problems {
+	schemas, err := customSchemas()
+	if err != nil {
+		return nil // Admit has said so
+	}
+	custom, ours := schemas[obj.GroupVersionKind()]
+	if !ours || custom.rules == nil {
+		return nil
+	}
+	errs, _ := custom.rules.Validate(context.Background(), nil, custom.structural, obj.Object, old.Object, celconfig.RuntimeCELCostBudget)
+	problems := fieldProblems(errs)
+	for i := range problems {
+		problems[i].Object = objectName(obj)
+	}
+	return problems
+}
+
 // siblings are the fields there are where the last step is not one.
 func (s customSchema) siblings(steps []string) []string {
 	at := s.structural

@@ -86,6 +86,9 @@ func (o objects) Update(ctx context.Context, obj *unstructured.Unstructured) (*u
 	if old.GetResourceVersion() != obj.GetResourceVersion() || obj.GetUID() != "" && obj.GetUID() != old.GetUID() {
 		return nil, fmt.Errorf("update %s: %w", name, source.ErrConflict)
 	}
+	if problems := source.AdmitChange(old, obj); len(problems) > 0 {
+		return nil, problems
+	}
 	obj.SetUID(old.GetUID())
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
 	obj.SetGeneration(old.GetGeneration())
@@ -110,7 +113,7 @@ func (o objects) Update(ctx context.Context, obj *unstructured.Unstructured) (*u
 }
 
 func (o objects) Delete(ctx context.Context, k source.Kind, namespace, name string) error {
-	return retryConflicts(ctx, func() error {
+	return source.RetryConflicts(ctx, func() error {
 		obj, err := o.store.get(ctx, k, namespace, name)
 		if err != nil {
 			return err
