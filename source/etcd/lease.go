@@ -28,7 +28,7 @@ func (n *nodeLease) renew(ctx context.Context, row state.NodeLease, now time.Tim
 	if n.last != nil && n.last.Name != row.Node {
 		n.last = nil
 	}
-	err := retryConflicts(ctx, func() error {
+	err := source.RetryConflicts(ctx, func() error {
 		if n.last == nil {
 			if err := n.read(ctx, row.Node); err != nil && !isNotFound(err) {
 				return err

@@ -31,7 +31,7 @@ type Source struct {
 	writer      *state.Writer
 	tables      tables
 	log         *slog.Logger
-	assignments *assignments
+	assignments *source.Assignments
 	lease       nodeLease
 
 	// What Run has seen: the revision up to which the tables are right (0:
@@ -39,7 +39,9 @@ type Source struct {
 	revision int64
 	identity string
 
-	fresh *freshness
+	fresh *source.Freshness
+	mu    sync.Mutex
+	err   error // why the store could last not be followed
 	// renewed holds a token when this node's lease was renewed: time to look
 	// whether the tables are as new.
 	renewed chan struct{}
@@ -47,17 +49,19 @@ type Source struct {
 
 // LastRead implements source.Source. It moves on within CheckInterval, and at
 // once when this node's lease is renewed.
-func (s *Source) LastRead() time.Duration {
-	s.fresh.mu.Lock()
-	defer s.fresh.mu.Unlock()
-	return s.fresh.lastRead
-}
+func (s *Source) LastRead() time.Duration { return s.fresh.LastRead() }
 
 // Err is why the store could last not be followed, nil when it is.
 func (s *Source) Err() error {
-	s.fresh.mu.Lock()
-	defer s.fresh.mu.Unlock()
-	return s.fresh.err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func (s *Source) setErr(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
 }
 
 var _ source.Source = (*Source)(nil)
@@ -80,9 +84,9 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		writer:      w,
 		tables:      tables{source.NewTables(db, log), st},
 		log:         log,
-		assignments: &assignments{store: st, mu: make(chan struct{}, 1)},
+		assignments: source.NewAssignments(sliceStore{st}),
 		lease:       nodeLease{store: st, mu: new(sync.Mutex)},
-		fresh:       &freshness{},
+		fresh:       &source.Freshness{},
 		renewed:     make(chan struct{}, 1),
 	}, nil
 }
@@ -90,7 +94,7 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 // CatchUp implements source.Source.
 func (s *Source) CatchUp(ctx context.Context) error {
 	const look = 50 * time.Millisecond
-	for called := boottime(); s.LastRead() <= called; {
+	for called := source.Boottime(); s.LastRead() <= called; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -168,7 +172,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.fresh.setErr(err)
+		s.setErr(err)
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, errReplaced):
 			s.log.Info("list the store anew", "err", err)
@@ -206,8 +210,8 @@ func (s *Source) follow(ctx context.Context, up func()) error {
 		s.revision, s.identity = 0, now.identity
 	}
 	if s.revision == 0 {
-		s.fresh.replaced()
-		sent := boottime()
+		s.fresh.Replaced()
+		sent := source.Boottime()
 		kvs, revision, err := s.store.list(ctx, s.store.cfg.Prefix+"/")
 		if err != nil {
 			return err
@@ -218,10 +222,10 @@ func (s *Source) follow(ctx context.Context, up func()) error {
 			s.db.Agents.MarkSynced(tx)
 		})
 		s.revision = revision
-		s.fresh.answered(revision, sent)
-		s.fresh.reached(revision)
+		s.fresh.Answered(revision, sent)
+		s.fresh.Reached(revision)
 	}
-	s.fresh.setErr(nil)
+	s.setErr(nil)
 	up()
 
 	client, err := s.store.client(ctx)
@@ -249,7 +253,7 @@ func (s *Source) follow(ctx context.Context, up func()) error {
 		} else if resp.IsProgressNotify() {
 			s.revision = max(s.revision, resp.Header.Revision)
 		}
-		s.fresh.reached(s.revision)
+		s.fresh.Reached(s.revision)
 	}
 	if cause := context.Cause(session); cause != nil {
 		return cause
@@ -266,7 +270,7 @@ func (s *Source) check(ctx context.Context, stop context.CancelCauseFunc, client
 	ticker := time.NewTicker(s.store.cfg.CheckInterval)
 	defer ticker.Stop()
 	for {
-		sent := boottime()
+		sent := source.Boottime()
 		now, err := s.readIdentity(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -278,13 +282,13 @@ func (s *Source) check(ctx context.Context, stop context.CancelCauseFunc, client
 			s.log.Info("store answers again", "endpoints", s.store.cfg.Endpoints)
 			reachable = true
 		}
-		s.fresh.setErr(err)
+		s.setErr(err)
 		if err == nil {
 			if now.identity != since.identity || now.revision < since.revision {
 				stop(errReplaced)
 				return
 			}
-			if s.fresh.answered(now.revision, sent) {
+			if s.fresh.Answered(now.revision, sent) {
 				// The revision may be of a key that is not watched: let the watch
 				// say how far it is. An error means that it has broken, which
 				// follow sees.

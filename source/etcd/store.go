@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"strconv"
 	"strings"
@@ -155,7 +154,7 @@ func (s store) commit(ctx context.Context, key string, revision int64, op client
 // anything to write; it must change only what is ours. Absent objects are
 // ErrNotFound.
 func (s store) change(ctx context.Context, k source.Kind, namespace, name string, f func(*unstructured.Unstructured) bool) error {
-	return retryConflicts(ctx, func() error {
+	return source.RetryConflicts(ctx, func() error {
 		obj, err := s.get(ctx, k, namespace, name)
 		if err != nil {
 			return err
@@ -168,24 +167,8 @@ func (s store) change(ctx context.Context, k source.Kind, namespace, name string
 	})
 }
 
-// retryConflicts runs f again while it meets a conflict, a few times.
-func retryConflicts(ctx context.Context, f func() error) error {
-	var err error
-	for try := range 8 {
-		if err = f(); !isConflict(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(rand.N(time.Millisecond << try)):
-		}
-	}
-	return err
-}
-
 // revisionOf is the resourceVersion as a number; 0 when it is none.
-func revisionOf(obj *unstructured.Unstructured) int64 {
+func revisionOf(obj metav1.Object) int64 {
 	n, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
 	if err != nil {
 		return 0

@@ -16,7 +16,6 @@ import (
 	"github.com/seamark-lb/seamark/state"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -111,14 +110,6 @@ func TestLastRead(t *testing.T) {
 	// The other source sees revisions that are not under its prefix.
 	elsewhere, _ := startSource(t, etcd.Config{Endpoints: m.urls, Prefix: "/elsewhere", RequestTimeout: time.Second})
 	waitServices(t, db)
-	boottime := func() time.Duration {
-		t.Helper()
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-			t.Fatal(err)
-		}
-		return time.Duration(now.Nano())
-	}
 	passes := func(since time.Duration) {
 		t.Helper()
 		deadline := time.After(15 * time.Second)
@@ -130,20 +121,20 @@ func TestLastRead(t *testing.T) {
 			}
 		}
 	}
-	passes(boottime())
+	passes(source.Boottime())
 	create(t, src, service("a"))
-	now := boottime()
+	now := source.Boottime()
 	passes(now)
-	if last := src.LastRead(); last > boottime() {
+	if last := src.LastRead(); last > source.Boottime() {
 		t.Errorf("last read %v, in the future", last)
 	}
 	m.stop()
-	stopped := boottime()
+	stopped := source.Boottime()
 	if err := src.Check(t.Context()); err == nil {
 		t.Error("a stopped store answers")
 	}
 	for src.Err() == nil {
-		if boottime() > stopped+15*time.Second {
+		if source.Boottime() > stopped+15*time.Second {
 			t.Fatal("the source does not say that the store is gone")
 		}
 		time.Sleep(5 * time.Millisecond) // between looks
@@ -152,7 +143,7 @@ func TestLastRead(t *testing.T) {
 		t.Errorf("last read %v, after the store was stopped at %v", last, stopped)
 	}
 	startServer(t, m.cfg)
-	passes(boottime())
+	passes(source.Boottime())
 	if err := src.Err(); err != nil {
 		t.Errorf("the store answers, and the source says %v", err)
 	}

@@ -1,57 +1,72 @@
-package etcd
+package source
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
-	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// assignments writes the coordinator's decisions into AnnouncementSlices:
-// one write for each slice that changes, however many of its addresses do.
-type assignments struct {
-	store store
+// SliceStore is where an engine keeps AnnouncementSlices.
+type SliceStore interface {
+	List(ctx context.Context) ([]v1alpha1.AnnouncementSlice, error)
+	// Write writes the slice if it is still at its resourceVersion ("": absent)
+	// and returns it as written, or ErrConflict.
+	Write(ctx context.Context, s v1alpha1.AnnouncementSlice) (v1alpha1.AnnouncementSlice, error)
+	// Delete deletes the slice if it is still at its resourceVersion.
+	Delete(ctx context.Context, s v1alpha1.AnnouncementSlice) error
+}
+
+// Assignments writes the coordinator's decisions into AnnouncementSlices: one
+// write for each slice that changes, however many of its addresses do.
+type Assignments struct {
+	store SliceStore
 	// mu is held by whoever puts a token in: its waiters can give up.
 	mu chan struct{}
 	// held is the slices as last read or written, by name; nil: to be read.
 	held map[string]v1alpha1.AnnouncementSlice
 }
 
-var _ state.Batcher[state.Assignment] = (*assignments)(nil)
+var _ state.Batcher[state.Assignment] = (*Assignments)(nil)
+
+// NewAssignments returns a target that writes into store.
+func NewAssignments(store SliceStore) *Assignments {
+	return &Assignments{store: store, mu: make(chan struct{}, 1)}
+}
 
 // errLaterDecision: another coordinator has decided since.
 var errLaterDecision = errors.New("the store holds a later decision, of another coordinator")
 
-func (a *assignments) Update(ctx context.Context, row state.Assignment) error {
+// Update implements state.Target.
+func (a *Assignments) Update(ctx context.Context, row state.Assignment) error {
 	return a.UpdateAll(ctx, []state.Assignment{row})[0]
 }
 
-func (a *assignments) Delete(ctx context.Context, row state.Assignment) error {
+// Delete implements state.Target.
+func (a *Assignments) Delete(ctx context.Context, row state.Assignment) error {
 	return a.DeleteAll(ctx, []state.Assignment{row})[0]
 }
 
-func (a *assignments) UpdateAll(ctx context.Context, rows []state.Assignment) []error {
+// UpdateAll implements state.Batcher.
+func (a *Assignments) UpdateAll(ctx context.Context, rows []state.Assignment) []error {
 	return errorsOf(rows, a.write(ctx, func([]v1alpha1.AnnouncementSlice) (updates, deletes []state.Assignment) { return rows, nil }))
 }
 
-func (a *assignments) DeleteAll(ctx context.Context, rows []state.Assignment) []error {
+// DeleteAll implements state.Batcher.
+func (a *Assignments) DeleteAll(ctx context.Context, rows []state.Assignment) []error {
 	return errorsOf(rows, a.write(ctx, func([]v1alpha1.AnnouncementSlice) (updates, deletes []state.Assignment) { return nil, rows }))
 }
 
 // Prune removes what the slices really hold of addresses that nobody wants.
-func (a *assignments) Prune(ctx context.Context, wanted []state.Assignment) error {
+func (a *Assignments) Prune(ctx context.Context, wanted []state.Assignment) error {
 	keep := make(map[netip.Addr]bool, len(wanted))
 	for _, row := range wanted {
 		keep[row.Addr] = true
@@ -61,7 +76,7 @@ func (a *assignments) Prune(ctx context.Context, wanted []state.Assignment) erro
 	}
 	failed := a.write(ctx, func(held []v1alpha1.AnnouncementSlice) (updates, deletes []state.Assignment) {
 		for _, s := range held {
-			rows, _ := source.AssignmentRows(&s)
+			rows, _ := AssignmentRows(&s)
 			for _, row := range rows {
 				if !keep[row.Addr] {
 					deletes = append(deletes, row)
@@ -92,7 +107,7 @@ func errorsOf(rows []state.Assignment, f failures) []error {
 	return errs
 }
 
-func (a *assignments) lock(ctx context.Context) error {
+func (a *Assignments) lock(ctx context.Context) error {
 	select {
 	case a.mu <- struct{}{}:
 		return nil
@@ -101,9 +116,9 @@ func (a *assignments) lock(ctx context.Context) error {
 	}
 }
 
-func (a *assignments) unlock() { <-a.mu }
+func (a *Assignments) unlock() { <-a.mu }
 
-func (a *assignments) reread(ctx context.Context) error {
+func (a *Assignments) reread(ctx context.Context) error {
 	if err := a.lock(ctx); err != nil {
 		return err
 	}
@@ -111,34 +126,28 @@ func (a *assignments) reread(ctx context.Context) error {
 	return a.read(ctx)
 }
 
-func (a *assignments) read(ctx context.Context) error {
-	kvs, _, err := a.store.list(ctx, a.store.kindPrefix(source.KindAnnouncementSlice()))
+func (a *Assignments) read(ctx context.Context) error {
+	all, err := a.store.List(ctx)
 	if err != nil {
 		return err
 	}
-	held := make(map[string]v1alpha1.AnnouncementSlice, len(kvs))
-	for _, kv := range kvs {
-		var s v1alpha1.AnnouncementSlice
-		if err := json.Unmarshal(kv.Value, &s); err != nil {
-			return fmt.Errorf("decode %s: %w", kv.Key, err)
-		}
-		s.ResourceVersion = strconv.FormatInt(kv.ModRevision, 10)
-		held[s.Name] = s
+	a.held = make(map[string]v1alpha1.AnnouncementSlice, len(all))
+	for _, s := range all {
+		a.held[s.Name] = s
 	}
-	a.held = held
 	return nil
 }
 
 // write brings the slices in line with what changes asks for. When a slice
 // was written by someone else since it was read, all are read again and the
 // changes worked out anew.
-func (a *assignments) write(ctx context.Context, changes func(held []v1alpha1.AnnouncementSlice) (updates, deletes []state.Assignment)) failures {
+func (a *Assignments) write(ctx context.Context, changes func(held []v1alpha1.AnnouncementSlice) (updates, deletes []state.Assignment)) failures {
 	if err := a.lock(ctx); err != nil {
 		return failures{all: err}
 	}
 	defer a.unlock()
 	var failed failures
-	err := retryConflicts(ctx, func() error {
+	err := RetryConflicts(ctx, func() error {
 		if a.held == nil {
 			if err := a.read(ctx); err != nil {
 				return err
@@ -146,7 +155,7 @@ func (a *assignments) write(ctx context.Context, changes func(held []v1alpha1.An
 		}
 		held := slices.Collect(maps.Values(a.held))
 		updates, deletes := changes(held)
-		packing := source.Pack(held, updates, deletes)
+		packing := Pack(held, updates, deletes)
 		failed = failures{of: map[netip.Addr]error{}}
 		for addr, by := range packing.Refused {
 			failed.of[addr] = fmt.Errorf("assign %s: %w (generation %d, node %s)", addr, errLaterDecision, by.Generation, by.Node)
@@ -159,13 +168,13 @@ func (a *assignments) write(ctx context.Context, changes func(held []v1alpha1.An
 		}
 		for _, err := range ofSlice {
 			a.held = nil // whether a write that failed was made is not known
-			if isConflict(err) {
+			if errors.Is(err, ErrConflict) {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil && !isConflict(err) {
+	if err != nil && !errors.Is(err, ErrConflict) {
 		return failures{all: err}
 	}
 	return failed
@@ -176,7 +185,7 @@ const concurrentWrites = 8
 
 // writeSlices returns the errors by the slice's name, and takes into held
 // what went well.
-func (a *assignments) writeSlices(ctx context.Context, changed []v1alpha1.AnnouncementSlice) map[string]error {
+func (a *Assignments) writeSlices(ctx context.Context, changed []v1alpha1.AnnouncementSlice) map[string]error {
 	var mu sync.Mutex
 	failed := map[string]error{}
 	var writers sync.WaitGroup
@@ -202,27 +211,25 @@ func (a *assignments) writeSlices(ctx context.Context, changed []v1alpha1.Announ
 	return failed
 }
 
-func (a *assignments) writeSlice(ctx context.Context, s v1alpha1.AnnouncementSlice) (v1alpha1.AnnouncementSlice, error) {
-	kind := source.KindAnnouncementSlice()
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&s)
-	if err != nil {
-		return s, fmt.Errorf("encode %s %s: %w", kind.Kind, s.Name, err)
-	}
-	obj := &unstructured.Unstructured{Object: content}
-	revision := revisionOf(obj)
+func (a *Assignments) writeSlice(ctx context.Context, s v1alpha1.AnnouncementSlice) (v1alpha1.AnnouncementSlice, error) {
 	if len(s.Announcements) == 0 {
-		return s, a.store.remove(ctx, kind, "", s.Name, revision)
+		return s, a.store.Delete(ctx, s)
 	}
-	if revision == 0 {
-		initMetadata(obj, time.Now())
-	} else {
-		obj.SetGeneration(obj.GetGeneration() + 1)
+	return a.store.Write(ctx, s)
+}
+
+// RetryConflicts runs f again while it meets ErrConflict, a few times.
+func RetryConflicts(ctx context.Context, f func() error) error {
+	var err error
+	for try := range 8 {
+		if err = f(); !errors.Is(err, ErrConflict) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(rand.N(time.Millisecond << try)):
+		}
 	}
-	revision, err = a.store.put(ctx, kind, obj, revision)
-	if err != nil {
-		return s, err
-	}
-	s.UID, s.CreationTimestamp, s.Generation = obj.GetUID(), obj.GetCreationTimestamp(), obj.GetGeneration()
-	s.ResourceVersion = strconv.FormatInt(revision, 10)
-	return s, nil
+	return err
 }

@@ -1,4 +1,4 @@
-package etcd
+package source
 
 import (
 	"testing"
@@ -7,49 +7,49 @@ import (
 
 func TestFreshness(t *testing.T) {
 	const s = time.Second
-	f := &freshness{}
+	f := &Freshness{}
 	check := func(what string, want time.Duration) {
 		t.Helper()
-		if f.lastRead != want {
-			t.Errorf("%s: last read %v, want %v", what, f.lastRead, want)
+		if got := f.LastRead(); got != want {
+			t.Errorf("%s: last read %v, want %v", what, got, want)
 		}
 	}
-	f.answered(10, 1*s)
+	f.Answered(10, 1*s)
 	check("an answer before the first list", 0)
-	f.reached(10)
+	f.Reached(10)
 	check("the list", 1*s)
-	if f.answered(10, 2*s) {
+	if f.Answered(10, 2*s) {
 		t.Error("waits for a revision that is there")
 	}
 	check("nothing new in the store", 2*s)
-	if !f.answered(15, 3*s) {
+	if !f.Answered(15, 3*s) {
 		t.Error("does not wait for the watch")
 	}
 	check("the watch is behind", 2*s)
-	f.reached(14)
+	f.Reached(14)
 	check("the watch comes nearer: an old event is no news", 2*s)
-	f.answered(20, 4*s)
-	f.reached(17)
+	f.Answered(20, 4*s)
+	f.Reached(17)
 	check("the watch is there for one of two", 3*s)
-	f.reached(20)
+	f.Reached(20)
 	check("the watch is there", 4*s)
-	f.reached(12)
-	f.answered(20, 5*s)
+	f.Reached(12)
+	f.Answered(20, 5*s)
 	check("a revision does not go back", 5*s)
 	for i := range 10 * maxProbes {
-		f.answered(100+int64(i), time.Duration(10+i)*s)
+		f.Answered(100+int64(i), time.Duration(10+i)*s)
 	}
 	if len(f.probes) > maxProbes {
 		t.Errorf("%d probes are kept", len(f.probes))
 	}
-	f.reached(100)
+	f.Reached(100)
 	check("the first of many", 10*s)
-	f.reached(100 + 10*maxProbes)
+	f.Reached(100 + 10*maxProbes)
 	check("the last of many", (10+10*maxProbes-1)*s)
-	f.answered(9999, 10000*s)
-	f.replaced()
-	f.reached(5)
+	f.Answered(9999, 10000*s)
+	f.Replaced()
+	f.Reached(5)
 	check("an answer of another store", (10+10*maxProbes-1)*s)
-	f.answered(5, 10001*s)
+	f.Answered(5, 10001*s)
 	check("an answer of this one", 10001*s)
 }

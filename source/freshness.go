@@ -1,4 +1,4 @@
-package etcd
+package source
 
 import (
 	"fmt"
@@ -8,17 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freshness works out how old the tables may be. An event that arrives says
+// Freshness works out how old the tables may be. An event that arrives says
 // nothing of that: after a pause, or while a watch catches up, it is an old
 // one. But the store's answer to a request names a revision that has in it all
 // that was committed before the request was sent; once the watch has brought
-// that revision, the tables are no older than the sending.
-type freshness struct {
+// that revision, the tables are no older than the sending. The zero Freshness
+// has read nothing.
+type Freshness struct {
 	mu       sync.Mutex
 	held     int64 // revision that the tables hold; 0: none
 	probes   []probe
 	lastRead time.Duration
-	err      error
 }
 
 // probe: all that was committed before sent is at or below revision.
@@ -31,9 +31,9 @@ type probe struct {
 // kept, and enough of the first to go by when it moves again.
 const maxProbes = 64
 
-// answered records an answer of the store; sent is from before the request.
+// Answered records an answer of the store; sent is from before the request.
 // It returns whether the watch has still to bring that revision.
-func (f *freshness) answered(revision int64, sent time.Duration) (pending bool) {
+func (f *Freshness) Answered(revision int64, sent time.Duration) (pending bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.probes) == maxProbes {
@@ -44,15 +44,15 @@ func (f *freshness) answered(revision int64, sent time.Duration) (pending bool) 
 	return f.held < revision
 }
 
-// reached records that the tables hold all up to revision.
-func (f *freshness) reached(revision int64) {
+// Reached records that the tables hold all up to revision.
+func (f *Freshness) Reached(revision int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.held = max(f.held, revision)
 	f.settle()
 }
 
-func (f *freshness) settle() {
+func (f *Freshness) settle() {
 	if f.held == 0 {
 		return
 	}
@@ -67,21 +67,23 @@ func (f *freshness) settle() {
 	f.probes = waiting
 }
 
-// replaced forgets the revisions: they are of another store.
-func (f *freshness) replaced() {
+// Replaced forgets the revisions: they are of another store.
+func (f *Freshness) Replaced() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.held, f.probes = 0, nil
 }
 
-func (f *freshness) setErr(err error) {
+// LastRead is the CLOCK_BOOTTIME that the tables are no older than, 0 when
+// there is none.
+func (f *Freshness) LastRead() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.err = err
+	return f.lastRead
 }
 
-// boottime is CLOCK_BOOTTIME, which goes on while the machine sleeps.
-func boottime() time.Duration {
+// Boottime is CLOCK_BOOTTIME, which goes on while the machine sleeps.
+func Boottime() time.Duration {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v", err)) // there since Linux 2.6.39
