@@ -30,7 +30,7 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 		Verdicts: verdicts,
 		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
 	}
-	in.Services, _ = state.WithoutNodeAddrs(db.Services.Rows(r), in.Nodes) // every node's datapath says which
+	in.Services, _ = state.Rightful(db, r) // every node's datapath says which are not
 	for _, s := range in.Services {
 		if s.ExternalTrafficPolicyLocal {
 			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(r, state.IndexService, s.Name.String()))

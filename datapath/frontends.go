@@ -11,7 +11,7 @@ import (
 
 // FrontendsOf is Frontends of what a snapshot holds, and what of it is not served.
 func FrontendsOf(db *state.DB, snap state.Snapshot, node string) ([]state.Frontend, []state.Problem) {
-	services, problems := state.WithoutNodeAddrs(db.Services.Rows(snap), db.Nodes.Rows(snap))
+	services, problems := state.Rightful(db, snap)
 	rows := Frontends(services, db.EndpointSlices.Rows(snap), node)
 	return rows, append(problems, FrontendProblems(services, rows)...)
 }

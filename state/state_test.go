@@ -100,27 +100,6 @@ func TestIndexFollowsRows(t *testing.T) {
 	}
 }
 
-func TestWithoutNodeAddrs(t *testing.T) {
-	addr := netip.MustParseAddr
-	nodes := []state.Node{{Name: "a", Addrs: []netip.Addr{addr("192.168.10.100")}}}
-	services := []state.Service{
-		{Name: state.ObjectName{Namespace: "d", Name: "bad"}, ExternalIPs: []netip.Addr{addr("192.168.10.100"), addr("192.168.10.9")},
-			Ingress: []netip.Addr{addr("::ffff:192.168.10.100")}},
-		{Name: state.ObjectName{Namespace: "d", Name: "good"}, ExternalIPs: []netip.Addr{addr("192.168.10.10")}},
-	}
-	got, problems := state.WithoutNodeAddrs(services, nodes)
-	if len(got[0].Ingress) != 0 || !slices.Equal(got[0].ExternalIPs, []netip.Addr{addr("192.168.10.9")}) ||
-		!slices.Equal(got[1].ExternalIPs, services[1].ExternalIPs) {
-		t.Errorf("services %+v", got)
-	}
-	if len(services[0].ExternalIPs) != 2 {
-		t.Error("the rows given were changed")
-	}
-	if len(problems) != 2 || problems[1].Object.String() != "service/d/bad" || problems[1].Field != "spec.externalIPs" {
-		t.Errorf("problems %v", problems)
-	}
-}
-
 // flaky is a target that fails at random and remembers what it holds.
 type flaky struct {
 	rng  *rand.Rand
