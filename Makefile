@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-down test test-short verify generate bench lint deps-lab deps-bpf clean
+.PHONY: build demo demo-down test test-kube test-short kube verify generate bench lint deps-lab deps-bpf clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -24,9 +24,18 @@ demo-down: build ## remove the demo's lab
 
 # The labs one after another, since they measure outages and share two cores; and
 # never from the cache, which does not know that they run the programs.
-test: deps-lab build ## everything, with the lab run inside
-	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v /testlab)
+# What needs a real Kubernetes is skipped until its control plane has been built:
+# FULL=1 builds it. Its path is told to go test, whose cache would not notice.
+test: deps-lab build $(if $(FULL),kube) ## everything, with the lab run inside; FULL=1: Kubernetes as well
+	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 15m $$($(GO) list ./... | grep -v /testlab)
 	$(GO) test -count=1 -timeout 15m -p 1 ./testlab/...
+
+test-kube: deps-lab kube ## the tests that need a real Kubernetes, alone
+	$(GO) test -count=1 -timeout 20m -p 1 ./testlab/kubeapi $(patsubst %,./%/...,$(wildcard source/kube testlab/kubescenario))
+	$(GO) test -count=1 -timeout 20m -run Kube ./testlab/cmd/testlab
+
+kube: build ## the real control plane, built once: minutes the first time
+	@$(BIN)/testlab kube build
 
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...

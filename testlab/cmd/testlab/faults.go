@@ -47,7 +47,7 @@ func linkCommand(name *string) *cobra.Command {
 func daemonCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:       "daemon HOST " + strings.Join(testlab.DaemonActions, "|"),
-		Short:     "Act on a host's seamarkd (on the control-plane host: the store)",
+		Short:     "Act on a host's seamarkd (on the control-plane host: the store, or all of Kubernetes)",
 		Args:      cobra.ExactArgs(2),
 		ValidArgs: testlab.DaemonActions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,7 +90,7 @@ func apiCommand(name *string) *cobra.Command {
 func readyCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ready yes|no POD…",
-		Short: "Say in the EndpointSlice that pods are ready, or not",
+		Short: "Say that pods are ready, or not, in the EndpointSlice or the Pods' statuses",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] != "yes" && args[0] != "no" {
