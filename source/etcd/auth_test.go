@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/source/etcd"
+	"github.com/seamark-lb/seamark/state"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -88,7 +89,8 @@ func checkErrors(t *testing.T, rows map[string]struct {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			row.cfg.RequestTimeout = time.Second
-			src, err := etcd.New(row.cfg, nil, nil, testLog(t))
+			db, w := state.New()
+			src, err := etcd.New(row.cfg, db, w, testLog(t))
 			if err == nil {
 				defer src.Close()
 				begun := time.Now()
