@@ -47,7 +47,8 @@ func Report(devices []state.Device, policies []state.L2Policy, node state.Node, 
 			return len(p.interfaces) > 0 && p.selectsNode(node) && p.matches(d.Name)
 		})
 		if named || outside(d) {
-			report = append(report, state.LeaseInterface{Name: d.Name, MAC: d.MAC, Up: d.Up, Prefixes: onLink(d.Prefixes)})
+			report = append(report, state.LeaseInterface{Name: d.Name, MAC: d.MAC, Up: d.Up,
+				Prefixes: onLink(d.Prefixes), Gateways: d.Gateways})
 		}
 	}
 	slices.SortFunc(report, func(a, b state.LeaseInterface) int { return strings.Compare(a.Name, b.Name) })
@@ -67,7 +68,8 @@ func onLink(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 func sameInterface(a, b state.LeaseInterface) bool {
-	return a.Name == b.Name && a.MAC == b.MAC && a.Up == b.Up && slices.Equal(a.Prefixes, b.Prefixes)
+	return a.Name == b.Name && a.MAC == b.MAC && a.Up == b.Up &&
+		slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.Gateways, b.Gateways)
 }
 
 // ClusterMACs returns the addresses that the other nodes announce from, sorted.

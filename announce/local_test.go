@@ -35,7 +35,7 @@ func TestReport(t *testing.T) {
 		{Name: "lo", MAC: "00:00:00:00:00:00", Up: true},
 		{Name: "tun0", Up: true},
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{
-			prefix("192.168.10.100/24"), prefix("fe80::1/64"), prefix("192.168.10.211/32")}},
+			prefix("192.168.10.100/24"), prefix("fe80::1/64"), prefix("192.168.10.211/32")}, Gateways: []netip.Addr{addr(200)}},
 		{Name: "eth0", MAC: "02:00:00:00:00:02"},
 		{Name: "bond0", MAC: "02:00:00:00:00:03", Up: true},
 		{Name: "lxc1", MAC: "02:00:00:00:00:04", Up: true},
@@ -47,7 +47,7 @@ func TestReport(t *testing.T) {
 	}
 	outside := func(d state.Device) bool { return strings.HasPrefix(d.Name, "eth") }
 	got := fmt.Sprint(Report(devices, policies, state.Node{Name: "a", Labels: map[string]string{"name": "a"}}, outside))
-	want := "[{bond0 02:00:00:00:00:03 true [] []} {eth0 02:00:00:00:00:02 false [] []} {eth1 02:00:00:00:00:01 true [192.168.10.0/24] []}]"
+	want := "[{bond0 02:00:00:00:00:03 true [] []} {eth0 02:00:00:00:00:02 false [] []} {eth1 02:00:00:00:00:01 true [192.168.10.0/24] [192.168.10.200]}]"
 	if got != want {
 		t.Errorf("report %s\nwant %s", got, want)
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/seamark-lb/seamark/state"
@@ -15,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Devices keeps the Devices table as the kernel has its links and addresses,
-// and marks it synced after the first list.
+// Devices keeps the Devices table as the kernel has its links, addresses and
+// default routes, and marks it synced after the first list.
 type Devices struct {
 	DB     *state.DB
 	Writer *state.Writer
@@ -31,13 +33,13 @@ const retryList = time.Second
 // Run follows the kernel until ctx ends. It returns an error when it cannot
 // subscribe to the kernel's notifications.
 func (d *Devices) Run(ctx context.Context) error {
-	// One socket for links and addresses. What a notification says is not
-	// looked at: it means "list again", so one that is lost (ENOBUFS) or that
-	// comes out of order costs nothing.
-	sock, err := nl.Subscribe(unix.NETLINK_ROUTE,
-		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	// One socket for all. What a notification says means no more than "list
+	// again", so one that is lost (ENOBUFS) or that comes out of order costs
+	// nothing.
+	sock, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
-		return fmt.Errorf("subscribe to links and addresses: %w", err)
+		return fmt.Errorf("subscribe to links, addresses and routes: %w", err)
 	}
 	changed := make(chan struct{}, 1)
 	failed := make(chan error, 1)
@@ -62,7 +64,7 @@ func (d *Devices) Run(ctx context.Context) error {
 			return nil
 		case err := <-failed:
 			timer.Stop()
-			return fmt.Errorf("receive links and addresses: %w", err)
+			return fmt.Errorf("receive links, addresses and routes: %w", err)
 		case <-changed:
 			timer.Stop()
 		case <-timer.C:
@@ -73,15 +75,27 @@ func (d *Devices) Run(ctx context.Context) error {
 // notify passes on that something came, until the socket is closed.
 func notify(sock *nl.NetlinkSocket, changed chan<- struct{}) error {
 	for {
-		_, _, err := sock.Receive()
+		messages, _, err := sock.Receive()
 		if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return err
+		}
+		if err == nil && !slices.ContainsFunc(messages, matters) {
+			continue
 		}
 		select {
 		case changed <- struct{}{}:
 		default: // a list is due already
 		}
 	}
+}
+
+// matters is false for routes other than default ones: there may be a million,
+// and they change with every pod.
+func matters(m syscall.NetlinkMessage) bool {
+	if m.Header.Type != unix.RTM_NEWROUTE && m.Header.Type != unix.RTM_DELROUTE {
+		return true
+	}
+	return len(m.Data) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m.Data).Dst_len == 0
 }
 
 func (d *Devices) list() error {
@@ -98,7 +112,7 @@ func (d *Devices) list() error {
 
 func sameDevice(a, b state.Device) bool {
 	return a.Name == b.Name && a.Index == b.Index && a.MAC == b.MAC && a.Up == b.Up &&
-		a.Type == b.Type && slices.Equal(a.Prefixes, b.Prefixes)
+		a.Type == b.Type && slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.Gateways, b.Gateways)
 }
 
 // loopback is the Type of lo, which the kernel does not give one.
@@ -137,7 +151,51 @@ func listDevices() ([]state.Device, error) {
 			devices[i].Prefixes = append(devices[i].Prefixes, p)
 		}
 	}
+	hops, err := defaultHops()
+	if err != nil {
+		return nil, err
+	}
+	for _, hop := range hops {
+		gateway, valid := netip.AddrFromSlice(hop.Gw)
+		if i, ok := at[hop.LinkIndex]; ok && valid {
+			devices[i].Gateways = append(devices[i].Gateways, gateway.Unmap())
+		}
+	}
+	for i := range devices {
+		slices.SortFunc(devices[i].Gateways, netip.Addr.Compare)
+		devices[i].Gateways = slices.Compact(devices[i].Gateways)
+	}
 	return devices, nil
+}
+
+// defaultHops are the next hops of the main table's default routes, of both families.
+func defaultHops() ([]netlink.NexthopInfo, error) {
+	var hops []netlink.NexthopInfo
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		filter := &netlink.Route{Table: unix.RT_TABLE_MAIN} // and Dst nil: the default routes
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list default routes: %w", err)
+		}
+		for _, route := range routes {
+			hops = append(hops, netlink.NexthopInfo{LinkIndex: route.LinkIndex, Gw: gatewayOf(route.Gw, route.Via)})
+			for _, hop := range route.MultiPath {
+				hops = append(hops, netlink.NexthopInfo{LinkIndex: hop.LinkIndex, Gw: gatewayOf(hop.Gw, hop.Via)})
+			}
+		}
+	}
+	return hops, nil
+}
+
+// gatewayOf is the next hop's address, nil when the destination is on the link.
+// That of an IPv4 route may be of IPv6 (RFC 5549).
+func gatewayOf(gw net.IP, via netlink.Destination) net.IP {
+	if v, ok := via.(*netlink.Via); ok && len(gw) == 0 {
+		return v.Addr
+	}
+	return gw
 }
 
 // whole lists again when the kernel's tables changed under the dump.

@@ -1,7 +1,9 @@
 package pod_test
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +36,12 @@ func TestDevicesFollowTheKernel(t *testing.T) {
 		{"ip link set d2 up", func(d state.Device) bool { return d.Up }},
 		{"ip addr add 10.9.0.1/24 dev d1", func(d state.Device) bool { return slices.Contains(d.Prefixes, prefixes("10.9.0.1/24")[0]) }},
 		{"ip addr add fd00:9::1/64 dev d1", func(d state.Device) bool { return slices.Contains(d.Prefixes, prefixes("fd00:9::1/64")[0]) }},
+		{"ip route add default via 10.9.0.254 dev d1 metric 900", gateways("10.9.0.254")},
+		{"ip route add default metric 901 nexthop via 10.9.0.254 dev d1 nexthop via 10.9.0.253 dev d1", gateways("10.9.0.253 10.9.0.254")},
+		{"ip -6 route add default via fd00:9::fe dev d1 metric 900", gateways("10.9.0.253 10.9.0.254 fd00:9::fe")},
+		{"ip route add default via inet6 fd00:9::fd dev d1 metric 902", gateways("10.9.0.253 10.9.0.254 fd00:9::fd fd00:9::fe")},
+		{"ip route del default metric 901", gateways("10.9.0.254 fd00:9::fd fd00:9::fe")},
+		{"ip route del default via inet6 fd00:9::fd dev d1 metric 902", gateways("10.9.0.254 fd00:9::fe")},
 		{"ip addr del 10.9.0.1/24 dev d1", func(d state.Device) bool {
 			return !slices.Contains(d.Prefixes, prefixes("10.9.0.1/24")[0]) && slices.Contains(d.Prefixes, prefixes("fd00:9::1/64")[0])
 		}},
@@ -48,6 +56,11 @@ func TestDevicesFollowTheKernel(t *testing.T) {
 	eventually(t, "the new name is seen", func() bool { _, old := device("d1"); _, now := device("d3"); return !old && now })
 	run(t, "", "ip link del d3")
 	eventually(t, "the device is gone", func() bool { _, d3 := device("d3"); _, d2 := device("d2"); return !d3 && !d2 })
+}
+
+// gateways are all that a device has.
+func gateways(want string) func(state.Device) bool {
+	return func(d state.Device) bool { return strings.Trim(fmt.Sprint(d.Gateways), "[]") == want }
 }
 
 func TestDevicesResync(t *testing.T) {
