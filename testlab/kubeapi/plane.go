@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+	"time"
 )
 
 // Component is one process of a control plane.
@@ -199,7 +200,8 @@ func (p Plane) Ready(ctx context.Context, dial func(ctx context.Context, network
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	client := http.Client{Transport: &http.Transport{
+	// It listens long before it answers, and does not when it never gets there.
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true, DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+p.Listen.String()+"/readyz", nil)
 	if err != nil {
