@@ -15,6 +15,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -25,10 +26,17 @@ import (
 //
 // Its methods are called within one update after another, never at once.
 type Tables struct {
+	// IgnoreAgents: other projects' objects get their rows also while their own
+	// programs run (LeftTo).
+	IgnoreAgents bool
+
 	db        *state.DB
 	log       *slog.Logger
 	followers map[string]follower // by Kind.key
 	kinds     []Kind
+	// left are the objects without rows because their project's own programs
+	// run, by Kind.key and name.
+	left map[string]map[string]bool
 	// waiting are the kinds that a table still has to hear of before it is synced.
 	waiting map[string]map[string]bool
 }
@@ -51,7 +59,8 @@ func (k Kind) key() string { return k.Group + "/" + k.Kind }
 
 // NewTables returns Tables that write into db.
 func NewTables(db *state.DB, log *slog.Logger) *Tables {
-	t := &Tables{db: db, log: log, followers: map[string]follower{}, waiting: map[string]map[string]bool{}}
+	t := &Tables{db: db, log: log, followers: map[string]follower{},
+		left: map[string]map[string]bool{}, waiting: map[string]map[string]bool{}}
 	t.follow(KindService(), newRows(db.Services, func(_ state.Reader, s *corev1.Service) ([]state.Service, Problems) {
 		if s.DeletionTimestamp != nil {
 			return nil, nil // a finalizer keeps the object: its balancing ends now
@@ -119,9 +128,18 @@ func ObjectKey(namespace, name string) string {
 	return namespace + "/" + name
 }
 
-// Put takes in an object that is new or has changed.
+// Put takes in an object that is new or has changed. An object of another
+// project is left to that project's own programs, if Agents has such: whoever
+// changes Agents puts the objects again.
 func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 	f := t.followers[kind.key()]
+	if by, left := LeftTo(kind, t.db.Agents.All(tx)); left && !t.IgnoreAgents {
+		f.remove(tx, name)
+		t.leave(kind, name, true)
+		t.setProblems(tx, kind, name, Problems{leftProblem(kind, by)})
+		return
+	}
+	t.leave(kind, name, false)
 	problems, err := f.put(tx, name, obj)
 	if err != nil {
 		t.log.Error("read object from store", "object", kind.Kind+" "+name, "err", err)
@@ -133,6 +151,7 @@ func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 // Remove takes in that an object is gone.
 func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
 	t.followers[kind.key()].remove(tx, name)
+	t.leave(kind, name, false)
 	t.setProblems(tx, kind, name, nil)
 }
 
@@ -140,7 +159,7 @@ func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
 // was said of every kind whose rows are in it.
 func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 	f := t.followers[kind.key()]
-	for _, name := range f.names() {
+	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.left[kind.key()])) {
 		if _, ok := objects[name]; !ok {
 			t.Remove(tx, kind, name)
 		}
@@ -154,6 +173,17 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 			delete(t.waiting, f.table())
 			f.markSynced(tx)
 		}
+	}
+}
+
+func (t *Tables) leave(kind Kind, name string, left bool) {
+	switch of := t.left[kind.key()]; {
+	case !left:
+		delete(of, name)
+	case of == nil:
+		t.left[kind.key()] = map[string]bool{name: true}
+	default:
+		of[name] = true
 	}
 }
 
@@ -210,6 +240,9 @@ func (f *rows[O, T]) put(tx *state.Tx, name string, obj any) (Problems, error) {
 	typed, err := asObject[O](obj)
 	if err != nil {
 		return nil, err
+	}
+	if o, ok := any(typed).(metav1.Object); ok && ObjectKey(o.GetNamespace(), o.GetName()) != name {
+		return nil, fmt.Errorf("decode: it calls itself %s", ObjectKey(o.GetNamespace(), o.GetName()))
 	}
 	rows, problems := f.of(tx, typed)
 	keys := make([]string, len(rows))
