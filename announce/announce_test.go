@@ -262,6 +262,7 @@ func (n *clusterNode) start() {
 		db.EndpointSlices.MarkSynced(tx)
 		db.Nodes.MarkSynced(tx)
 		db.L2Policies.MarkSynced(tx)
+		db.Pools.MarkSynced(tx)
 		db.Devices.MarkSynced(tx)
 	})
 	cut := n.client != nil && n.client.cut

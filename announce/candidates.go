@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -72,7 +73,7 @@ func survey(in Inputs) *site {
 		leases: map[string]state.NodeLease{}, backends: map[state.ObjectName]map[string]bool{},
 		cache: map[string]map[string]Standing{},
 	}
-	s.policies, _ = compilePolicies(in.Policies)
+	s.policies, _ = compilePolicies(in.Policies, in.Pools)
 	for _, n := range in.Nodes {
 		s.names = append(s.names, n.Name)
 	}
@@ -132,9 +133,11 @@ func (s *site) wanted() []wantedAddr {
 			if !p.selectsService(svc) {
 				continue
 			}
-			if p.loadBalancerIPs && balanced(svc) {
+			if balanced(svc) {
 				for _, addr := range svc.Ingress {
-					add(addr, svc, i)
+					if p.meansBalanced(addr) {
+						add(addr, svc, i)
+					}
 				}
 			}
 			if p.externalIPs {
@@ -164,11 +167,7 @@ func (s *site) wanted() []wantedAddr {
 
 // balanced says whether the Service's ingress addresses are for L2 to announce.
 func balanced(svc state.Service) bool {
-	switch svc.Class {
-	case "", "seamark.dev/l2", "io.cilium/l2-announcer":
-		return svc.Type == "LoadBalancer"
-	}
-	return false
+	return svc.Type == "LoadBalancer" && (svc.Class == "" || svc.Class == v1alpha1.ClassL2)
 }
 
 // candidates returns the nodes that may announce w, also those that may only keep it.

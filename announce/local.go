@@ -36,7 +36,7 @@ func Local(assigned []state.Assignment, devices []state.Device, node string) []s
 // that a policy for this node names, and the outside ones, which policies
 // without interfaces mean. Sorted by name.
 func Report(devices []state.Device, policies []state.L2Policy, node state.Node, outside func(state.Device) bool) []state.LeaseInterface {
-	compiled, _ := compilePolicies(policies)
+	compiled, _ := compilePolicies(policies, nil) // no pool matters here
 	var report []state.LeaseInterface
 	for _, d := range devices {
 		mac, err := net.ParseMAC(d.MAC)

@@ -15,6 +15,7 @@ type Inputs struct {
 	Slices   []state.EndpointSlice
 	Nodes    []state.Node
 	Policies []state.L2Policy
+	Pools    []state.Pool
 	Leases   []state.NodeLease
 	Verdicts map[string]Verdict
 	// Decided is the latest decision for each address.
@@ -26,6 +27,7 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 	in := Inputs{
 		Nodes:    db.Nodes.Rows(r),
 		Policies: db.L2Policies.Rows(r),
+		Pools:    db.Pools.Rows(r),
 		Leases:   db.NodeLeases.Rows(r),
 		Verdicts: verdicts,
 		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
@@ -39,10 +41,11 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 	return in
 }
 
-// placeable says whether the sources have told all that Place looks at.
+// placeable says whether the sources have told all that Place looks at. By a
+// part of it, addresses would be withdrawn.
 func placeable(db *state.DB, r state.Reader) bool {
 	return db.Services.Synced(r) && db.EndpointSlices.Synced(r) && db.Nodes.Synced(r) &&
-		db.L2Policies.Synced(r) && db.NodeLeases.Synced(r) && db.Assigned.Synced(r)
+		db.L2Policies.Synced(r) && db.Pools.Synced(r) && db.NodeLeases.Synced(r) && db.Assigned.Synced(r)
 }
 
 // latest merges what the store holds with what was decided and may not be in

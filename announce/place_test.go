@@ -162,6 +162,8 @@ func TestWantedAddresses(t *testing.T) {
 		}, "", ""},
 		{"for L2", func(in *Inputs) { in.Services[0].Class = "seamark.dev/l2" }, "192.168.10.211=default/web", ""},
 		{"for BGP", func(in *Inputs) { in.Services[0].Class = "seamark.dev/bgp" }, "", ""},
+		{"for another's L2, which the source has not translated", func(in *Inputs) { in.Services[0].Class = "io.cilium/l2-announcer" }, "", ""},
+		{"no longer a load balancer's", func(in *Inputs) { in.Services[0].Type = "ClusterIP" }, "", ""},
 		{"for another load balancer", func(in *Inputs) { in.Services[0].Class = "example.com/lb" }, "", ""},
 		{"service selector", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels("app", "shop") }, "", ""},
 		{"by namespace", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels(labelServiceNamespace, "default") },
@@ -197,6 +199,74 @@ func TestWantedAddresses(t *testing.T) {
 				t.Errorf("problems %v, want one: %s", problems, tc.problem)
 			}
 		})
+	}
+}
+
+// Of web's 211 in pool lab and shop's 221 in theirs, and the external 2.
+func TestPolicyLimitedToPools(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		pools    []string
+		selector *metav1.LabelSelector
+		want     string
+		problem  string
+	}{
+		{"absent: no limit", nil, nil, "2 211 221", ""},
+		{"one", []string{"lab"}, nil, "2 211", ""},
+		{"another project's, by its name there", []string{"theirs"}, nil, "2 221", ""},
+		{"another project's, by its row", []string{"IPAddressPool/metallb-system/theirs"}, nil, "2 221", ""},
+		{"by labels", nil, matchLabels("tier", "gold"), "2 221", ""},
+		{"by name or labels", []string{"lab"}, matchLabels("tier", "gold"), "2 211 221", ""},
+		{"by labels that no pool has", nil, matchLabels("tier", "tin"), "2", ""},
+		{"every pool", nil, &metav1.LabelSelector{}, "2 211 221", ""},
+		{"one that is not there", []string{"lab", "gone"}, nil, "2 211",
+			`l2policy/all: spec.pools[1]: there is no pool "gone"; create it, or name IPAddressPool/metallb-system/theirs, lab`},
+		{"bad selector", nil, &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}},
+			"", "l2policy/all: spec.poolSelector: "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := lab()
+			in.Services = append(in.Services, service("shop", addr(221)))
+			in.Services[0].ExternalIPs = []netip.Addr{addr(2)}
+			in.Policies[0].Pools, in.Policies[0].PoolSelector = tc.pools, tc.selector
+			in.Pools = []state.Pool{
+				{Name: "lab", Origin: state.ObjectRef{Kind: "IPPool", Name: "lab"}, Ranges: []state.Range{{From: addr(211), To: addr(215)}}},
+				{Name: "IPAddressPool/metallb-system/theirs", Origin: state.ObjectRef{Kind: "IPAddressPool", Namespace: "metallb-system", Name: "theirs"},
+					Labels: map[string]string{"tier": "gold"}, Ranges: []state.Range{{From: addr(221), To: addr(225)}}},
+			}
+			var got []string
+			for _, row := range Place(in, epoch) {
+				got = append(got, fmt.Sprint(row.Addr.As4()[3]))
+			}
+			if s := strings.Join(got, " "); s != tc.want {
+				t.Errorf("placed %q, want %q", s, tc.want)
+			}
+			problems := Problems(in)
+			if tc.problem == "" && len(problems) != 0 || tc.problem != "" && (len(problems) != 1 || !strings.HasPrefix(problems[0].String(), tc.problem)) {
+				t.Errorf("problems %v, want %q", problems, tc.problem)
+			}
+		})
+	}
+}
+
+// A table that was not read yet is not one without rows: by that, policies
+// limited to pools would announce nothing.
+func TestPlaceableWithPoolsOnly(t *testing.T) {
+	db, w := state.New()
+	w.Update(func(tx *state.Tx) {
+		db.Services.MarkSynced(tx)
+		db.EndpointSlices.MarkSynced(tx)
+		db.Nodes.MarkSynced(tx)
+		db.L2Policies.MarkSynced(tx)
+		db.NodeLeases.MarkSynced(tx)
+		db.Assigned.MarkSynced(tx)
+	})
+	if placeable(db, db.Snapshot()) {
+		t.Error("placed before the pools are known")
+	}
+	w.Update(func(tx *state.Tx) { db.Pools.MarkSynced(tx) })
+	if !placeable(db, db.Snapshot()) {
+		t.Error("not placed when all is known")
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,6 +22,9 @@ type policy struct {
 	services, nodes              labels.Selector
 	interfaces                   []*regexp.Regexp
 	loadBalancerIPs, externalIPs bool
+	// pools that loadBalancerIPs is limited to, when it is limited.
+	limited bool
+	pools   state.PoolIndex
 }
 
 // The labels by which a selector can mean a Service's own name and namespace.
@@ -42,12 +47,21 @@ func (p policy) matches(name string) bool {
 		slices.ContainsFunc(p.interfaces, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
+// meansBalanced says whether the policy announces a, which a load balancer gave.
+func (p policy) meansBalanced(a netip.Addr) bool {
+	if !p.loadBalancerIPs || !p.limited {
+		return p.loadBalancerIPs
+	}
+	_, ok := p.pools.Holding(a)
+	return ok
+}
+
 // compilePolicies leaves out the policies that do not compile and says why.
-func compilePolicies(rows []state.L2Policy) ([]policy, []state.Problem) {
+func compilePolicies(rows []state.L2Policy, pools []state.Pool) ([]policy, []state.Problem) {
 	var policies []policy
 	var problems []state.Problem
 	for _, row := range rows {
-		p, problem := compilePolicy(row)
+		p, problem := compilePolicy(row, pools)
 		if problem != nil {
 			problems = append(problems, *problem)
 			continue
@@ -57,7 +71,7 @@ func compilePolicies(rows []state.L2Policy) ([]policy, []state.Problem) {
 	return policies, problems
 }
 
-func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
+func compilePolicy(row state.L2Policy, pools []state.Pool) (policy, *state.Problem) {
 	p := policy{name: row.Name, origin: row.Origin, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
 	var err error
 	if p.services, err = selector(row.ServiceSelector); err != nil {
@@ -74,7 +88,29 @@ func compilePolicy(row state.L2Policy) (policy, *state.Problem) {
 		}
 		p.interfaces = append(p.interfaces, re)
 	}
+	if len(row.Pools) > 0 || row.PoolSelector != nil {
+		meant, err := poolSelector(row)
+		if err != nil {
+			return p, broken(row, "spec.poolSelector", err.Error(), "mend the selector")
+		}
+		p.limited, p.pools = true, state.IndexPools(slices.DeleteFunc(slices.Clone(pools), func(pool state.Pool) bool { return !meant(pool) }))
+	}
 	return p, nil
+}
+
+// poolSelector says which pools the policy means: those called one of Pools,
+// and those that PoolSelector matches.
+func poolSelector(row state.L2Policy) (func(state.Pool) bool, error) {
+	byLabels := labels.Nothing()
+	if row.PoolSelector != nil {
+		var err error
+		if byLabels, err = metav1.LabelSelectorAsSelector(row.PoolSelector); err != nil {
+			return nil, err
+		}
+	}
+	return func(pool state.Pool) bool {
+		return slices.ContainsFunc(row.Pools, pool.Called) || byLabels.Matches(labels.Set(pool.Labels))
+	}, nil
 }
 
 // policyStatuses says of every policy what is wrong with it: that its spec does
@@ -107,9 +143,17 @@ func selector(s *metav1.LabelSelector) (labels.Selector, error) {
 }
 
 // Problems returns what keeps policies from working: what does not compile,
-// and interfaces that no node has.
+// pools that there are not, and interfaces that no node has.
 func Problems(in Inputs) []state.Problem {
-	policies, problems := compilePolicies(in.Policies)
+	policies, problems := compilePolicies(in.Policies, in.Pools)
+	for _, row := range in.Policies {
+		for i, name := range row.Pools {
+			if !slices.ContainsFunc(in.Pools, func(pool state.Pool) bool { return pool.Called(name) }) {
+				problems = append(problems, state.Problem{Object: row.Origin, Field: fmt.Sprintf("spec.pools[%d]", i),
+					Message: fmt.Sprintf("there is no pool %q", name), Cure: "create it, or name " + poolNames(in.Pools)})
+			}
+		}
+	}
 	if len(in.Leases) == 0 {
 		return problems // nobody has said yet what interfaces there are
 	}
@@ -129,6 +173,20 @@ func Problems(in Inputs) []state.Problem {
 		}
 	}
 	return problems
+}
+
+// poolNames are what a policy can name, for messages.
+func poolNames(pools []state.Pool) string {
+	const most = 4
+	var names []string
+	for _, p := range pools {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	if len(names) > most {
+		names = append(names[:most], fmt.Sprintf("another of the %d there are", len(pools)))
+	}
+	return cmp.Or(strings.Join(names, ", "), "one when there is one")
 }
 
 func nodesByName(nodes []state.Node) map[string]state.Node {
