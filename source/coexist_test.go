@@ -43,7 +43,9 @@ func TestObjectsLeftToOthers(t *testing.T) {
 	tables.follow(kind, newRows(db.Pools, func(_ state.Reader, o *corev1.ConfigMap) ([]state.Pool, Problems) {
 		return []state.Pool{{Name: o.Name}}, nil
 	}))
-	object := func(name string) any { return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "m", Name: name}} }
+	object := func(name string) any {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "m", Name: name}}
+	}
 	check := func(what string, pools, problems int) {
 		t.Helper()
 		snap := db.Snapshot()

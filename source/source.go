@@ -46,10 +46,12 @@ type Source interface {
 
 	// Allocations writes status.loadBalancer and the condition of Services.
 	Allocations() state.Target[state.Allocation]
-	// PoolStatuses writes the status of IPPools.
+	// PoolStatuses writes the status of the objects that Pools are from.
 	PoolStatuses() state.Target[state.PoolStatus]
-	// PolicyStatuses writes the status of L2Policies.
+	// PolicyStatuses writes the status of the objects that L2Policies are from.
 	PolicyStatuses() state.Target[state.PolicyStatus]
+	// ObjectStatuses says on other objects what of them cannot be honoured.
+	ObjectStatuses() state.Target[state.ObjectStatus]
 	// Assignments writes the AnnouncementSlices; it is a Batcher.
 	Assignments() state.Target[state.Assignment]
 

@@ -30,10 +30,11 @@ type DB struct {
 	Endpoints Table[Endpoint]
 
 	// What was decided, with what came of it in each row's Status. The first
-	// four are empty on every node but the coordinator.
+	// five are empty on every node but the coordinator.
 	Allocations    Table[Allocation]
 	PoolStatuses   Table[PoolStatus]
 	PolicyStatuses Table[PolicyStatus]
+	ObjectStatuses Table[ObjectStatus]
 	Assignments    Table[Assignment]
 	Frontends      Table[Frontend]
 	Announcements  Table[Announcement]
@@ -74,6 +75,7 @@ func New() (*DB, *Writer) {
 		Allocations:    newTable[Allocation](schema, "allocations"),
 		PoolStatuses:   newTable[PoolStatus](schema, "poolstatuses"),
 		PolicyStatuses: newTable[PolicyStatus](schema, "policystatuses"),
+		ObjectStatuses: newTable[ObjectStatus](schema, "objectstatuses"),
 		Assignments:    newTable[Assignment](schema, "assignments"),
 		Frontends: newTable(schema, "frontends",
 			Index[Frontend]{IndexService, func(f Frontend) []string { return []string{f.Service.String()} }},

@@ -395,6 +395,29 @@ func (p PolicyStatus) SameSpec(q PolicyStatus) bool {
 	return p.Policy == q.Policy && p.Problem == q.Problem
 }
 
+// ObjectStatus is what the coordinator has to say of an object of a kind that
+// has no status row of its own: what of it cannot be honoured.
+type ObjectStatus struct {
+	Object ObjectRef
+	// Problem names the fields and the cures.
+	Problem string
+	Status  Status
+}
+
+// RowKey of an ObjectStatus is its object, with the group.
+func (o ObjectStatus) RowKey() string { return o.Object.Group + "/" + o.Object.String() }
+
+// RowStatus and WithStatus make an ObjectStatus reconcilable.
+func (o ObjectStatus) RowStatus() Status { return o.Status }
+
+// WithStatus returns o with its status replaced.
+func (o ObjectStatus) WithStatus(s Status) ObjectStatus { o.Status = s; return o }
+
+// SameSpec compares everything but the status.
+func (o ObjectStatus) SameSpec(p ObjectStatus) bool {
+	return o.Object == p.Object && o.Problem == p.Problem
+}
+
 // Assignment is the coordinator's decision for one address, as the
 // AnnouncementSlices hold it.
 type Assignment struct {

@@ -140,13 +140,30 @@ func (s *Source) Lock(name, identity string) resourcelock.Interface {
 }
 
 // Allocations implements source.Source.
-func (s *Source) Allocations() state.Target[state.Allocation] { return allocations{s.store} }
+func (s *Source) Allocations() state.Target[state.Allocation] { return allocations{s.store, s.db} }
 
 // PoolStatuses implements source.Source.
-func (s *Source) PoolStatuses() state.Target[state.PoolStatus] { return poolStatuses{s.store} }
+func (s *Source) PoolStatuses() state.Target[state.PoolStatus] {
+	return statuses[state.PoolStatus]{store: s.store, change: func(row state.PoolStatus) (source.StatusChange, bool) {
+		return source.PoolStatusChange(s.db, s.db.Snapshot(), row)
+	}}
+}
 
 // PolicyStatuses implements source.Source.
-func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] { return policyStatuses{s.store} }
+func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] {
+	return statuses[state.PolicyStatus]{store: s.store, change: func(row state.PolicyStatus) (source.StatusChange, bool) {
+		return source.PolicyStatusChange(s.db, s.db.Snapshot(), row)
+	}}
+}
+
+// ObjectStatuses implements source.Source.
+func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] {
+	return statuses[state.ObjectStatus]{store: s.store, change: source.ObjectStatusChange,
+		absent: func(row state.ObjectStatus) (source.StatusChange, bool) {
+			row.Problem = ""
+			return source.ObjectStatusChange(row)
+		}}
+}
 
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }
