@@ -1,0 +1,155 @@
+package foreign
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+)
+
+// Annotations that have Seamark's own name already, and no effect yet.
+const (
+	annotationForwardingMode = "seamark.dev/forwarding-mode"
+	annotationAlgorithm      = "seamark.dev/lb-algorithm"
+)
+
+// WeightAnnotation is Cilium's seamark.dev/weight. Its weight 0 means that the
+// endpoints get no new connections.
+const WeightAnnotation = "service.cilium.io/weight"
+
+// Setting is the value of an annotation, and which one it is of.
+type Setting struct{ Value, Annotation string }
+
+// Field is the path of the annotation.
+func (s Setting) Field() string { return annotationField(s.Annotation) }
+
+func annotationField(key string) string { return "metadata.annotations[" + key + "]" }
+
+// ServiceSettings is what a Service's annotations, Seamark's or another
+// project's, ask LB-IPAM for. A Setting that nobody wrote is empty.
+type ServiceSettings struct {
+	IPs        Setting // separated by commas
+	Pool       Setting // a pool's name
+	SharingKey Setting
+	// SharingWith are the namespaces shared with, separated by commas, or *.
+	SharingWith Setting
+}
+
+// ReadServiceAnnotations reads the annotations of a Service. Where several
+// names of one setting are there, Seamark's goes before Cilium's and that
+// before MetalLB's; those that say something else have a Finding, as has each
+// annotation of the three projects that has no effect.
+func ReadServiceAnnotations(annotations map[string]string) (ServiceSettings, []Finding) {
+	r := annotationReader{annotations: annotations, read: map[string]bool{}}
+	settings := ServiceSettings{
+		IPs: r.setting(v1alpha1.AnnotationIPs, "lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips",
+			"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"),
+		Pool: r.setting(v1alpha1.AnnotationPool, "metallb.io/address-pool", "metallb.universe.tf/address-pool"),
+		SharingKey: r.setting(v1alpha1.AnnotationSharingKey, "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key",
+			"metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"),
+		SharingWith: r.setting(v1alpha1.AnnotationSharingCrossNamespace, "lbipam.cilium.io/sharing-cross-namespace",
+			"io.cilium/lb-ipam-sharing-cross-namespace"),
+	}
+	if key := settings.SharingKey; strings.HasPrefix(key.Annotation, "metallb.") && settings.SharingWith.Value == "" {
+		settings.SharingWith = Setting{"*", key.Annotation} // MetalLB's key knows no namespaces
+	}
+	r.sayUnread()
+	return settings, r.findings
+}
+
+type annotationReader struct {
+	annotations map[string]string
+	read        map[string]bool
+	findings    []Finding
+}
+
+// setting reads the first of the names that is there.
+func (r *annotationReader) setting(names ...string) Setting {
+	var first Setting
+	for _, name := range names {
+		r.read[name] = true
+		value, ok := r.annotations[name]
+		switch {
+		case !ok || value == "":
+		case first.Annotation == "":
+			first = Setting{value, name}
+		case !slices.Equal(listOf(value), listOf(first.Value)):
+			r.findings = append(r.findings, Finding{Field: annotationField(name),
+				Message: fmt.Sprintf("%q contradicts %s, which counts", value, first.Annotation), Cure: "remove one of the two"})
+		}
+	}
+	return first
+}
+
+// listOf reads what is separated by commas, in no order.
+func listOf(text string) []string {
+	var items []string
+	for item := range strings.SplitSeq(text, ",") {
+		items = append(items, strings.TrimSpace(item))
+	}
+	slices.Sort(items)
+	return items
+}
+
+// sayUnread names what has no effect.
+func (r *annotationReader) sayUnread() {
+	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
+		if r.read[name] || !ofServices(name) || withoutMeaning(name, r.annotations[name]) {
+			continue
+		}
+		f := Finding{Field: annotationField(name), Message: "has no effect in this version", Cure: "remove it"}
+		switch name {
+		case annotationForwardingMode, "service.cilium.io/forwarding-mode":
+			f.Message, f.Cure = fmt.Sprintf("%q: this version forwards by direct server return alone", r.annotations[name]), "remove it, or write dsr"
+		case annotationAlgorithm, "service.cilium.io/lb-algorithm":
+			f.Message, f.Cure = fmt.Sprintf("%q: this version balances by Maglev alone", r.annotations[name]), "remove it, or write maglev"
+		}
+		r.findings = append(r.findings, f)
+	}
+}
+
+// ofServices says whether the annotation is one that a project reads, or
+// would read, on Services.
+func ofServices(name string) bool {
+	prefix, _, _ := strings.Cut(name, "/")
+	switch prefix {
+	case v1alpha1.GroupVersion.Group, "lbipam.cilium.io", "service.cilium.io", MetalLB, "metallb.universe.tf":
+		return true
+	}
+	switch name {
+	case "io.cilium/global-service", "io.cilium/shared-service", "io.cilium/service-affinity":
+		return true
+	}
+	return strings.HasPrefix(name, "io.cilium/lb-ipam-")
+}
+
+// withoutMeaning says whether what the annotation says is so without it.
+func withoutMeaning(name, value string) bool {
+	switch name {
+	case "metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool": // MetalLB's own note
+		return true
+	case annotationForwardingMode, "service.cilium.io/forwarding-mode":
+		return value == "dsr"
+	case annotationAlgorithm, "service.cilium.io/lb-algorithm":
+		return value == "maglev"
+	case "service.cilium.io/proxy-delegation", "service.cilium.io/affinity", "io.cilium/service-affinity":
+		return value == "none"
+	case "service.cilium.io/global", "io.cilium/global-service":
+		return value == "false"
+	}
+	return false
+}
+
+// Class returns the loadBalancerClass of Seamark's that means what class does,
+// or class itself.
+func Class(class string) string {
+	switch class {
+	case "io.cilium/l2-announcer":
+		return v1alpha1.ClassL2
+	case "io.cilium/bgp-control-plane":
+		return v1alpha1.ClassBGP
+	}
+	return class
+}
