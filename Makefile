@@ -27,12 +27,12 @@ demo-down: build ## remove the demo's lab
 # What needs a real Kubernetes is skipped until its control plane has been built:
 # FULL=1 builds it. Its path is told to go test, whose cache would not notice.
 test: deps-lab build $(if $(FULL),kube) ## everything, with the lab run inside; FULL=1: Kubernetes as well
-	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 15m $$($(GO) list ./... | grep -v /testlab)
-	$(GO) test -count=1 -timeout 15m -p 1 ./testlab/...
+	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/testlab\|/deploy')
+	$(GO) test -count=1 -timeout 15m -p 1 ./testlab/... ./deploy
 
 test-kube: deps-lab kube ## the tests that need a real Kubernetes, alone
 	$(GO) test -count=1 -timeout 20m -p 1 ./testlab/kubeapi $(patsubst %,./%/...,$(wildcard source/kube testlab/kubescenario))
-	$(GO) test -count=1 -timeout 20m -run Kube ./testlab/cmd/testlab
+	$(GO) test -count=1 -timeout 20m -run Kube ./testlab/cmd/testlab ./deploy
 
 kube: build ## the real control plane, built once: minutes the first time
 	@$(BIN)/testlab kube build
@@ -43,7 +43,7 @@ test-short: ## no lab, no kernel
 bench: ## ns/packet of the XDP program, and ratios
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./datapath/kernel
 
-generate: deps-bpf ## BPF objects, deepcopy, CRDs
+generate: deps-bpf ## BPF objects, deepcopy, CRDs, the chart's copies of them, plain manifests
 	$(GO) generate ./...
 
 verify: generate lint ## generated files are current, the code is vetted
