@@ -88,14 +88,30 @@ func (a *API) Start(ctx context.Context) error {
 	}
 }
 
-// Stop stops the API server alone; etcd and what it holds stay.
-func (a *API) Stop() error { return a.stopChild(APIServer) }
+// Stop stops the API server alone, cleanly; etcd and what it holds stay.
+func (a *API) Stop() error {
+	const within = 20 * time.Second
+	ended, err := a.end(APIServer, unix.SIGTERM, within)
+	if err == nil && !ended {
+		err = fmt.Errorf("stop %s: it still runs after %v", APIServer, within)
+	}
+	return err
+}
 
-// Close ends all processes. The directory stays.
+// Close ends all processes, and kills those that do not end by themselves. The
+// directory stays.
 func (a *API) Close() error {
+	const within = 5 * time.Second
 	var errs []error
 	for _, c := range []Component{Scheduler, ControllerManager, APIServer, Etcd} {
-		errs = append(errs, a.stopChild(c))
+		ended, err := a.end(c, unix.SIGTERM, within)
+		if err == nil && !ended {
+			ended, err = a.end(c, unix.SIGKILL, within)
+		}
+		if err == nil && !ended {
+			err = fmt.Errorf("stop %s: it outlives SIGKILL", c)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -140,7 +156,7 @@ func (a *API) startChild(c Component) error {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait() // killed or not: stopChild is who ends it
+			cmd.Wait() // killed or not: it was told to end, or its log says why
 			close(running.ended)
 		}
 	}()
@@ -151,29 +167,23 @@ func (a *API) startChild(c Component) error {
 	return nil
 }
 
-// stopWithin is how long a component may take to end cleanly.
-const stopWithin = 5 * time.Second
-
-func (a *API) stopChild(c Component) error {
+// end signals a component and says whether it ended within that time; one that
+// does not run has ended.
+func (a *API) end(c Component, sig unix.Signal, within time.Duration) (bool, error) {
 	running := a.children[c]
-	if running == nil {
-		return nil
+	if running == nil || running.hasEnded() { // the pid may be another's
+		return true, nil
 	}
 	group := -running.cmd.Process.Pid
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if !running.hasEnded() { // else the pid may be another's
-			if err := unix.Kill(group, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("stop %s: %w", c, err)
-			}
-		}
-		select {
-		case <-running.ended:
-			delete(a.children, c)
-			return nil
-		case <-time.After(stopWithin):
-		}
+	if err := unix.Kill(group, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, fmt.Errorf("stop %s: %w", c, err)
 	}
-	return fmt.Errorf("stop %s: it outlives SIGKILL", c)
+	select {
+	case <-running.ended:
+		return true, nil
+	case <-time.After(within):
+		return false, nil
+	}
 }
 
 // logTail is how a component's log ends.

@@ -3,6 +3,7 @@ package kubeapi_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,6 +58,32 @@ func TestAPIServerComesBack(t *testing.T) {
 	if out := mustKubectl(t, api, "", "get", "configmap", "note", "-o", "jsonpath={.data.text}"); out != "here" {
 		t.Errorf("after it came back it says %q", out)
 	}
+}
+
+// TestStopIsClean, also under clients that watch.
+func TestStopIsClean(t *testing.T) {
+	t.Parallel()
+	api := kubetest.Start(t)
+	mustKubectl(t, api, "", "create", "configmap", "note")
+	watch := exec.CommandContext(t.Context(), kubetest.Binary(t), "kubectl", "--kubeconfig", api.Kubeconfig, "get", "configmap", "note", "--watch")
+	watch.Env = append(os.Environ(), "KUBECACHEDIR="+t.TempDir())
+	out, err := watch.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it prints what there is, and then watches
+		t.Fatal(err)
+	}
+	if err := api.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, out); err != nil {
+		t.Errorf("the watch's end: %v", err)
+	}
+	watch.Wait() // with an error or not: its server has gone
 }
 
 // TestVersionsAgree, or kubectl would warn of them with every command.

@@ -163,6 +163,8 @@ func (p Plane) Args(c Component) []string {
 			"--endpoint-reconciler-type=none",
 			// Pods are made without waiting for the default ServiceAccount.
 			"--disable-admission-plugins=ServiceAccount",
+			// A stop ends watches, or it would wait a minute for them.
+			"--shutdown-watch-termination-grace-period=1s",
 			"--profiling=false",
 		)
 	case ControllerManager:
