@@ -262,6 +262,31 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// Instead of the daemon, what removes it from the nodes: all of it, and not
+// where a daemon runs.
+func TestCleanup(t *testing.T) {
+	objs := rendered(t, "--set", "cleanup.enabled=true,cleanup.pauseImage=registry:5000/pause,image.tag=v9")
+	ds := one[*appsv1.DaemonSet](t, objs)
+	pod := ds.Spec.Template.Spec
+	cleanup := container(t, pod.InitContainers, "cleanup")
+	if want := []string{"/usr/local/bin/seamarkd", "cleanup"}; !slices.Equal(cleanup.Command, want) || cleanup.Image != "seamark/seamark:v9" {
+		t.Errorf("%s runs %q", cleanup.Image, cleanup.Command)
+	}
+	if image := container(t, pod.Containers, "done").Image; image != "registry:5000/pause" {
+		t.Errorf("it waits with %s", image)
+	}
+	daemon := daemonSet(t).Spec.Template.Spec
+	if !pod.HostNetwork || !reflect.DeepEqual(pod.Tolerations, daemon.Tolerations) || !reflect.DeepEqual(pod.NodeSelector, daemon.NodeSelector) {
+		t.Errorf("it is not where the daemon is: %+v", pod)
+	}
+	for _, path := range []string{"/sys/fs/bpf", "/var/lib/seamark", "/run/seamark"} {
+		checkMount(t, pod, cleanup, path, path, nil)
+	}
+	if ds.Spec.Selector.MatchLabels["app.kubernetes.io/component"] == daemonSet(t).Spec.Selector.MatchLabels["app.kubernetes.io/component"] {
+		t.Error("the two DaemonSets would take each other's pods")
+	}
+}
+
 // Which objects there are, by what is switched on.
 func TestObjects(t *testing.T) {
 	without := func(objs []runtime.Object) []string {

@@ -12,16 +12,14 @@ mkdir -p $chart/files/crds
 cp ../api/v1alpha1/crds/*.yaml $chart/files/crds/
 cp -r crds-compat $chart/files/
 
-# template FILE TEMPLATE… adds what the chart's templates give to $new/FILE. Helm asks
-# no cluster, and is told a version that the chart supports.
+# template FILE TEMPLATE FLAG… adds what one of the chart's templates gives to $new/FILE.
+# Helm asks no cluster, and is told a version that the chart supports.
 template() {
-	file=$1
-	shift
-	for name in "$@"; do
-		go tool -modfile=../helm.mod helm template seamark $chart --namespace seamark-system \
-			--kube-version 1.30.0 --show-only "templates/$name.yaml" >"$new/rendered"
-		sed '/^# Source: /d; /helm.sh\/resource-policy/d' "$new/rendered" >>"$new/$file"
-	done
+	file=$1 name=$2
+	shift 2
+	go tool -modfile=../helm.mod helm template seamark $chart --namespace seamark-system \
+		--kube-version 1.30.0 --show-only "templates/$name.yaml" "$@" >"$new/rendered"
+	sed '/^# Source: /d; /helm.sh\/resource-policy/d' "$new/rendered" >>"$new/$file"
 }
 
 cat >"$new/rbac.yaml" <<'END'
@@ -43,8 +41,14 @@ cat >"$new/seamark.yaml" <<'END'
 # The CRDs and the daemon, with the chart's default values; rbac.yaml has the rest.
 # Made from charts/seamark by go generate.
 END
-template seamark.yaml crds daemonset
+template seamark.yaml crds
+template seamark.yaml daemonset
 
-for file in rbac.yaml seamark.yaml; do
-	cp "$new/$file" manifests/$file
-done
+cat >"$new/cleanup.yaml" <<'END'
+# For leaving: see docs/install.md. Made from charts/seamark by go generate.
+END
+template cleanup.yaml cleanup --set cleanup.enabled=true
+
+mkdir -p manifests/cleanup
+cp "$new/rbac.yaml" "$new/seamark.yaml" manifests/
+cp "$new/cleanup.yaml" manifests/cleanup/

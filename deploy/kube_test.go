@@ -62,7 +62,7 @@ func (c cluster) waitForKinds() {
 }
 
 // kubectl apply -f of the directory, in one go, on an empty cluster, and again.
-func TestKubectlApply(t *testing.T) {
+func TestKubeApply(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.mustKubectl("apply", "-f", "manifests", "--warnings-as-errors")
@@ -97,7 +97,7 @@ func TestKubectlApply(t *testing.T) {
 
 // A release is installed, upgraded and uninstalled: the CRDs are upgraded with
 // it, and stay with all objects.
-func TestHelmRelease(t *testing.T) {
+func TestKubeHelmRelease(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	out := c.mustHelm("install", "seamark", chart, "--create-namespace")
@@ -145,6 +145,12 @@ func TestHelmRelease(t *testing.T) {
 		t.Errorf("upgrade with a wrong value: %v", err)
 	}
 
+	if out := c.mustHelm("upgrade", "seamark", chart, "--set", "cleanup.enabled=true"); !strings.Contains(out, "helm uninstall seamark") {
+		t.Errorf("the notes do not say how it ends:\n%s", out)
+	}
+	if out := c.mustKubectl("-n", namespace, "get", "daemonsets", "-o", "name"); out != "daemonset.apps/seamark-cleanup\n" {
+		t.Errorf("DaemonSets while cleaning up: %s", out)
+	}
 	c.mustHelm("uninstall", "seamark")
 	if out, err := c.kubectl("get", "clusterrole", "seamarkd"); err == nil {
 		t.Errorf("left after uninstall:\n%s", out)
@@ -160,7 +166,7 @@ func TestHelmRelease(t *testing.T) {
 
 // Manifests as the users of Cilium and MetalLB have them, by the CRDs of theirs
 // that Seamark brings. The API server keeps every field.
-func TestCompatManifests(t *testing.T) {
+func TestKubeCompatManifests(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.mustKubectl("apply", "-f", "crds-compat", "--recursive")

@@ -107,6 +107,16 @@ func TestManifests(t *testing.T) {
 	}
 }
 
+// cleanup.yaml is the chart with cleanup.enabled, in a folder that kubectl apply
+// -f of the manifests leaves alone.
+func TestCleanupManifest(t *testing.T) {
+	objs := decodeFile(t, "manifests/cleanup/cleanup.yaml")
+	want := one[*appsv1.DaemonSet](t, rendered(t, "--set", "cleanup.enabled=true"))
+	if len(objs) != 1 || !reflect.DeepEqual(one[*appsv1.DaemonSet](t, objs), want) {
+		t.Error("it is not the chart's: run go generate ./deploy")
+	}
+}
+
 // kubectl apply -f takes a directory's files by name and a file's objects in
 // their order, and not the directories in it: what others refer to comes first.
 func TestManifestsOrder(t *testing.T) {

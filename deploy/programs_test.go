@@ -231,22 +231,26 @@ func TestSystemdUnit(t *testing.T) {
 }
 
 // The daemon works with the rights that the chart and the unit give it, and no
-// others: it announces an address, and takes over from one that ended.
+// others: it announces an address, takes over from one that ended, and cleans up.
 func TestCapabilities(t *testing.T) {
 	if testing.Short() || os.Getuid() != 0 {
 		t.Skip("needs root and no -short: it loads BPF programs in a network namespace of its own")
 	}
 	bin := programs(t)
-	var inChart []string
-	for _, c := range container(t, daemonSet(t).Spec.Template.Spec.Containers, "seamarkd").SecurityContext.Capabilities.Add {
-		inChart = append(inChart, "CAP_"+string(c))
+	added := func(c corev1.Container) (caps []string) {
+		for _, c := range c.SecurityContext.Capabilities.Add {
+			caps = append(caps, "CAP_"+string(c))
+		}
+		return caps
 	}
+	cleaning := daemonSet(t, "cleanup.enabled=true").Spec.Template.Spec
+	ofUnit := strings.Fields(unit(t)["CapabilityBoundingSet"])
 	for name, tc := range map[string]struct {
-		caps      []string
-		procWrite bool // whether /proc/sys is writable, as it is not in a container
+		daemon, cleanup []string
+		procWrite       bool // whether /proc/sys is writable, as it is not in a container
 	}{
-		"chart": {inChart, false},
-		"unit":  {strings.Fields(unit(t)["CapabilityBoundingSet"]), true},
+		"chart": {added(container(t, daemonSet(t).Spec.Template.Spec.Containers, "seamarkd")), added(container(t, cleaning.InitContainers, "cleanup")), false},
+		"unit":  {ofUnit, ofUnit, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "sm") // t.TempDir may be too long for a socket
@@ -254,9 +258,12 @@ func TestCapabilities(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
-			var bounding strings.Builder
-			for _, c := range tc.caps {
-				bounding.WriteString(",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_")))
+			bounding := func(caps []string) string {
+				set := "-all"
+				for _, c := range caps {
+					set += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
+				}
+				return set
 			}
 			procSys := "true"
 			if !tc.procWrite {
@@ -267,17 +274,17 @@ func TestCapabilities(t *testing.T) {
 			// The namespaces end with the last process in them, the mounts with the namespaces.
 			cmd := exec.CommandContext(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", node)
 			cmd.Env = append(os.Environ(), "DIR="+dir, "BIN="+bin, "SEAMARK_SOCKET="+dir+"/run/seamark.sock",
-				"PROC_SYS="+procSys, "BOUNDING=-all"+bounding.String())
+				"PROC_SYS="+procSys, "OF_DAEMON="+bounding(tc.daemon), "OF_CLEANUP="+bounding(tc.cleanup))
 			out, err := cmd.CombinedOutput()
 			if err != nil || strings.Count(string(out), "announced") != 2 {
-				t.Errorf("with %s: %v\n%s", tc.caps, err, out)
+				t.Errorf("with %s: %v\n%s", tc.daemon, err, out)
 			}
 		})
 	}
 }
 
 // node is a node of its own with a store in the daemon: started, told what to
-// announce, stopped, started again.
+// announce, stopped, started again, and cleaned up in the end.
 const node = `set -eu
 ip link set lo up
 ip link add d0 type veth peer name d1
@@ -309,7 +316,7 @@ metadata: {name: s, namespace: default}
 spec: {type: LoadBalancer, ports: [{port: 80}]}
 END
 start() {
-	setpriv --inh-caps=-all --bounding-set=$BOUNDING -- $BIN/seamarkd --node-name n --bpffs $DIR/bpf \
+	setpriv --inh-caps=-all --bounding-set=$OF_DAEMON -- $BIN/seamarkd --node-name n --bpffs $DIR/bpf \
 		--run-dir $DIR/run --state-dir $DIR/state --store-dir $DIR/state/store --store-unsafe-no-fsync &
 	daemon=$!
 	# The deadline is the test's, unless the daemon ends.
@@ -325,4 +332,7 @@ until $BIN/seamark status | grep -q 'd0 .*xdp .*tcx\|d0 .*xdp .*tc '; do kill -0
 until $BIN/seamark get announcement | grep -q d0; do kill -0 $daemon; sleep 0.05; done
 echo announced
 kill $daemon; wait $daemon
+[ -n "$(ls $DIR/bpf)" ]
+setpriv --inh-caps=-all --bounding-set=$OF_CLEANUP -- $BIN/seamarkd cleanup --bpffs $DIR/bpf --run-dir $DIR/run --state-dir $DIR/state
+[ -z "$(ls $DIR/bpf)" ]
 `
