@@ -113,6 +113,11 @@ func (l *Lab) boot(ctx context.Context, r record, h HostSpec) error {
 	if err := l.update(func(r *record) { delete(r.PoweredOff, h.Name) }); err != nil {
 		return err
 	}
+	if h.Role == RoleNode && r.ControlPlane == kubeControlPlane {
+		if err := l.registerNodes(ctx, r, r.Topology.only(h)); err != nil {
+			return err
+		}
+	}
 	if len(r.programs(h)) > 0 {
 		if err := l.startDaemon(ctx, h.Name); err != nil {
 			return err

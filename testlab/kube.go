@@ -139,8 +139,10 @@ func (l *Lab) registerKube(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	err = l.kubectlApply(ctx, strings.Join([]string{crds, rbac, nodeManifests(r.Topology), namespaceManifests(r.Topology), podManifests(r)}, "\n---\n"))
-	if err != nil {
+	if err := l.kubectlApply(ctx, crds+"\n---\n"+rbac); err != nil {
+		return err
+	}
+	if err := l.registerNodes(ctx, r, r.Topology); err != nil {
 		return err
 	}
 	token, err := l.kubectl(ctx, "", "create", "token", daemonAccount, "-n", daemonNamespace, "--duration=8760h")
@@ -156,6 +158,12 @@ func (l *Lab) registerKube(ctx context.Context, r record) error {
 		}
 	}
 	return nil
+}
+
+// registerNodes creates Nodes and their Pods, where they are not there, as the
+// kubelet does with its Node when it starts.
+func (l *Lab) registerNodes(ctx context.Context, r record, t Topology) error {
+	return l.kubectlApply(ctx, nodeManifests(t)+namespaceManifests(t)+podManifests(t, r.Pods))
 }
 
 func readRBAC() (string, error) {

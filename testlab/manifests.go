@@ -109,12 +109,12 @@ status:
 
 // podManifests are the lab's Pods, with the statuses of those that are wired up.
 // A Service finds them by the label app, its name.
-func podManifests(r record) string {
+func podManifests(t Topology, pods map[string]wiredPod) string {
 	var b strings.Builder
-	for _, p := range r.Topology.Pods {
+	for _, p := range t.Pods {
 		namespace, app, _ := strings.Cut(p.Service, "/")
-		node, _ := r.Topology.host(p.Node)
-		wired := r.Pods[p.Name]
+		node, _ := t.host(p.Node)
+		wired := pods[p.Name]
 		ready := "True"
 		if wired.NotReady {
 			ready = "False"
@@ -210,7 +210,7 @@ func (l *Lab) writeEndpoints(ctx context.Context) error {
 		return nil
 	}
 	if r.ControlPlane == kubeControlPlane {
-		return l.kubectlApply(ctx, podManifests(r), "--subresource=status")
+		return l.kubectlApply(ctx, podManifests(r.Topology, r.Pods), "--subresource=status")
 	}
 	return l.Apply(ctx, sliceManifests(r))
 }

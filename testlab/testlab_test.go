@@ -217,7 +217,7 @@ func TestPodManifests(t *testing.T) {
 		"webpod-697b545f57-d9xwz": {Address: netip.MustParseAddr("172.20.1.9"), NotReady: true},
 	}}
 	var pods []corev1.Pod
-	for _, doc := range strings.Split(podManifests(r), "---\n")[1:] {
+	for _, doc := range strings.Split(podManifests(r.Topology, r.Pods), "---\n")[1:] {
 		var p corev1.Pod
 		if err := yaml.UnmarshalStrict([]byte(doc), &p); err != nil {
 			t.Fatalf("%v in\n%s", err, doc)

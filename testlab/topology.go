@@ -224,6 +224,11 @@ func (t Topology) controlPlane() (HostSpec, bool) {
 	return t.Hosts[i], true
 }
 
+// only is the host alone, with its pods.
+func (t Topology) only(h HostSpec) Topology {
+	return Topology{Hosts: []HostSpec{h}, Pods: t.podsOn(h.Name)}
+}
+
 func (t Topology) nodes() []HostSpec {
 	return slices.DeleteFunc(slices.Clone(t.Hosts), func(h HostSpec) bool { return h.Role != RoleNode })
 }
