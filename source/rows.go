@@ -5,15 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/source/foreign"
 	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
-
-const annotationWeight = v1alpha1.AnnotationWeight
 
 // ServiceRow is the row of a Service. What does not parse is left out of the
 // row and named in the problems.
@@ -33,7 +31,7 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
 	if s.Spec.LoadBalancerClass != nil {
-		row.Class = *s.Spec.LoadBalancerClass
+		row.Class = foreign.Class(*s.Spec.LoadBalancerClass)
 	}
 	var problems Problems
 	clusterIPs := s.Spec.ClusterIPs
@@ -61,9 +59,8 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 			row.Ingress = append(row.Ingress, a)
 		}
 	}
-	var more Problems
-	row.RequestedIPs, more = requestedIPs(s)
-	problems = append(problems, more...)
+	wrong, unhonoured := setRequests(&row, s)
+	problems = append(problems, append(wrong, unhonoured...)...)
 	for i, p := range s.Spec.Ports {
 		path := fmt.Sprintf("spec.ports[%d]", i)
 		protocol, ok := protocolNumber(p.Protocol)
@@ -76,27 +73,6 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		}
 	}
 	return row, problems
-}
-
-// requestedIPs are the addresses asked for: spec.loadBalancerIP, then the
-// annotation, each address once.
-func requestedIPs(s *corev1.Service) ([]netip.Addr, Problems) {
-	var addrs []netip.Addr
-	var problems Problems
-	ask := func(path, ip string) {
-		if a, ok := checkAddr(&problems, path, ip); ok && !slices.Contains(addrs, a) {
-			addrs = append(addrs, a)
-		}
-	}
-	if ip := s.Spec.LoadBalancerIP; ip != "" {
-		ask("spec.loadBalancerIP", ip)
-	}
-	if list := s.Annotations[v1alpha1.AnnotationIPs]; list != "" {
-		for ip := range strings.SplitSeq(list, ",") {
-			ask("metadata.annotations["+v1alpha1.AnnotationIPs+"]", strings.TrimSpace(ip))
-		}
-	}
-	return addrs, problems
 }
 
 // serviceFamilies are the families that load balancer addresses are wanted
@@ -184,13 +160,8 @@ func EndpointSliceRow(s *discoveryv1.EndpointSlice) (state.EndpointSlice, Proble
 		}
 		row.Ports = append(row.Ports, port)
 	}
-	var weight uint16
-	if w, ok := s.Annotations[annotationWeight]; ok {
-		var err error
-		if weight, err = parseWeight(w); err != nil {
-			problems.add("metadata.annotations["+annotationWeight+"]", "write a number from 1 to 65535", "%q is no weight", w)
-		}
-	}
+	weight, idle, more := sliceWeight(s)
+	problems = append(problems, more...)
 	for i, ep := range s.Endpoints {
 		if len(ep.Addresses) == 0 {
 			continue
@@ -206,7 +177,7 @@ func EndpointSliceRow(s *discoveryv1.EndpointSlice) (state.EndpointSlice, Proble
 		if ep.Conditions.Serving != nil {
 			serving = *ep.Conditions.Serving
 		}
-		b := state.Backend{Addr: a, Ready: ready, Serving: serving, Weight: weight,
+		b := state.Backend{Addr: a, Ready: ready && !idle, Serving: serving, Weight: weight,
 			Terminating: ep.Conditions.Terminating != nil && *ep.Conditions.Terminating}
 		if ep.NodeName != nil {
 			b.Node = *ep.NodeName
@@ -216,12 +187,26 @@ func EndpointSliceRow(s *discoveryv1.EndpointSlice) (state.EndpointSlice, Proble
 	return row, problems
 }
 
-func parseWeight(s string) (uint16, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err == nil && n == 0 {
-		err = strconv.ErrRange
+// sliceWeight is the weight of all endpoints of the slice, 0 when it has none.
+// idle: they are to have no new connections, which Cilium writes as weight 0.
+func sliceWeight(s *discoveryv1.EndpointSlice) (weight uint16, idle bool, problems Problems) {
+	for _, name := range []string{v1alpha1.AnnotationWeight, foreign.WeightAnnotation} {
+		text, ok := s.Annotations[name]
+		if !ok {
+			continue
+		}
+		least := uint64(1)
+		if name == foreign.WeightAnnotation {
+			least = 0
+		}
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n < least {
+			problems.add("metadata.annotations["+name+"]", fmt.Sprintf("write a number from %d to 65535", least), "%q is no weight", text)
+			return 0, false, problems
+		}
+		return uint16(n), n == 0, nil
 	}
-	return uint16(n), err
+	return 0, false, nil
 }
 
 // NodeRow is the row of a Node. What does not parse is left out of the row and

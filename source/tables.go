@@ -89,6 +89,8 @@ func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t.follow(KindIPPool(), newRows(db.Pools, t.pools))
 	t.follow(KindL2Policy(), newRows(db.L2Policies, t.policies))
 	t.follow(KindAnnouncementSlice(), &assignedRows{assigned: db.Assigned, slices: map[string][]state.Assignment{}})
+	t.followForeign()
+	t.followUnspoken()
 	return t
 }
 

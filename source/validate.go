@@ -38,6 +38,9 @@ func admit(obj *unstructured.Unstructured) Problems {
 		return Problems{err.(Problem)}
 	}
 	problems := admitMetadata(obj, kind)
+	if kind.Foreign() {
+		return append(problems, admitForeign(obj, kind)...)
+	}
 	switch kind.Kind {
 	case "Service":
 		problems = append(problems, admitTyped(obj, defaultService, checkService)...)
@@ -381,10 +384,6 @@ func checkEndpointSlice(s *discoveryv1.EndpointSlice) Problems {
 		}
 		seen[*p.Name] = true
 	}
-	if w, ok := s.Annotations[annotationWeight]; ok {
-		if _, err := parseWeight(w); err != nil {
-			problems.add("metadata.annotations["+annotationWeight+"]", "write a number from 1 to 65535", "%q is no weight", w)
-		}
-	}
-	return problems
+	_, _, wrong := sliceWeight(s)
+	return append(problems, wrong...)
 }

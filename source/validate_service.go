@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -108,8 +109,8 @@ func checkService(s *corev1.Service) Problems {
 	if spec.Type == corev1.ServiceTypeExternalName && spec.ExternalName == "" {
 		problems.add("spec.externalName", "add it", "is missing")
 	}
-	_, more := requestedIPs(s)
-	problems.addNew(more)
+	wrong, _ := setRequests(&state.Service{}, s)
+	problems.addNew(wrong)
 	return problems
 }
 

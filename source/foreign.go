@@ -1,0 +1,299 @@
+package source
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/source/foreign"
+	"github.com/seamark-lb/seamark/state"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// followForeign gives rows to the objects of other projects that mean an
+// IPPool or L2Policies.
+func (t *Tables) followForeign() {
+	for _, kind := range ForeignKinds() {
+		switch kind.Kind {
+		case "CiliumLoadBalancerIPPool", "IPAddressPool":
+			t.follow(kind, newRows(t.db.Pools, func(r state.Reader, obj *unstructured.Unstructured) ([]state.Pool, Problems) {
+				var last *state.Pool
+				if row, ok := t.db.Pools.Get(r, foreignRowName(kind, obj, 0)); ok {
+					last = &row
+				}
+				row, problems := foreignPoolRow(kind, obj, last)
+				return []state.Pool{row}, problems
+			}))
+		case "CiliumL2AnnouncementPolicy", "L2Advertisement":
+			t.follow(kind, newRows(t.db.L2Policies, func(r state.Reader, obj *unstructured.Unstructured) ([]state.L2Policy, Problems) {
+				var last []state.L2Policy
+				for {
+					row, ok := t.db.L2Policies.Get(r, foreignRowName(kind, obj, len(last)))
+					if !ok {
+						return foreignPolicyRows(kind, obj, last)
+					}
+					last = append(last, row)
+				}
+			}))
+		}
+	}
+}
+
+// foreignRowName is the name of the i-th row of the object, counted from 0:
+// Kind/name, Kind/namespace/name, and for further ones that with a number.
+func foreignRowName(kind Kind, obj *unstructured.Unstructured, i int) string {
+	name := kind.Kind + "/" + ObjectKey(obj.GetNamespace(), obj.GetName())
+	if i > 0 {
+		name += fmt.Sprintf("/%d", i+1)
+	}
+	return name
+}
+
+// foreignPoolRow is PoolRow of another project's object.
+func foreignPoolRow(kind Kind, obj *unstructured.Unstructured, last *state.Pool) (state.Pool, Problems) {
+	objects, findings := foreign.Translate(obj, nil)
+	fatal, unhonoured := problemsOfFindings(findings)
+	pool := &v1alpha1.IPPool{}
+	if len(objects) > 0 {
+		pool = objects[0].(*v1alpha1.IPPool)
+	}
+	row := PoolRow(pool, last)
+	row.Name, row.Origin = foreignRowName(kind, obj, 0), kind.ref(ObjectKey(obj.GetNamespace(), obj.GetName()))
+	row.UID, row.Labels = string(obj.GetUID()), obj.GetLabels()
+	row.Created, row.Conditions = obj.GetCreationTimestamp().Time, ConditionsOf(obj)
+	row.Invalid = theirField(kind, row.Invalid)
+	if len(fatal) > 0 {
+		row.Invalid = oneLine(fatal)
+	}
+	return row, unhonoured
+}
+
+// foreignPolicyRows is L2PolicyRow of another project's object, which may mean
+// several. last are the rows there were.
+func foreignPolicyRows(kind Kind, obj *unstructured.Unstructured, last []state.L2Policy) ([]state.L2Policy, Problems) {
+	objects, findings := foreign.Translate(obj, nil)
+	fatal, unhonoured := problemsOfFindings(findings)
+	var rows []state.L2Policy
+	for i, o := range objects {
+		var before *state.L2Policy
+		if i < len(last) {
+			before = &last[i]
+		}
+		rows = append(rows, L2PolicyRow(o.(*v1alpha1.L2Policy), before))
+	}
+	if len(fatal) > 0 {
+		if rows = slices.Clone(last); len(rows) == 0 {
+			rows = make([]state.L2Policy, 1)
+		}
+	}
+	for i := range rows {
+		row := &rows[i]
+		row.Name, row.Origin = foreignRowName(kind, obj, i), kind.ref(ObjectKey(obj.GetNamespace(), obj.GetName()))
+		row.UID = string(obj.GetUID())
+		row.Created, row.Conditions = obj.GetCreationTimestamp().Time, ConditionsOf(obj)
+		if len(fatal) > 0 {
+			row.Invalid = oneLine(fatal)
+		}
+	}
+	return rows, unhonoured
+}
+
+// problemsOfFindings tells what is wrong from what is not honoured. What only
+// other objects could tell is neither.
+func problemsOfFindings(findings []foreign.Finding) (fatal, unhonoured Problems) {
+	for _, f := range findings {
+		p := Problem{Field: f.Field, Message: f.Message, Cure: f.Cure}
+		switch {
+		case f.Fatal:
+			fatal = append(fatal, p)
+		case !f.Unresolved:
+			unhonoured = append(unhonoured, p)
+		}
+	}
+	return fatal, unhonoured
+}
+
+// theirField puts the field that the blocks of a pool are from in their place.
+func theirField(kind Kind, text string) string {
+	if kind.Kind == "IPAddressPool" {
+		return strings.ReplaceAll(text, "spec.blocks", "spec.addresses")
+	}
+	return text
+}
+
+// admitForeign names what is wrong with another project's object: that it
+// cannot be translated, or that what it means would be refused.
+func admitForeign(obj *unstructured.Unstructured, kind Kind) Problems {
+	objects, findings := foreign.Translate(obj, nil)
+	problems, _ := problemsOfFindings(findings)
+	for _, o := range objects {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+		if err != nil {
+			return append(problems, Problem{Message: err.Error(), Cure: "correct it"})
+		}
+		ours := &unstructured.Unstructured{Object: content}
+		delete(content, "status")
+		ourKind, err := KindOf(ours.GetAPIVersion(), ours.GetKind())
+		if err != nil {
+			return append(problems, Problem{Message: err.Error(), Cure: "correct it"})
+		}
+		for _, p := range admitCustom(ours, ourKind) {
+			switch ourKind.Kind {
+			case "IPPool":
+				p.Field = theirField(kind, p.Field)
+			case "L2Policy": // its fields are called the same
+			default:
+				p.Field, p.Message = "", fmt.Sprintf("would be %s, where %s %s", objectName(ours), p.Field, p.Message)
+			}
+			problems = append(problems, p)
+		}
+	}
+	return problems
+}
+
+// Unhonoured names what of an object that Admit takes is not in force in this
+// version. Each problem carries the object and the field, and no file.
+func Unhonoured(obj *unstructured.Unstructured) Problems {
+	kind, err := KindOf(obj.GetAPIVersion(), obj.GetKind())
+	if err != nil {
+		return nil // Admit does not take it
+	}
+	var problems Problems
+	switch {
+	case isUnspoken(kind):
+		problems = Problems{unspokenProblem()}
+	case kind.Foreign():
+		_, findings := foreign.Translate(obj, nil)
+		_, problems = problemsOfFindings(findings)
+	case kind.Kind == KindService().Kind:
+		if svc, err := typedObject[corev1.Service](obj); err == nil {
+			_, problems = ServiceRow(svc)
+		}
+	}
+	for i := range problems {
+		problems[i].Object = objectName(obj)
+	}
+	return problems
+}
+
+// unspoken is said of all that is for BGP.
+const unspoken = "this version does not speak BGP: nothing of it is in force"
+
+func unspokenProblem() Problem {
+	return Problem{Message: unspoken, Cure: "keep the BGP speaker you have, or announce by L2 (an L2Policy)"}
+}
+
+// isUnspoken says whether the kind is for BGP, Seamark's own or another project's.
+func isUnspoken(kind Kind) bool {
+	return strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
+		kind.Kind == "BFDProfile" || kind.Kind == "Community"
+}
+
+func (t *Tables) followUnspoken() {
+	for _, kind := range slices.Concat(Kinds(), ForeignKinds()) {
+		if isUnspoken(kind) {
+			t.follow(kind, unspokenObjects{t.db.SourceProblems, map[string]bool{}})
+		}
+	}
+}
+
+// unspokenObjects is the follower of kinds that are for BGP. They have no
+// rows; each object has a Problem that says so.
+type unspokenObjects struct {
+	problems state.Table[state.Problem]
+	known    map[string]bool
+}
+
+func (u unspokenObjects) table() string { return u.problems.Name() }
+
+func (u unspokenObjects) put(_ *state.Tx, name string, _ any) (Problems, error) {
+	u.known[name] = true
+	return Problems{unspokenProblem()}, nil
+}
+
+func (u unspokenObjects) remove(_ *state.Tx, name string) { delete(u.known, name) }
+
+func (u unspokenObjects) names() []string { return slices.Collect(maps.Keys(u.known)) }
+
+func (u unspokenObjects) markSynced(tx *state.Tx) { u.problems.MarkSynced(tx) }
+
+// Cilium's conditions of a CiliumLoadBalancerIPPool. Its columns in kubectl
+// are made of them.
+const (
+	conditionPoolConflict = "cilium.io/PoolConflict"
+	conditionIPsTotal     = "cilium.io/IPsTotal"
+	conditionIPsAvailable = "cilium.io/IPsAvailable"
+	conditionIPsUsed      = "cilium.io/IPsUsed"
+)
+
+// ForeignPoolStatus is what the status of another project's pool says in its
+// own words: fields at the top of the status, and conditions. given are the
+// pool's addresses that Services have.
+func ForeignPoolStatus(pool state.Pool, row state.PoolStatus, given []netip.Addr) (fields map[string]any, conditions []metav1.Condition) {
+	switch pool.Origin.Group {
+	case GroupCilium:
+		// Status and reason of the counts are Cilium's own, odd as they are.
+		count := func(name, n string) metav1.Condition {
+			return metav1.Condition{Type: name, Status: metav1.ConditionUnknown, Reason: "noreason", Message: n}
+		}
+		conflict := metav1.Condition{Type: conditionPoolConflict, Status: metav1.ConditionFalse, Reason: "resolved"}
+		if row.Conflict != "" {
+			conflict.Status, conflict.Reason, conflict.Message = metav1.ConditionTrue, "cidr_overlap", row.Conflict
+		}
+		return nil, []metav1.Condition{conflict, count(conditionIPsTotal, row.Total),
+			count(conditionIPsAvailable, row.Available), count(conditionIPsUsed, row.Used)}
+	case GroupMetalLB:
+		return metallbCounts(pool, row, given), nil
+	}
+	return nil, nil
+}
+
+// metallbCounts counts by family. Numbers that exceed an int64 are its highest.
+func metallbCounts(pool state.Pool, row state.PoolStatus, given []netip.Addr) map[string]any {
+	var assigned4, assigned6 int64
+	for _, a := range given {
+		if a.Is4() {
+			assigned4++
+		} else {
+			assigned6++
+		}
+	}
+	available4, _ := new(big.Int).SetString(row.Available, 10)
+	if available4 == nil {
+		available4 = new(big.Int) // not counted yet
+	}
+	available6 := big.NewInt(-assigned6)
+	for _, r := range pool.Ranges {
+		if r.From.Is6() {
+			available6.Add(available6, size(r))
+		}
+	}
+	if available6.Sign() < 0 || available6.Cmp(available4) > 0 {
+		available6.Set(available4) // the others are taken by what is no Service of ours
+	}
+	available4.Sub(available4, available6)
+	return map[string]any{
+		"assignedIPv4": assigned4, "availableIPv4": int64Of(available4),
+		"assignedIPv6": assigned6, "availableIPv6": int64Of(available6),
+	}
+}
+
+func size(r state.Range) *big.Int {
+	first, last := new(big.Int).SetBytes(r.From.AsSlice()), new(big.Int).SetBytes(r.To.AsSlice())
+	return last.Sub(last, first).Add(last, big.NewInt(1))
+}
+
+func int64Of(n *big.Int) int64 {
+	if n.IsInt64() {
+		return n.Int64()
+	}
+	return math.MaxInt64
+}
