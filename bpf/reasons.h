@@ -12,7 +12,7 @@ enum reason {
 	REASON_FORWARD_REMOTE,   // encapsulated to a pod on another node
 	REASON_DECAP,            // DSR packet for a pod of this node
 	REASON_REPLY,            // pod's answer, source rewritten to the VIP
-	REASON_POD_DELIVERED,    // redirected into a pod
+	REASON_POD_DELIVERED,    // redirected into the pod of a flow
 	REASON_ARP_REPLY,        // answered for an announced address
 	REASON_ICMP_ECHO_REPLY,  // ping of a VIP answered
 	// Passed on, with something to say.

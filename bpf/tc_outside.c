@@ -1,31 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// tc ingress of the outside devices: packets for a pod of this node go straight
-// into it.
+// tc ingress of the outside devices: what XDP has sent to a pod of this node
+// goes straight into it. All else for a pod is left to the kernel: netfilter
+// has seen the other half of it, and may have an address to translate back.
 
 #include "counters.h"
+#include "flow.h"
 #include "nat.h"
-#include "parse.h"
+#include "skb.h"
+
+// of_flow says whether a client's packet, as its pod will see it, is of a VIP's flow.
+static __always_inline int of_flow(const struct ipv4 *p)
+{
+	struct flow_key key = flow_key_of(p, p->ip->daddr, p->dport);
+
+	return bpf_map_lookup_elem(&flows, &key) || bpf_map_lookup_elem(&half_open, &key);
+}
 
 static __always_inline int deliver(struct __sk_buff *skb)
 {
+	__be32 pod;
+
 	// A frame to another host, or with a VLAN tag of its own, is not ours.
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
-
-	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
-	struct ethhdr *eth = take(&c, sizeof(*eth));
-	struct iphdr *ip = take(&c, sizeof(*ip));
-	if (!eth || !ip)
-		return VERDICT(TC_ACT_SHOT, REASON_TRUNCATED);
-	struct endpoint *e = bpf_map_lookup_elem(&endpoints, &ip->daddr);
+	if (bpf_skb_load_bytes(skb, IP_OFFSET + offsetof(struct iphdr, daddr), &pod, sizeof(pod)))
+		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+	struct endpoint *e = bpf_map_lookup_elem(&endpoints, &pod);
 	if (!e)
 		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
-	if (ip->version != 4 || ip->ihl < 5)
-		return VERDICT(TC_ACT_SHOT, REASON_BAD_HEADER);
-	if (ip->ttl <= 1)
+
+	struct ipv4 p = {};
+	struct ethhdr *eth = parse_skb(skb, &p);
+	if (!eth || !of_flow(&p))
+		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+	if (p.ip->ttl <= 1)
 		return VERDICT(TC_ACT_SHOT, REASON_TTL_EXPIRED);
-	decrement_ttl(ip);
+	decrement_ttl(p.ip);
 	copy_mac(eth->h_dest, e->pod_mac);
 	copy_mac(eth->h_source, e->host_mac);
 	return VERDICT(bpf_redirect_peer(e->ifindex, 0), REASON_POD_DELIVERED);

@@ -5,17 +5,15 @@
 // nor rp_filter sees a packet with an address that is not the pod's.
 
 #include "counters.h"
+#include "flow.h"
 #include "nat.h"
-#include "parse.h"
+#include "skb.h"
 
 // The MSS that a pod may offer, so that the client's segments fit the IPIP hop.
 // 0: as it likes.
 volatile const __u16 mss_clamp;
 
-#define HEADERS (ETH_HLEN + 60 + 60) // the longest that are looked at
-#define TCP_OPTIONS 40               // at most
-
-#define IP_OFFSET ETH_HLEN
+#define TCP_OPTIONS 40 // at most
 
 // find_flow returns the flow that a pod's packet answers, or NULL.
 static __always_inline struct flow *find_flow(const struct ipv4 *p)
@@ -91,9 +89,14 @@ static __always_inline int snat(struct __sk_buff *skb, const struct ipv4 *p, __u
 	       bpf_skb_store_bytes(skb, IP_OFFSET + offsetof(struct iphdr, saddr), &addr, sizeof(addr), 0);
 }
 
-// send_out routes a packet, as the kernel would, past the kernel.
+// send_out routes a packet, as the kernel would, past the kernel: its netfilter
+// has not seen the client's half of the connection. Of a client on this very
+// node it has, and has to see the other half.
 static __always_inline int send_out(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
 {
+	if (bpf_map_lookup_elem(&endpoints, &fib->ipv4_dst)) // to another pod
+		return VERDICT(TC_ACT_UNSPEC, REASON_REPLY);
+
 	long err = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 
 	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
@@ -120,15 +123,8 @@ static __always_inline int answer(struct __sk_buff *skb)
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
 		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
-	// Headers beyond the linear part are rare; pull them in.
-	if (skb->data_end - skb->data < HEADERS && skb->data_end - skb->data < skb->len)
-		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
-
-	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 	struct ipv4 p = {};
-	struct ethhdr *eth = take(&c, sizeof(*eth));
-	// What is not well formed is not an answer that we know.
-	if (!eth || parse_ipv4(&c, skb->len - ETH_HLEN, &p) || parse_l4(&c, &p) || p.proto == IPPROTO_ICMP)
+	if (!parse_skb(skb, &p))
 		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
 	struct flow *f = find_flow(&p);
 	if (!f)

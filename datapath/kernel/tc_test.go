@@ -11,14 +11,24 @@ import (
 
 func TestTCOutside(t *testing.T) {
 	n := newNode(t)
+	for table, key := range map[string]bpfFlowKey{ // as XDP has noted them
+		"flows":     {ClientPort: be16(1), PodPort: be16(8080), Proto: packet.ProtoTCP},
+		"half_open": {ClientPort: be16(2), PodPort: be16(5353), Proto: packet.ProtoUDP},
+	} {
+		key.Pod, key.Client = be32(localPod), be32(client)
+		n.put(table, key, bpfFlow{Vip: be32(vip), Port: be16(portLocal)})
+	}
 	in := []packet.Layer{fromRouter, packet.IPv4{TTL: 63, Src: client, Dst: localPod}, packet.TCP{SrcPort: 1, DstPort: 8080}, packet.Payload("x")}
+	l4 := func(l packet.Layer) []packet.Layer { return with(in, 2, l) }
+	toPod := packet.Ethernet{Dst: podMAC, Src: podHostMAC}
+	udp := packet.UDP{SrcPort: 2, DstPort: 5353}
 	ip := func(ip packet.IPv4) []byte {
 		ip.Src, ip.Dst = client, localPod
 		return packet.Build(with(in, 1, ip)...)
 	}
 	delivered := func(ip packet.IPv4) []byte {
 		ip.Src, ip.Dst = client, localPod
-		return packet.Build(with(with(in, 1, ip), 0, packet.Ethernet{Dst: podMAC, Src: podHostMAC})...)
+		return packet.Build(with(with(in, 1, ip), 0, toPod)...)
 	}
 	for name, row := range map[string]struct {
 		in     []byte
@@ -27,13 +37,18 @@ func TestTCOutside(t *testing.T) {
 		out    []byte
 	}{
 		"to a pod":         {packet.Build(in...), tcRedirect, "pod_delivered", delivered(packet.IPv4{TTL: 62})},
+		"of a new flow":    {packet.Build(l4(udp)...), tcRedirect, "pod_delivered", packet.Build(with(with(l4(udp), 0, toPod), 1, packet.IPv4{TTL: 62, Src: client, Dst: localPod})...)},
 		"options":          {ip(packet.IPv4{Options: []byte{1}}), tcRedirect, "pod_delivered", delivered(packet.IPv4{TTL: 63, Options: []byte{1}})},
-		"a fragment":       {ip(packet.IPv4{Fragment: 100}), tcRedirect, "pod_delivered", delivered(packet.IPv4{TTL: 63, Fragment: 100})},
 		"last hop":         {ip(packet.IPv4{TTL: 2}), tcRedirect, "pod_delivered", delivered(packet.IPv4{TTL: 1})},
 		"ttl 1":            {ip(packet.IPv4{TTL: 1}), tcDrop, "ttl_expired", nil},
 		"ttl 0":            {ip(packet.IPv4{NoTTL: true}), tcDrop, "ttl_expired", nil},
-		"version 6":        {ip(packet.IPv4{Version: new(uint8(6))}), tcDrop, "bad_header", nil},
-		"header too short": {ip(packet.IPv4{HeaderLen: new(uint8(4))}), tcDrop, "bad_header", nil},
+		"of no flow":       {packet.Build(l4(packet.TCP{SrcPort: 3, DstPort: 8080})...), tcNext, "not_ours", nil},
+		"flow of udp":      {packet.Build(l4(packet.TCP{SrcPort: 2, DstPort: 5353})...), tcNext, "not_ours", nil},
+		"ping":             {packet.Build(l4(packet.ICMP{Type: packet.EchoRequest})...), tcNext, "not_ours", nil},
+		"a fragment":       {ip(packet.IPv4{Fragment: 100}), tcNext, "not_ours", nil},
+		"version 6":        {ip(packet.IPv4{Version: new(uint8(6))}), tcNext, "not_ours", nil},
+		"header too short": {ip(packet.IPv4{HeaderLen: new(uint8(4))}), tcNext, "not_ours", nil},
+		"cut off":          {packet.Build(in...)[:40], tcNext, "not_ours", nil},
 		"to no pod":        {packet.Build(with(in, 1, packet.IPv4{Src: client, Dst: remotePod})...), tcNext, "not_ours", nil},
 		"flooded":          {packet.Build(with(in, 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), tcNext, "not_ours", nil},
 		"broadcast":        {packet.Build(with(in, 0, packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC})...), tcNext, "not_ours", nil},
@@ -50,7 +65,9 @@ func TestTCPod(t *testing.T) {
 	if err := netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.PrefixFrom(banned, 32)), Type: unix.RTN_BLACKHOLE}); err != nil {
 		t.Fatal(err)
 	}
-	for _, to := range []netip.Addr{client, neighbour, banned, nodeAddr} {
+	otherPod := netip.MustParseAddr("172.20.0.6") // on this node
+	n.put("endpoints", be32(otherPod), bpfEndpoint{Ifindex: uint32(n.second.Attrs().Index)})
+	for _, to := range []netip.Addr{client, neighbour, banned, nodeAddr, otherPod} {
 		key := bpfFlowKey{Pod: be32(localPod), Client: be32(to), PodPort: be16(8080), ClientPort: be16(1025), Proto: packet.ProtoTCP}
 		n.put("flows", key, bpfFlow{Vip: be32(vip), Port: be16(portLocal)})
 		key.Proto, key.PodPort = packet.ProtoUDP, be16(5353)
@@ -91,6 +108,7 @@ func TestTCPod(t *testing.T) {
 			packet.Build(toRouter, packet.IPv4{TTL: 63, Src: vip, Dst: client, Options: []byte{1}}, fromVIP)},
 		"neighbour not resolved": {packet.Build(in(neighbour, tcp)...), tcRedirect, "reply", out(fromPod, neighbour, 63, fromVIP)},
 		"to the node itself":     {packet.Build(in(nodeAddr, tcp)...), tcNext, "reply", out(fromPod, nodeAddr, 64, fromVIP)},
+		"to another pod here":    {packet.Build(in(otherPod, tcp)...), tcNext, "reply", out(fromPod, otherPod, 64, fromVIP)},
 		"blackhole":              {packet.Build(in(banned, tcp)...), tcDrop, "no_route", out(fromPod, banned, 64, fromVIP)},
 		"ttl 1":                  {packet.Build(with(in(client, tcp), 1, packet.IPv4{TTL: 1, Src: localPod, Dst: client})...), tcDrop, "ttl_expired", nil},
 		"no flow":                {packet.Build(in(client, packet.TCP{SrcPort: 8080, DstPort: 1026})...), tcNext, "not_ours", nil},
