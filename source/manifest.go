@@ -17,23 +17,44 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
-// Manifest is one object of a manifest file, valid and with its defaults set.
+// Manifest is one object of a manifest file.
 type Manifest struct {
 	File   string
-	Line   int // where the object begins
-	Kind   Kind
+	Line   int  // where the object begins
+	Kind   Kind // zero when Seamark does not know it
 	Object *unstructured.Unstructured
+
+	lines nodeLines
+}
+
+// Locate says of each problem where in the file it stands.
+func (m Manifest) Locate(problems Problems) Problems {
+	located := slices.Clone(problems)
+	for i := range located {
+		located[i].File, located[i].Line = m.File, m.lines.line(located[i].Field)
+	}
+	return located
 }
 
 // ReadManifests reads YAML or JSON, one document or many, and Lists. It
-// returns the objects that are right, and an error of type Problems that names
-// everything that is wrong, with name as the file.
+// returns the objects that are right, with their defaults set, and an error of
+// type Problems that names everything that is wrong, with name as the file.
 func ReadManifests(name string, r io.Reader) ([]Manifest, error) {
+	return readManifests(name, r, Admit)
+}
+
+// ReadObjects reads as ReadManifests does, and takes objects of any kind as
+// they are written.
+func ReadObjects(name string, r io.Reader) ([]Manifest, error) {
+	return readManifests(name, r, func(*unstructured.Unstructured) Problems { return nil })
+}
+
+func readManifests(name string, r io.Reader, admit func(*unstructured.Unstructured) Problems) ([]Manifest, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	reader := manifestReader{file: name}
+	reader := manifestReader{file: name, admit: admit}
 	for _, doc := range splitDocuments(data) {
 		reader.document(doc)
 	}
@@ -97,6 +118,7 @@ func splitJSON(doc document) []document {
 
 type manifestReader struct {
 	file      string
+	admit     func(*unstructured.Unstructured) Problems
 	manifests []Manifest
 	problems  Problems
 }
@@ -163,16 +185,13 @@ func (r *manifestReader) value(value any, lines nodeLines) {
 		}
 		return
 	}
-	obj := &unstructured.Unstructured{Object: object}
-	if problems := Admit(obj); len(problems) > 0 {
-		for _, p := range problems {
-			p.File, p.Line = r.file, lines.line(p.Field)
-			r.problems = append(r.problems, p)
-		}
+	m := Manifest{File: r.file, Line: lines.line(""), Object: &unstructured.Unstructured{Object: object}, lines: lines}
+	if problems := r.admit(m.Object); len(problems) > 0 {
+		r.problems = append(r.problems, m.Locate(problems)...)
 		return
 	}
-	k, _ := KindOf(obj.GetAPIVersion(), obj.GetKind()) // Admit has found it
-	r.manifests = append(r.manifests, Manifest{File: r.file, Line: lines.line(""), Kind: k, Object: obj})
+	m.Kind, _ = KindOf(m.Object.GetAPIVersion(), m.Object.GetKind())
+	r.manifests = append(r.manifests, m)
 }
 
 // nodeLines finds the line of a field.

@@ -23,15 +23,19 @@ func newApply(c *cli) *cobra.Command {
 		Short: "Create objects, or bring those there are in line with manifests",
 		Long: "Create objects, or bring those there are in line with manifests (YAML or JSON).\n" +
 			"Labels, annotations and spec become what the manifest says; the status stays.\n" +
-			"When anything in any of the files is wrong, nothing is applied.",
+			"When anything in any of the files is wrong, nothing is applied. What is right and\n" +
+			"has no effect in this version is applied, with a warning.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			manifests, err := readFiles(files, cmd.InOrStdin())
+			manifests, err := readManifests(files, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
 			client := c.client()
 			for _, m := range manifests {
+				for _, p := range m.Locate(source.Unhonoured(m.Object)) {
+					fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
+				}
 				did, err := apply(cmd.Context(), client, m)
 				if err != nil {
 					return fmt.Errorf("%s:%d: apply %s: %w", m.File, m.Line, reference(m.Kind, m.Object.GetName()), err)
@@ -109,8 +113,21 @@ func merge(now *unstructured.Unstructured, m source.Manifest) *unstructured.Unst
 	return wanted
 }
 
-// readFiles reads the manifests of all files, or says all that is wrong with them.
-func readFiles(files []string, stdin io.Reader) ([]source.Manifest, error) {
+// readManifests reads the manifests of all files, or says all that is wrong
+// with them, and that nothing was changed.
+func readManifests(files []string, stdin io.Reader) ([]source.Manifest, error) {
+	manifests, err := readFiles(files, stdin, source.ReadManifests)
+	if err != nil {
+		return nil, fmt.Errorf("nothing was changed, the manifests are not right:\n%w", err)
+	}
+	if len(manifests) == 0 {
+		return nil, errors.New("there are no objects in the manifests")
+	}
+	return manifests, nil
+}
+
+// readFiles reads all files with read. An object may be there once.
+func readFiles(files []string, stdin io.Reader, read func(string, io.Reader) ([]source.Manifest, error)) ([]source.Manifest, error) {
 	var manifests []source.Manifest
 	var errs []error
 	first := map[string]source.Manifest{}
@@ -120,28 +137,22 @@ func readFiles(files []string, stdin io.Reader) ([]source.Manifest, error) {
 			errs = append(errs, err)
 		}
 		for _, path := range paths {
-			read, err := readFile(path, stdin)
+			found, err := readFile(path, stdin, read)
 			if err != nil {
 				errs = append(errs, err)
 			}
-			for _, m := range read {
-				key := m.Object.GetNamespace() + " " + reference(m.Kind, m.Object.GetName())
-				if before, ok := first[key]; ok {
+			for _, m := range found {
+				key := fmt.Sprint(m.Object.GroupVersionKind().GroupKind(), m.Object.GetNamespace(), "/", m.Object.GetName())
+				if before, ok := first[key]; ok && m.Object.GetName() != "" {
 					errs = append(errs, source.Problem{File: m.File, Line: m.Line, Object: m.Object.GetKind() + " " + m.Object.GetName(),
 						Message: fmt.Sprintf("is already in %s:%d", before.File, before.Line), Cure: "remove one"})
 				}
 				first[key] = m
 			}
-			manifests = append(manifests, read...)
+			manifests = append(manifests, found...)
 		}
 	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("nothing was changed, the manifests are not right:\n%w", errors.Join(errs...))
-	}
-	if len(manifests) == 0 {
-		return nil, errors.New("there are no objects in the manifests")
-	}
-	return manifests, nil
+	return manifests, errors.Join(errs...)
 }
 
 // expand returns the manifests of a directory, or name itself.
@@ -172,14 +183,14 @@ func expand(name string) ([]string, error) {
 	return paths, nil
 }
 
-func readFile(path string, stdin io.Reader) ([]source.Manifest, error) {
+func readFile(path string, stdin io.Reader, read func(string, io.Reader) ([]source.Manifest, error)) ([]source.Manifest, error) {
 	if path == "-" {
-		return source.ReadManifests("<stdin>", stdin)
+		return read("<stdin>", stdin)
 	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read manifests: %w", err)
 	}
 	defer f.Close()
-	return source.ReadManifests(path, f)
+	return read(path, f)
 }

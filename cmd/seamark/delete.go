@@ -45,7 +45,7 @@ func toDelete(args, files []string, namespace string, stdin io.Reader) ([]doomed
 	case len(files) > 0 && len(args) > 0:
 		return nil, errors.New("want -f FILE or KIND NAME, not both")
 	case len(files) > 0:
-		manifests, err := readFiles(files, stdin)
+		manifests, err := readManifests(files, stdin)
 		if err != nil {
 			return nil, err
 		}

@@ -311,7 +311,7 @@ func (t *translation) ciliumAdvertised(a *fields) []v1alpha1.Advertisement {
 	switch kind {
 	case "PodCIDR":
 		if selector != nil {
-			t.unhonoured(a.at("selector"), "remove it", "selects nothing: every node advertises its own pod CIDRs")
+			t.unhonoured(a.at("selector"), "remove it", "has no meaning for PodCIDR: every node advertises its own pod CIDRs")
 		}
 		return []v1alpha1.Advertisement{{Type: v1alpha1.AdvertisePodCIDR, Attributes: attributes}}
 	case "CiliumPodIPPool":

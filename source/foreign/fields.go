@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -41,7 +41,7 @@ func (f *fields) value(name string) any {
 func (f *fields) sayUnread() {
 	for _, name := range slices.Sorted(maps.Keys(f.values)) {
 		if !f.read[name] {
-			f.t.unhonoured(f.at(name), "remove it, or ask for it with an issue if your version of the API has it", "is no field that Seamark knows")
+			f.t.unhonoured(f.at(name), "remove it, or report it if your version of the API has it", "is no field that Seamark knows")
 		}
 	}
 }
@@ -171,14 +171,21 @@ func (f *fields) selectors(name string) []metav1.LabelSelector {
 }
 
 func (f *fields) labelSelector(path string, values map[string]any) *metav1.LabelSelector {
-	selector := &metav1.LabelSelector{}
-	err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(values, selector, true)
-	if err != nil {
-		f.t.fatal(path, "write matchLabels: or matchExpressions: under it", "is no label selector: %v", err)
-		return selector
+	in, selector := f.within(path, values), &metav1.LabelSelector{}
+	labels := in.object("matchLabels")
+	for _, key := range slices.Sorted(maps.Keys(labels.values)) {
+		metav1.AddLabelToSelector(selector, key, labels.text(key))
+	}
+	for _, e := range in.objects("matchExpressions") {
+		selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{
+			Key: e.text("key"), Operator: metav1.LabelSelectorOperator(e.text("operator")), Values: e.texts("values")})
 	}
 	for _, e := range metav1validation.ValidateLabelSelector(selector, metav1validation.LabelSelectorValidationOptions{}, field.NewPath(path)) {
-		f.t.fatal(e.Field, "correct the selector", "%s", e.ErrorBody())
+		message, _, cut := strings.Cut(e.ErrorBody(), ", regex used for validation")
+		if cut {
+			message += ")"
+		}
+		f.t.fatal(e.Field, "correct the selector", "%s", message)
 	}
 	return selector
 }

@@ -124,8 +124,8 @@ func (t *translation) metallbTimers(spec *fields) *v1alpha1.BGPTimers {
 	default:
 		t.unhonoured(spec.at("keepaliveTime"), "write a third of holdTime", "%s is not less than holdTime: a third of that is used", keepalive)
 	}
-	if spec.has("connectTime") {
-		timers.ConnectRetryTimeSeconds = t.seconds(spec.at("connectTime"), spec.duration("connectTime"), 1, 65535)
+	if d := spec.duration("connectTime"); d > 0 {
+		timers.ConnectRetryTimeSeconds = t.seconds(spec.at("connectTime"), d, 1, 65535)
 	}
 	return timers
 }

@@ -124,8 +124,12 @@ func (t *translation) serviceAllocation(alloc *fields, out *v1alpha1.IPPoolSpec)
 	}
 	var ok bool
 	if out.NamespaceSelector, ok = anyOf(namespaces); !ok {
+		first := "the first"
+		if alloc.has("namespaces") {
+			first = "namespaces"
+		}
 		t.unhonoured(alloc.at("namespaceSelectors"), "give those namespaces one label, and select by that",
-			"no single selector means any one of these: only the first counts, before it namespaces where there are any")
+			"no single selector means any one of these: only %s counts", first)
 	}
 	if out.ServiceSelector, ok = anyOf(services); !ok {
 		t.unhonoured(alloc.at("serviceSelectors"), "give those Services one label, and select by that",
