@@ -7,48 +7,73 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 )
 
-// poolAnnotation on a Service names the one pool its addresses may come from.
-const poolAnnotation = "seamark.dev/pool"
+// Inputs is all that LB-IPAM looks at. The order of the rows does not matter.
+type Inputs struct {
+	// Services of every kind: what is not LB-IPAM's to serve may hold
+	// addresses of the pools.
+	Services   []state.Service
+	Pools      []state.Pool
+	Namespaces []state.Namespace
+	Nodes      []state.Node
+	Leases     []state.NodeLease
+}
 
-// requestFields are where a Service asks for addresses, for messages.
-const requestFields = "spec.loadBalancerIP or annotation seamark.dev/ips"
+// Ready says whether the sources have told all that ReadInputs reads and that
+// an allocation could be wrong without.
+func Ready(db *state.DB, r state.Reader) bool {
+	return db.Services.Synced(r) && db.Pools.Synced(r) && db.Namespaces.Synced(r) && db.Nodes.Synced(r)
+}
+
+// ReadInputs takes the Inputs from the tables, with what was decided and is
+// still on its way to the store.
+func ReadInputs(db *state.DB, r state.Reader) Inputs {
+	return Inputs{
+		Services:   Remember(db.Services.Rows(r), db.Allocations.Rows(r)),
+		Pools:      db.Pools.Rows(r),
+		Namespaces: db.Namespaces.Rows(r),
+		Nodes:      db.Nodes.Rows(r),
+		Leases:     db.NodeLeases.Rows(r),
+	}
+}
+
+// Allocate is Inputs.Allocate where there are but Services and pools.
+func Allocate(services []state.Service, pools []state.Pool) ([]state.Allocation, []state.PoolStatus) {
+	return Inputs{Services: services, Pools: pools}.Allocate()
+}
 
 // Allocate returns what every Service that is Seamark's gets, in the order of
-// their names, and what is left in every pool, in the order of theirs. The
-// order of the arguments does not matter.
+// their names, and what is left in every pool, in the order of theirs.
 //
 // Addresses a Service carries (Ingress) that lie in any pool stay its own;
-// of two Services that carry the same one, the older has it. Then addresses
-// that are asked for are given, oldest Service first, and then the lowest free
-// one of each family still wanted. A carried address that is no longer asked
-// for stays until one that is can be given, and is free for others when it is
-// out of the Service's status.
-func Allocate(services []state.Service, pools []state.Pool) ([]state.Allocation, []state.PoolStatus) {
-	a := newAllocator(services, pools)
+// of two Services that carry the same one and may not share it, the older has
+// it. Then addresses that are asked for are given, oldest Service first, and
+// then, of each family still wanted, the lowest that the Service may share, or
+// the lowest free one. A carried address that is no longer asked for stays
+// until one that is can be given, and is free for others when it is out of the
+// Service's status.
+//
+// What nodes, gateways, clusterIPs, externalIPs and Services of other load
+// balancers have is not free; but nothing that was given is taken for it.
+func (in Inputs) Allocate() ([]state.Allocation, []state.PoolStatus) {
+	a := newAllocator(in)
 	a.adopt()
 	for _, c := range a.claims {
 		a.giveRequested(c)
 	}
 	a.openPools()
 	for _, c := range a.claims {
-		a.giveLowestFree(c)
+		a.giveLowest(c)
 	}
 	return a.allocations(), a.poolStatuses()
 }
 
 // Ours says whether LB-IPAM is to serve svc: its type and class.
 func Ours(svc state.Service) bool {
-	if svc.Type != "LoadBalancer" {
-		return false
-	}
-	switch svc.Class {
-	case "", "seamark.dev/l2", "seamark.dev/bgp", "io.cilium/l2-announcer", "io.cilium/bgp-control-plane":
-		return true
-	}
-	return false
+	return svc.Type == "LoadBalancer" && (svc.Class == "" || svc.Class == v1alpha1.ClassL2 || svc.Class == v1alpha1.ClassBGP)
 }
 
 // Remember returns services as they will be when what was decided before is
@@ -83,49 +108,70 @@ type allocator struct {
 	pools  []*pool  // by age
 	prefer []*pool  // by preference
 	claims []*claim // by age of the Service
-	// owners of every address that is not free.
-	owners map[netip.Addr]*claim
+	// tenancies are the addresses that Services have, reserved those of the
+	// pools that are others'.
+	tenancies map[netip.Addr]*tenancy
+	reserved  map[netip.Addr][]reservation
+	groups    map[string]*group // by sharing key
 }
 
 // claim is one Service and what it has been given so far.
 type claim struct {
-	svc      *state.Service
-	families []family
+	svc       *state.Service
+	age       int // the place among the claims
+	namespace namespaceLabels
+	families  []family
 	// requested and carried addresses of each family; carried are those this
-	// Service owns.
-	requested, carried map[family][]netip.Addr
-	given              map[family][]netip.Addr
+	// Service has.
+	requested, carried, given [2][]netip.Addr
 	// reasons are why something wanted was not given.
 	reasons  []state.Reason
 	messages []string
 }
 
-func newAllocator(services []state.Service, pools []state.Pool) *allocator {
-	a := &allocator{pools: newPools(pools), owners: make(map[netip.Addr]*claim, len(services))}
+// reservation is why LB-IPAM does not give an address: who has it, as "the
+// address of node a". service is set when another field of a Service's has it.
+type reservation struct {
+	holder  string
+	service state.ObjectName
+}
+
+func newAllocator(in Inputs) *allocator {
+	a := &allocator{
+		pools:     newPools(in.Pools),
+		tenancies: make(map[netip.Addr]*tenancy, len(in.Services)),
+		reserved:  map[netip.Addr][]reservation{},
+		groups:    map[string]*group{},
+	}
 	a.prefer = slices.Clone(a.pools)
 	slices.SortFunc(a.prefer, byPreference)
-	for i := range services {
-		if Ours(services[i]) {
-			a.claims = append(a.claims, newClaim(&services[i]))
+	namespaces := make(map[string]map[string]string, len(in.Namespaces))
+	for _, n := range in.Namespaces {
+		namespaces[n.Name] = n.Labels
+	}
+	for i := range in.Services {
+		if svc := &in.Services[i]; Ours(*svc) {
+			a.claims = append(a.claims, newClaim(svc, namespaces[svc.Name.Namespace]))
 		}
 	}
 	slices.SortFunc(a.claims, func(c, d *claim) int {
 		return cmp.Or(c.svc.Created.Compare(d.svc.Created), c.svc.Name.Compare(d.svc.Name))
 	})
+	for i, c := range a.claims {
+		c.age = i
+	}
+	a.reserve(in)
 	return a
 }
 
-func newClaim(svc *state.Service) *claim {
-	c := &claim{
-		svc: svc, requested: map[family][]netip.Addr{},
-		carried: map[family][]netip.Addr{}, given: map[family][]netip.Addr{},
-	}
+func newClaim(svc *state.Service, namespace map[string]string) *claim {
+	c := &claim{svc: svc, namespace: namespaceLabels{svc.Name.Namespace, namespace}}
 	for _, f := range []family{ipv4, ipv6} {
-		if slices.Contains(svc.Families, string(f)) {
+		if slices.Contains(svc.Families, f.String()) {
 			c.families = append(c.families, f)
 		}
 	}
-	if len(c.families) == 2 && svc.Families[0] == string(ipv6) {
+	if len(c.families) == 2 && svc.Families[0] == ipv6.String() {
 		slices.Reverse(c.families)
 	}
 	if len(c.families) == 0 {
@@ -134,8 +180,8 @@ func newClaim(svc *state.Service) *claim {
 	for _, addr := range svc.RequestedIPs {
 		f := familyOf(addr)
 		if !slices.Contains(c.families, f) {
-			c.refuse(state.ReasonWrongFamily, fmt.Sprintf("%s, asked for in %s, is %s, but spec.ipFamilies of the Service is %s: add the family there, or ask for another address",
-				addr, requestFields, f, c.familiesText()))
+			c.refuse(state.ReasonWrongFamily, fmt.Sprintf("%s is %s, but spec.ipFamilies of the Service is %s: add the family there, or ask for another address",
+				c.asked(addr), f, list(c.families, family.String)))
 			continue
 		}
 		if !slices.Contains(c.requested[f], addr) {
@@ -145,12 +191,9 @@ func newClaim(svc *state.Service) *claim {
 	return c
 }
 
-func (c *claim) familiesText() string {
-	var names []string
-	for _, f := range c.families {
-		names = append(names, string(f))
-	}
-	return strings.Join(names, ", ")
+// asked begins a message about an address that c asks for.
+func (c *claim) asked(addr netip.Addr) string {
+	return fmt.Sprintf("%s, asked for in %s,", addr, c.svc.RequestField)
 }
 
 func (c *claim) refuse(reason state.Reason, message string) {
@@ -161,19 +204,79 @@ func (c *claim) refuse(reason state.Reason, message string) {
 	c.messages = append(c.messages, message)
 }
 
-func (c *claim) poolNamed() string { return c.svc.Annotations[poolAnnotation] }
+// mayUse says whether c takes addresses of p: it names none, or p.
+func (c *claim) mayUse(p *pool) bool { return c.svc.Pool == "" || p.Called(c.svc.Pool) }
 
-// adopt makes every Service the owner of what it carries.
+// reserve records which addresses of pools others have.
+func (a *allocator) reserve(in Inputs) {
+	pools := state.IndexPools(in.Pools)
+	reserve := func(addrs []netip.Addr, holder string, service state.ObjectName) {
+		for _, addr := range addrs {
+			if _, ok := pools.Holding(addr.Unmap()); ok {
+				a.reserved[addr.Unmap()] = append(a.reserved[addr.Unmap()], reservation{holder, service})
+			}
+		}
+	}
+	for addr, h := range state.Holders(in.Services, in.Nodes, in.Leases, nil) {
+		if _, ok := pools.Holding(addr); ok {
+			a.reserved[addr] = []reservation{{holder: h.String()}}
+		}
+	}
+	for _, svc := range in.Services {
+		if len(svc.ExternalIPs) > 0 {
+			reserve(svc.ExternalIPs, "in spec.externalIPs of Service "+svc.Name.String(), svc.Name)
+		}
+		if svc.Type == "LoadBalancer" && !Ours(svc) {
+			reserve(svc.Ingress, "in the status of Service "+svc.Name.String()+" of loadBalancerClass "+svc.Class, svc.Name)
+		}
+	}
+	for _, all := range a.reserved {
+		slices.SortFunc(all, func(r, s reservation) int {
+			return cmp.Or(r.service.Compare(s.service), strings.Compare(r.holder, s.holder))
+		})
+	}
+}
+
+// reservedFrom returns who but c has the address, "" when nobody has.
+func (a *allocator) reservedFrom(c *claim, addr netip.Addr) string {
+	for _, r := range a.reserved[addr] {
+		if r.service != c.svc.Name {
+			return r.holder
+		}
+	}
+	return ""
+}
+
+// adopt lets every Service have what it carries.
 func (a *allocator) adopt() {
 	for _, c := range a.claims {
 		for _, addr := range c.svc.Ingress {
-			if a.owners[addr] != nil || a.poolOf(addr) == nil {
+			f := familyOf(addr)
+			if slices.Contains(c.carried[f], addr) || a.poolOf(addr) == nil {
 				continue
 			}
-			a.owners[addr] = c
-			f := familyOf(addr)
+			if t := a.tenancies[addr]; t != nil && t.refuses(c).any() {
+				continue
+			}
+			a.settle(c, addr)
 			c.carried[f] = append(c.carried[f], addr)
 		}
+	}
+}
+
+// settle makes c a tenant of the address.
+func (a *allocator) settle(c *claim, addr netip.Addr) {
+	if t := a.tenancies[addr]; t != nil {
+		t.join(c)
+		return
+	}
+	t := &tenancy{first: c}
+	a.tenancies[addr] = t
+	if key := c.svc.Sharing; key != "" {
+		if a.groups[key] == nil {
+			a.groups[key] = &group{}
+		}
+		a.groups[key].add(addr, t)
 	}
 }
 
@@ -202,144 +305,112 @@ func (a *allocator) giveRequested(c *claim) {
 	}
 }
 
-// give makes c the owner of an address it asks for, or says why it cannot be.
+// give makes c a tenant of an address it asks for, or says why it cannot be.
 func (a *allocator) give(c *claim, addr netip.Addr) bool {
-	p := a.poolOf(addr)
-	switch owner := a.owners[addr]; {
-	case owner == c:
+	if slices.Contains(c.carried[familyOf(addr)], addr) {
 		return true
-	case owner != nil:
-		c.refuse(state.ReasonAlreadyAssigned, fmt.Sprintf("%s, asked for in %s, belongs to Service %s: ask for another address, or take it from that Service first",
-			addr, requestFields, owner.svc.Name))
-	case p == nil:
-		c.refuse(state.ReasonOutsidePools, a.outsideText(addr))
-	case c.poolNamed() != "" && c.poolNamed() != p.Name:
-		c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s, asked for in %s, is in pool %s, but annotation %s names pool %s: make the two agree",
-			addr, requestFields, p.Name, poolAnnotation, c.poolNamed()))
-	default:
-		if why := p.refuses(c.svc, true); why != "" {
-			c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s, asked for in %s, is in pool %s, which does not give it: %s: ask for another address, or change the pool",
-				addr, requestFields, p.Name, why))
+	}
+	t, p := a.tenancies[addr], a.poolOf(addr)
+	if t != nil {
+		if refusal := t.refuses(c); refusal.any() {
+			c.refuse(state.ReasonAlreadyAssigned, fmt.Sprintf("%s belongs to %s: ask for another address, or take it from that Service first",
+				c.asked(addr), refusal))
 			return false
 		}
-		a.owners[addr] = c
-		return true
+	} else if p == nil {
+		c.refuse(state.ReasonOutsidePools, a.outsideText(c, addr))
+		return false
+	} else if holder := a.reservedFrom(c, addr); holder != "" {
+		c.refuse(state.ReasonAlreadyAssigned, fmt.Sprintf("%s is %s: ask for another address", c.asked(addr), holder))
+		return false
 	}
-	return false
+	if !c.mayUse(p) {
+		c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s is in pool %s, but %s names pool %s: make the two agree",
+			c.asked(addr), p.Name, c.svc.PoolField, c.svc.Pool))
+		return false
+	}
+	if why := p.refuses(c, true); why != "" {
+		c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s is in pool %s, which does not give it: %s: ask for another address, or change the pool",
+			c.asked(addr), p.Name, why))
+		return false
+	}
+	a.settle(c, addr)
+	return true
 }
 
-func (a *allocator) outsideText(addr netip.Addr) string {
-	f := familyOf(addr)
-	var pools []*pool
-	for _, p := range a.prefer {
-		if len(p.addrs.of(f)) > 0 {
-			pools = append(pools, p)
-		}
-	}
-	if len(pools) == 0 {
-		return fmt.Sprintf("%s, asked for in %s, is in no IPPool, and no IPPool holds %s addresses: create one that holds it", addr, requestFields, f)
-	}
-	return fmt.Sprintf("%s, asked for in %s, is in no IPPool: ask for an address of %s, or add a block that holds it to a pool",
-		addr, requestFields, list(pools, func(p *pool) string { return p.text(f) }))
-}
-
-// openPools fills in what is free in the pools that give: all but what is owned.
+// openPools fills in what is free in the pools that give.
 func (a *allocator) openPools() {
 	used := a.used()
 	for _, p := range a.pools {
-		if p.closed != "" {
-			continue
+		if p.closed == "" {
+			p.open(used)
 		}
-		free := p.addrs.minus(used)
-		free4, free6 := free.of(ipv4), free.of(ipv6)
-		p.free = map[family]*set{ipv4: &free4, ipv6: &free6}
 	}
 }
 
-// used returns every address that has an owner, in ascending order.
+// used returns every address that is not free, in ascending order.
 func (a *allocator) used() []netip.Addr {
-	used := make([]netip.Addr, 0, len(a.owners))
-	for addr := range a.owners {
+	used := make([]netip.Addr, 0, len(a.tenancies)+len(a.reserved))
+	for addr := range a.tenancies {
+		used = append(used, addr)
+	}
+	for addr := range a.reserved {
 		used = append(used, addr)
 	}
 	slices.SortFunc(used, netip.Addr.Compare)
-	return used
+	return slices.Compact(used)
 }
 
-// giveLowestFree gives c one address of each family that it wants, has none
-// of and asks for none of by address.
-func (a *allocator) giveLowestFree(c *claim) {
+// giveLowest gives c one address of each family that it wants, has none of and
+// asks for none of by address.
+func (a *allocator) giveLowest(c *claim) {
 	for _, f := range c.families {
 		if len(c.given[f]) > 0 || len(c.requested[f]) > 0 {
 			continue
 		}
-		if addr, ok := a.lowestFree(c, f); ok {
-			a.owners[addr] = c
-			c.given[f] = []netip.Addr{addr}
-		} else {
-			c.refuse(a.shortage(c, f))
+		addr, ok := a.lowestShared(c, f)
+		if !ok {
+			addr, ok = a.lowestFree(c, f)
 		}
+		if !ok {
+			c.refuse(a.shortage(c, f))
+			continue
+		}
+		a.settle(c, addr)
+		c.given[f] = []netip.Addr{addr}
 	}
 }
 
 func (a *allocator) lowestFree(c *claim, f family) (netip.Addr, bool) {
 	for _, p := range a.prefer {
-		if named := c.poolNamed(); named != "" && named != p.Name {
+		if !c.mayUse(p) || len(p.free[f]) == 0 || p.refuses(c, c.svc.Pool != "") != "" {
 			continue
 		}
-		if p.closed != "" || len(*p.free[f]) == 0 || p.refuses(c.svc, c.poolNamed() != "") != "" {
-			continue
+		if addr, ok := p.takeLowest(f); ok {
+			return addr, true
 		}
-		return p.free[f].takeLowest()
 	}
 	return netip.Addr{}, false
-}
-
-// shortage says why no pool gave c an address of family f.
-func (a *allocator) shortage(c *claim, f family) (state.Reason, string) {
-	var full, refusing []*pool
-	named := c.poolNamed()
-	known := false
-	for _, p := range a.prefer {
-		if named != "" && named != p.Name {
-			continue
-		}
-		known = true
-		if p.refuses(c.svc, named != "") != "" {
-			refusing = append(refusing, p)
-		} else if len(p.addrs.of(f)) > 0 {
-			full = append(full, p)
-		}
-	}
-	switch {
-	case len(full) > 0:
-		counts := list(full, func(p *pool) string {
-			n := p.addrs.of(f).size()
-			return fmt.Sprintf("%s (%s of %s in use)", p.Name, n, n)
-		})
-		return state.ReasonPoolExhausted, fmt.Sprintf("no free %s address in pool %s: add a block, or release an address", f, counts)
-	case named != "" && !known:
-		return state.ReasonNoPool, fmt.Sprintf("annotation %s names pool %s, and there is no such IPPool: create it, or name another", poolAnnotation, named)
-	case len(refusing) > 0:
-		why := list(refusing, func(p *pool) string { return p.Name + " (" + p.refuses(c.svc, named != "") + ")" })
-		return state.ReasonNoPool, fmt.Sprintf("no IPPool gives this Service an %s address: %s: change one of them, or create another", f, why)
-	}
-	return state.ReasonNoPool, fmt.Sprintf("no IPPool holds %s addresses: create one, or add a block", f)
 }
 
 func (a *allocator) allocations() []state.Allocation {
 	rows := make([]state.Allocation, 0, len(a.claims))
 	for _, c := range a.claims {
-		row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: state.ReasonSatisfied, Message: strings.Join(c.messages, "; ")}
+		row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: state.ReasonSatisfied}
 		if len(c.reasons) > 0 {
 			row.Reason = c.reasons[0]
 		}
+		messages := c.messages
 		for _, f := range c.families {
 			for _, addr := range c.given[f] {
 				row.Addrs = append(row.Addrs, addr)
 				row.Pools = append(row.Pools, a.poolOf(addr).Name)
 			}
+			if why := a.unshared(c, f); why != "" {
+				messages = append(messages, why)
+			}
 		}
+		row.Message = strings.Join(messages, "; ")
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b state.Allocation) int { return a.Service.Compare(b.Service) })

@@ -37,7 +37,7 @@ func carries(addrs ...string) func(*state.Service) {
 }
 
 func asks(addrs ...string) func(*state.Service) {
-	return func(s *state.Service) { s.RequestedIPs = ips(addrs) }
+	return func(s *state.Service) { s.RequestedIPs, s.RequestField = ips(addrs), "spec.loadBalancerIP" }
 }
 
 func families(f ...string) func(*state.Service) {
@@ -49,7 +49,7 @@ func labelled(key, value string) func(*state.Service) {
 }
 
 func fromPool(name string) func(*state.Service) {
-	return func(s *state.Service) { s.Annotations = map[string]string{"seamark.dev/pool": name} }
+	return func(s *state.Service) { s.Pool, s.PoolField = name, "annotation seamark.dev/pool" }
 }
 
 func class(name string) func(*state.Service) {
@@ -150,14 +150,14 @@ func TestAllocate(t *testing.T) {
 			[]state.Service{
 				svc("cluster", 1, func(s *state.Service) { s.Type = "ClusterIP" }), svc("other", 2, class("example.com/lb")),
 				svc("l2", 3, class("seamark.dev/l2")), svc("bgp", 4, class("seamark.dev/bgp")),
-				svc("cl2", 5, class("io.cilium/l2-announcer")), svc("cbgp", 6, class("io.cilium/bgp-control-plane"))},
+				svc("theirs", 5, class("io.cilium/l2-announcer"))}, // the source translates what means ours
 			[]state.Pool{pl("p", 0, "10.0.0.1-10.0.0.9")},
-			"bgp 10.0.0.2@p\ncbgp 10.0.0.4@p\ncl2 10.0.0.3@p\nl2 10.0.0.1@p\n"},
+			"bgp 10.0.0.2@p\nl2 10.0.0.1@p\n"},
 
 		{"what is carried comes first, whatever the age",
 			[]state.Service{svc("old", 1), svc("asks", 2, asks("10.0.0.1")), svc("young", 3, carries("10.0.0.1"))},
 			[]state.Pool{pl("p", 0, few)},
-			"asks AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, belongs to Service default/young: ask for another address, or take it from that Service first\n" +
+			"asks AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP, belongs to Service default/young: ask for another address, or take it from that Service first\n" +
 				"old 10.0.0.2@p\nyoung 10.0.0.1@p\n"},
 		{"carried stays in a disabled pool, in one that does not select, in one on demand and in one in conflict",
 			[]state.Service{svc("a", 1, carries("10.0.0.1")), svc("b", 2, carries("10.0.1.1")), svc("c", 3, carries("10.0.2.1")), svc("d", 4, carries("10.0.3.2"))},
@@ -185,7 +185,7 @@ func TestAllocate(t *testing.T) {
 			[]state.Service{svc("auto", 1), svc("late", 3, asks("10.0.0.1")), svc("early", 2, asks("10.0.0.1"))},
 			[]state.Pool{pl("p", 0, few)},
 			"auto 10.0.0.2@p\nearly 10.0.0.1@p\n" +
-				"late AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, belongs to Service default/early: ask for another address, or take it from that Service first\n"},
+				"late AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP, belongs to Service default/early: ask for another address, or take it from that Service first\n"},
 		{"several requested, one of them twice",
 			[]state.Service{svc("a", 1, asks("10.0.0.3", "10.0.0.1", "10.0.0.3"))},
 			[]state.Pool{pl("p", 0, few)},
@@ -193,22 +193,22 @@ func TestAllocate(t *testing.T) {
 		{"outside every pool: which there are",
 			[]state.Service{svc("a", 1, asks("192.0.2.9"))},
 			[]state.Pool{pl("p", 0, few), pl("q", 0, "10.0.1.1 10.0.1.7"), pl("six", 0, "fd00::1")},
-			"a OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in no IPPool: ask for an address of p (10.0.0.1–10.0.0.3), q (10.0.1.1, 10.0.1.7), or add a block that holds it to a pool\n"},
+			"a OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP, is in no pool: ask for an address of p (10.0.0.1–10.0.0.3), q (10.0.1.1, 10.0.1.7), or add a block that holds it to a pool\n"},
 		{"outside, and no pool of the family",
 			[]state.Service{svc("a", 1, asks("192.0.2.9"))},
 			[]state.Pool{pl("six", 0, "fd00::1")},
-			"a OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in no IPPool, and no IPPool holds IPv4 addresses: create one that holds it\n"},
+			"a OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP, is in no pool, and no pool holds IPv4 addresses: create one that holds it\n"},
 		{"one of two outside: the other is given",
 			[]state.Service{svc("a", 1, asks("192.0.2.9", "10.0.0.2"))},
 			[]state.Pool{pl("p", 0, few)},
-			"a 10.0.0.2@p OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in no IPPool: ask for an address of p (10.0.0.1–10.0.0.3), or add a block that holds it to a pool\n"},
+			"a 10.0.0.2@p OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP, is in no pool: ask for an address of p (10.0.0.1–10.0.0.3), or add a block that holds it to a pool\n"},
 		{"asked of a pool that does not give",
 			[]state.Service{svc("a", 1, asks("10.0.0.1")), svc("b", 2, asks("10.0.1.1")), svc("c", 3, asks("10.0.2.2")), svc("d", 4, asks("10.0.0.2"), fromPool("sel"))},
 			[]state.Pool{pl("off", 0, "10.0.0.1-10.0.0.2", disabled), pl("sel", 0, "10.0.1.1", selecting("app", "x")), pl("one", 1, "10.0.2.1"), pl("two", 2, "10.0.2.1-10.0.2.2")},
-			"a PoolNotAllowed: 10.0.0.1, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in pool off, which does not give it: disabled: ask for another address, or change the pool\n" +
-				"b PoolNotAllowed: 10.0.1.1, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in pool sel, which does not give it: its serviceSelector does not select this Service: ask for another address, or change the pool\n" +
-				"c PoolNotAllowed: 10.0.2.2, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in pool two, which does not give it: in conflict: pool one, which is older, also holds 10.0.2.1: take it out of one of the two: ask for another address, or change the pool\n" +
-				"d PoolNotAllowed: 10.0.0.2, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in pool off, but annotation seamark.dev/pool names pool sel: make the two agree\n"},
+			"a PoolNotAllowed: 10.0.0.1, asked for in spec.loadBalancerIP, is in pool off, which does not give it: disabled: ask for another address, or change the pool\n" +
+				"b PoolNotAllowed: 10.0.1.1, asked for in spec.loadBalancerIP, is in pool sel, which does not give it: its serviceSelector does not select this Service: ask for another address, or change the pool\n" +
+				"c PoolNotAllowed: 10.0.2.2, asked for in spec.loadBalancerIP, is in pool two, which does not give it: in conflict: pool one, which is older, also holds 10.0.2.1: take it out of one of the two: ask for another address, or change the pool\n" +
+				"d PoolNotAllowed: 10.0.0.2, asked for in spec.loadBalancerIP, is in pool off, but annotation seamark.dev/pool names pool sel: make the two agree\n"},
 		{"a new request is given in the place of what is carried",
 			[]state.Service{svc("a", 1, carries("10.0.0.1"), asks("10.0.0.3"))},
 			[]state.Pool{pl("p", 0, few)},
@@ -220,11 +220,11 @@ func TestAllocate(t *testing.T) {
 		{"a request that cannot be given takes nothing away",
 			[]state.Service{svc("a", 1, carries("10.0.0.1"), asks("192.0.2.9"))},
 			[]state.Pool{pl("p", 0, few)},
-			"a 10.0.0.1@p OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is in no IPPool: ask for an address of p (10.0.0.1–10.0.0.3), or add a block that holds it to a pool\n"},
+			"a 10.0.0.1@p OutsidePools: 192.0.2.9, asked for in spec.loadBalancerIP, is in no pool: ask for an address of p (10.0.0.1–10.0.0.3), or add a block that holds it to a pool\n"},
 		{"of a family the Service lacks",
 			[]state.Service{svc("a", 1, asks("fd00::1"))},
 			[]state.Pool{pl("p", 0, few+" fd00::1")},
-			"a 10.0.0.1@p WrongFamily: fd00::1, asked for in spec.loadBalancerIP or annotation seamark.dev/ips, is IPv6, but spec.ipFamilies of the Service is IPv4: add the family there, or ask for another address\n"},
+			"a 10.0.0.1@p WrongFamily: fd00::1, asked for in spec.loadBalancerIP, is IPv6, but spec.ipFamilies of the Service is IPv4: add the family there, or ask for another address\n"},
 
 		{"two families, in the Service's order",
 			[]state.Service{svc("a", 1, families("IPv6", "IPv4")), svc("b", 2, families("IPv4", "IPv6"))},
@@ -237,7 +237,7 @@ func TestAllocate(t *testing.T) {
 		{"one of two families cannot be had",
 			[]state.Service{svc("a", 1, families("IPv4", "IPv6"))},
 			[]state.Pool{pl("p", 0, few)},
-			"a 10.0.0.1@p NoPool: no IPPool holds IPv6 addresses: create one, or add a block\n"},
+			"a 10.0.0.1@p NoPool: no pool holds IPv6 addresses: create one, or add a block\n"},
 		{"a family no longer wanted is given up",
 			[]state.Service{svc("a", 1, carries("10.0.0.1", "fd00::1"))},
 			[]state.Pool{pl("p", 0, few+" fd00::1")},
@@ -258,29 +258,29 @@ func TestAllocate(t *testing.T) {
 				pl("name", 0, "10.0.3.1-10.0.3.9", selecting("io.kubernetes.service.name", "c")),
 				pl("space", 0, "10.0.4.1-10.0.4.9", inNamespaces("kubernetes.io/metadata.name", "green"))},
 			"blue/b 10.0.2.1@ns\na 10.0.1.1@label\nc 10.0.3.1@name\n" +
-				"e NoPool: no IPPool gives this Service an IPv4 address: label (its serviceSelector does not select this Service), name (its serviceSelector does not select this Service), ns (its serviceSelector does not select this Service), space (its namespaceSelector does not select namespace default): change one of them, or create another\n" +
+				"e NoPool: no pool gives this Service an IPv4 address: label (its serviceSelector does not select this Service), name (its serviceSelector does not select this Service), ns (its serviceSelector does not select this Service), space (its namespaceSelector does not select namespace default): change one of them, or create another\n" +
 				"green/d 10.0.4.1@space\n"},
 		{"not in: a label that is not there is not in",
 			[]state.Service{svc("a", 1), svc("b", 2, labelled("app", "x"))},
 			[]state.Pool{pl("p", 0, few, func(p *state.Pool) { p.ServiceSelector = matching(metav1.LabelSelectorOpNotIn, "app", "x") })},
-			"a 10.0.0.1@p\nb NoPool: no IPPool gives this Service an IPv4 address: p (its serviceSelector does not select this Service): change one of them, or create another\n"},
+			"a 10.0.0.1@p\nb NoPool: no pool gives this Service an IPv4 address: p (its serviceSelector does not select this Service): change one of them, or create another\n"},
 		{"on demand: by pool, by address, not otherwise",
 			[]state.Service{svc("a", 1), svc("b", 2, fromPool("p")), svc("c", 3, asks("10.0.0.3"))},
 			[]state.Pool{pl("p", 0, few, onDemand)},
-			"a NoPool: no IPPool gives this Service an IPv4 address: p (autoAssign is false, so it must be named in annotation seamark.dev/pool): change one of them, or create another\n" +
+			"a NoPool: no pool gives this Service an IPv4 address: p (autoAssign is false, so it must be named in annotation seamark.dev/pool): change one of them, or create another\n" +
 				"b 10.0.0.1@p\nc 10.0.0.3@p\n"},
 		{"the pool named, and no other",
 			[]state.Service{svc("a", 1, fromPool("q")), svc("b", 2, fromPool("q")), svc("c", 3, fromPool("none"))},
 			[]state.Pool{pl("p", 0, few), pl("q", 0, "10.0.1.1")},
 			"a 10.0.1.1@q\nb PoolExhausted: no free IPv4 address in pool q (1 of 1 in use): add a block, or release an address\n" +
-				"c NoPool: annotation seamark.dev/pool names pool none, and there is no such IPPool: create it, or name another\n"},
+				"c NoPool: annotation seamark.dev/pool names pool none, and there is none: create it, or name another\n"},
 		{"no pool at all",
 			[]state.Service{svc("a", 1)}, nil,
-			"a NoPool: no IPPool holds IPv4 addresses: create one, or add a block\n"},
+			"a NoPool: no pool holds IPv4 addresses: create one, or add a block\n"},
 		{"disabled and invalid give nothing",
 			[]state.Service{svc("a", 1)},
 			[]state.Pool{pl("off", 0, few, disabled), pl("bad", 1, few, invalid), pl("worse", 2, "10.0.9.1", unreadable)},
-			"a NoPool: no IPPool gives this Service an IPv4 address: off (disabled), bad (invalid: spec.blocks[0]: start is after stop: swap them), worse (invalid: spec.serviceSelector: values: Invalid value: null: for 'in', 'notin' operators, values set can't be empty): change one of them, or create another\n"},
+			"a NoPool: no pool gives this Service an IPv4 address: off (disabled), bad (invalid: spec.blocks[0]: start is after stop: swap them), worse (invalid: spec.serviceSelector: values: Invalid value: null: for 'in', 'notin' operators, values set can't be empty): change one of them, or create another\n"},
 		{"exhausted, counted",
 			[]state.Service{svc("a", 1), svc("b", 2), svc("c", 3)},
 			[]state.Pool{pl("p", 0, "10.0.0.1"), pl("q", 0, "10.0.1.1", priority(1))},

@@ -8,18 +8,22 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// family of an address, as state.Service.Families names it.
-type family string
+// family of an address: an index of what there is of each.
+type family int
 
 const (
-	ipv4 family = "IPv4"
-	ipv6 family = "IPv6"
+	ipv4 family = iota
+	ipv6
 )
+
+// String is the family as state.Service.Families names it.
+func (f family) String() string { return [...]string{"IPv4", "IPv6"}[f] }
 
 func familyOf(a netip.Addr) family {
 	if a.Is4() {
@@ -34,7 +38,9 @@ type pool struct {
 	addrs set
 	// free addresses that may still be given without being asked for by
 	// address: what an incremental allocator would keep from pass to pass.
-	free map[family]*set
+	// total is all that the pool has to give, free or not.
+	free  [2]set
+	total [2]*big.Int
 
 	services, namespaces labels.Selector
 	// conflict and invalid are the PoolStatus columns.
@@ -99,31 +105,65 @@ func byPreference(a, b *pool) int {
 	return cmp.Or(cmp.Compare(b.Priority, a.Priority), byAge(a, b))
 }
 
-// refuses says why p gives svc nothing new, "" when it does. asked: svc names
-// the pool, or one of its addresses.
-func (p *pool) refuses(svc *state.Service, asked bool) string {
+// refuses says why p gives c nothing new, "" when it does. asked: c names the
+// pool, or one of its addresses.
+func (p *pool) refuses(c *claim, asked bool) string {
 	switch {
 	case p.closed != "":
 		return p.closed
-	case !p.services.Matches(serviceLabels{svc}):
+	case !p.services.Matches(serviceLabels{c.svc}):
 		return "its serviceSelector does not select this Service"
-	case !p.namespaces.Matches(namespaceLabels(svc.Name.Namespace)):
-		return "its namespaceSelector does not select namespace " + svc.Name.Namespace
+	case !p.namespaces.Matches(c.namespace):
+		return "its namespaceSelector does not select namespace " + c.svc.Name.Namespace
 	case !p.AutoAssign && !asked:
-		return "autoAssign is false, so it must be named in annotation " + poolAnnotation
+		return "autoAssign is false, so it must be named in annotation " + v1alpha1.AnnotationPool
 	}
 	return ""
 }
 
-// status counts the pool's addresses; used are all addresses that are not
-// free, in ascending order.
+// open fills in what is free: all that is not used (ascending).
+func (p *pool) open(used []netip.Addr) {
+	free := p.addrs.minus(used)
+	for _, f := range []family{ipv4, ipv6} {
+		// A copy: what is taken from it is cut off in place.
+		p.free[f] = slices.Clone(free.of(f))
+		p.total[f] = p.addrs.of(f).size()
+		p.total[f].Sub(p.total[f], p.withheld(p.free[f]))
+	}
+}
+
+// withheld counts those of the free addresses that are only given when they
+// are asked for.
+func (p *pool) withheld(free set) *big.Int {
+	if !p.AvoidBuggyIPs {
+		return new(big.Int)
+	}
+	return big.NewInt(free.buggy())
+}
+
+// takeLowest removes and returns the lowest free address that may be given
+// without being asked for.
+func (p *pool) takeLowest(f family) (netip.Addr, bool) {
+	for {
+		addr, ok := p.free[f].takeLowest()
+		if !ok || !p.AvoidBuggyIPs || !buggy(addr) {
+			return addr, ok
+		}
+	}
+}
+
+// status counts the pool's addresses, those left out that are only given when
+// they are asked for and were not; used are all that are not free (ascending).
 func (p *pool) status(used []netip.Addr) state.PoolStatus {
-	total, available := p.addrs.size(), p.addrs.minus(used).size()
+	free := p.addrs.minus(used)
+	size, left := p.addrs.size(), free.size()
+	inUse := new(big.Int).Sub(size, left)
+	available := left.Sub(left, p.withheld(free))
 	return state.PoolStatus{
 		Pool:      p.Name,
-		Total:     total.String(),
+		Total:     new(big.Int).Add(inUse, available).String(),
 		Available: available.String(),
-		Used:      new(big.Int).Sub(total, available).String(),
+		Used:      inUse.String(),
 		Conflict:  p.conflict,
 		Invalid:   p.invalid,
 	}
@@ -162,9 +202,6 @@ const (
 	nameLabel      = "io.kubernetes.service.name"
 )
 
-// metadataName is the label that Kubernetes puts on every namespace.
-const metadataName = "kubernetes.io/metadata.name"
-
 // serviceLabels are a Service's labels and the pseudo-labels.
 type serviceLabels struct{ svc *state.Service }
 
@@ -183,15 +220,22 @@ func (l serviceLabels) Has(label string) bool { _, ok := l.Lookup(label); return
 
 func (l serviceLabels) Get(label string) string { value, _ := l.Lookup(label); return value }
 
-// namespaceLabels are the labels every namespace is known to have: its name.
-// (Namespaces are no rows yet; a selector by other labels selects none.)
-type namespaceLabels string
+// metadataName is the label that Kubernetes puts on every namespace.
+const metadataName = "kubernetes.io/metadata.name"
+
+// namespaceLabels are a namespace's labels; its name is known also of one
+// that is not.
+type namespaceLabels struct {
+	name   string
+	labels map[string]string
+}
 
 func (l namespaceLabels) Lookup(label string) (string, bool) {
 	if label == metadataName {
-		return string(l), true
+		return l.name, true
 	}
-	return "", false
+	value, ok := l.labels[label]
+	return value, ok
 }
 
 func (l namespaceLabels) Has(label string) bool { _, ok := l.Lookup(label); return ok }

@@ -1,19 +1,21 @@
 package lbipam
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/seamark-lb/seamark/state"
 )
 
-// world is a random set of Services and pools, small enough for its parts to
-// get in each other's way.
-func world(rng *rand.Rand) ([]state.Service, []state.Pool) {
+// world is a random set of Services, pools and others that have addresses,
+// small enough for its parts to get in each other's way.
+func world(rng *rand.Rand) Inputs {
 	v4 := func() netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(24))}) }
 	addr := func() netip.Addr {
 		if rng.IntN(3) == 0 {
@@ -34,7 +36,7 @@ func world(rng *rand.Rand) ([]state.Service, []state.Pool) {
 	for i := range rng.IntN(5) {
 		p := state.Pool{
 			Name: fmt.Sprintf("p%d", i), Created: age(rng.IntN(3)),
-			Disabled: rng.IntN(6) == 0, AutoAssign: rng.IntN(6) != 0, Priority: rng.Int32N(2),
+			Disabled: rng.IntN(6) == 0, AutoAssign: rng.IntN(6) != 0, Priority: rng.Int32N(2), AvoidBuggyIPs: rng.IntN(3) == 0,
 		}
 		if rng.IntN(4) == 0 {
 			selecting("app", "x")(&p)
@@ -57,11 +59,49 @@ func world(rng *rand.Rand) ([]state.Service, []state.Pool) {
 			s.Labels = map[string]string{"app": "x"}
 		}
 		if rng.IntN(6) == 0 {
-			s.Annotations = map[string]string{"seamark.dev/pool": fmt.Sprintf("p%d", rng.IntN(5))}
+			s.Pool = fmt.Sprintf("p%d", rng.IntN(5))
 		}
+		sociable(rng, &s)
 		services = append(services, s)
 	}
-	return services, pools
+	others := state.Service{Name: state.ObjectName{Namespace: "other", Name: "s"}, Type: "LoadBalancer", Class: "example.com/lb",
+		ClusterIPs: some(2), ExternalIPs: some(2), Ingress: some(2)}
+	return Inputs{Services: append(services, others), Pools: pools, Nodes: []state.Node{{Name: "n", Addrs: some(2)}},
+		Leases: []state.NodeLease{{Node: "n", Interfaces: []state.LeaseInterface{{Name: "eth1", Gateways: some(2)}}}}}
+}
+
+// sociable gives s what sharing an address depends on.
+func sociable(rng *rand.Rand, s *state.Service) {
+	s.Name.Namespace = []string{"default", "default", "blue"}[rng.IntN(3)]
+	s.Sharing = []string{"", "k", "k", "m"}[rng.IntN(4)]
+	s.SharingWith = [][]string{nil, {"blue"}, {"default", "blue"}, {"*"}}[rng.IntN(4)]
+	s.ExternalTrafficPolicyLocal = rng.IntN(4) == 0
+	s.Selector = []map[string]string{nil, {"app": "x"}, {"app": "x"}, {"app": "y"}}[rng.IntN(4)]
+	for _, p := range []state.ServicePort{{Protocol: state.TCP, Port: 80}, {Protocol: state.UDP, Port: 80}, {Protocol: state.TCP, Port: 443}} {
+		if rng.IntN(3) == 0 {
+			s.Ports = append(s.Ports, p)
+		}
+	}
+}
+
+// mayShare says whether two Services may have one address (DESIGN §5).
+func mayShare(s, t state.Service) bool {
+	for _, p := range s.Ports {
+		for _, q := range t.Ports {
+			if p.Protocol == q.Protocol && p.Port == q.Port {
+				return false
+			}
+		}
+	}
+	with := func(s, t state.Service) bool {
+		return s.Name.Namespace == t.Name.Namespace || slices.Contains(s.SharingWith, "*") || slices.Contains(s.SharingWith, t.Name.Namespace)
+	}
+	if s.ExternalTrafficPolicyLocal || t.ExternalTrafficPolicyLocal {
+		if s.Name.Namespace != t.Name.Namespace || s.Selector["app"] == "" || s.Selector["app"] != t.Selector["app"] {
+			return false
+		}
+	}
+	return s.Sharing != "" && s.Sharing == t.Sharing && with(s, t) && with(t, s)
 }
 
 const worlds = 4000
@@ -69,36 +109,46 @@ const worlds = 4000
 func TestOrderOfInputDoesNotMatter(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for range worlds {
-		services, pools := world(rng)
-		rows, statuses := Allocate(services, pools)
-		rng.Shuffle(len(services), func(i, j int) { services[i], services[j] = services[j], services[i] })
-		rng.Shuffle(len(pools), func(i, j int) { pools[i], pools[j] = pools[j], pools[i] })
-		rows2, statuses2 := Allocate(services, pools)
+		in := world(rng)
+		rows, statuses := in.Allocate()
+		rng.Shuffle(len(in.Services), reflect.Swapper(in.Services))
+		rng.Shuffle(len(in.Pools), reflect.Swapper(in.Pools))
+		rows2, statuses2 := in.Allocate()
 		if !reflect.DeepEqual(rows, rows2) || !reflect.DeepEqual(statuses, statuses2) {
 			t.Fatalf("shuffled, got\n%s%+v\nbefore\n%s%+v", text(rows2), statuses2, text(rows), statuses)
 		}
 	}
 }
 
-func TestNoAddressTwiceAndAllFromPools(t *testing.T) {
+func find(services []state.Service, name state.ObjectName) state.Service {
+	return services[slices.IndexFunc(services, func(s state.Service) bool { return s.Name == name })]
+}
+
+// No address is given to two that may not share it, and every one is of a
+// pool; what others have is not given to those who did not carry it.
+func TestAddressesAreOneOwnersAndFromPools(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	given := 0
+	given, shared, reserved := 0, 0, 0
 	for range worlds {
-		services, pools := world(rng)
-		rows, _ := Allocate(services, pools)
-		if len(rows) != len(services) {
-			t.Fatalf("%d rows for %d Services", len(rows), len(services))
+		in := world(rng)
+		rows, _ := in.Allocate()
+		if len(rows) != len(in.Services)-1 {
+			t.Fatalf("%d rows for %d Services and one that is not ours", len(rows), len(in.Services)-1)
 		}
-		owner := map[netip.Addr]state.ObjectName{}
+		owners := map[netip.Addr][]state.Service{}
 		for _, r := range rows {
+			svc := find(in.Services, r.Service)
 			for i, a := range r.Addrs {
 				given++
-				if other, ok := owner[a]; ok {
-					t.Fatalf("%s given to %s and %s", a, other, r.Service)
+				for _, other := range owners[a] {
+					shared++
+					if !mayShare(svc, other) {
+						t.Fatalf("%s given to %+v and %+v", a, other, svc)
+					}
 				}
-				owner[a] = r.Service
-				p := pools[slices.IndexFunc(pools, func(p state.Pool) bool { return p.Name == r.Pools[i] })]
-				if !slices.ContainsFunc(p.Ranges, func(r state.Range) bool { return r.Contains(a) }) {
+				owners[a] = append(owners[a], svc)
+				p := in.Pools[slices.IndexFunc(in.Pools, func(p state.Pool) bool { return p.Name == r.Pools[i] })]
+				if !p.Holds(a) {
 					t.Fatalf("%s given from pool %s, which does not hold it", a, p.Name)
 				}
 			}
@@ -106,9 +156,53 @@ func TestNoAddressTwiceAndAllFromPools(t *testing.T) {
 				t.Fatalf("reason does not fit: %s", text([]state.Allocation{r}))
 			}
 		}
+		other := find(in.Services, state.ObjectName{Namespace: "other", Name: "s"})
+		for _, a := range slices.Concat(other.ClusterIPs, other.ExternalIPs, other.Ingress, in.Nodes[0].Addrs, in.Leases[0].Interfaces[0].Gateways) {
+			carried := func(s state.Service) bool { return s.Class == "" && slices.Contains(s.Ingress, a) }
+			if len(owners[a]) > 0 && !slices.ContainsFunc(in.Services, carried) {
+				t.Fatalf("%s is another's, and was given to %s", a, owners[a][0].Name)
+			}
+			if slices.ContainsFunc(in.Pools, func(p state.Pool) bool { return p.Holds(a) }) {
+				reserved++
+			}
+		}
 	}
-	if given < worlds {
-		t.Fatalf("only %d addresses given in %d worlds: the worlds show nothing", given, worlds)
+	if given < worlds || shared < worlds/20 || reserved < worlds/20 {
+		t.Fatalf("only %d addresses given, %d shared and %d others' in %d worlds: the worlds show nothing", given, shared, reserved, worlds)
+	}
+}
+
+// What is counted adds up, and is what is given.
+func TestCounts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 12))
+	for range worlds {
+		in := world(rng)
+		rows, statuses := in.Allocate()
+		for _, s := range statuses {
+			p := in.Pools[slices.IndexFunc(in.Pools, func(p state.Pool) bool { return p.Name == s.Pool })]
+			number := func(text string) int { n, err := strconv.Atoi(text); must(t, err); return n }
+			if number(s.Total) != number(s.Available)+number(s.Used) {
+				t.Fatalf("%+v does not add up", s)
+			}
+			used := map[netip.Addr]bool{}
+			for _, r := range rows {
+				for _, a := range r.Addrs {
+					if p.Holds(a) {
+						used[a] = true
+					}
+				}
+			}
+			if number(s.Used) < len(used) {
+				t.Fatalf("%+v, but in use are %v", s, used)
+			}
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -117,22 +211,27 @@ func TestNoAddressTwiceAndAllFromPools(t *testing.T) {
 func TestRestartMovesNothing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	for range worlds {
-		services, pools := world(rng)
-		rows, _ := Allocate(services, pools)
-		written, half := slices.Clone(services), slices.Clone(services)
-		for i, s := range services {
-			r := rows[slices.IndexFunc(rows, func(r state.Allocation) bool { return r.Service == s.Name })]
-			written[i].Ingress = r.Addrs
+		in := world(rng)
+		rows, _ := in.Allocate()
+		written, half := slices.Clone(in.Services), slices.Clone(in.Services)
+		for i, s := range in.Services {
+			at := slices.IndexFunc(rows, func(r state.Allocation) bool { return r.Service == s.Name })
+			if at < 0 {
+				continue
+			}
+			written[i].Ingress = rows[at].Addrs
 			if rng.IntN(2) == 0 {
-				half[i].Ingress = r.Addrs
+				half[i].Ingress = rows[at].Addrs
 			}
 		}
 		// What is given up becomes free, so more may be given; nothing may move.
-		for _, later := range [][]state.Service{written, Remember(half, rows), Remember(services, rows)} {
-			again, _ := Allocate(later, pools)
+		for _, services := range [][]state.Service{written, Remember(half, rows), Remember(in.Services, rows)} {
+			later := in
+			later.Services = services
+			again, _ := later.Allocate()
 			for i, r := range rows {
 				for _, a := range r.Addrs {
-					if !slices.Contains(again[i].Addrs, a) && !replaced(services, again[i], a) {
+					if !slices.Contains(again[i].Addrs, a) && !replaced(in.Services, again[i], a) {
 						t.Fatalf("%s lost %s: got\n%swant\n%s", r.Service, a, text(again), text(rows))
 					}
 				}
@@ -143,65 +242,72 @@ func TestRestartMovesNothing(t *testing.T) {
 
 // replaced says whether r's Service has in the place of a an address that it asks for.
 func replaced(services []state.Service, r state.Allocation, a netip.Addr) bool {
-	s := services[slices.IndexFunc(services, func(s state.Service) bool { return s.Name == r.Service })]
+	s := find(services, r.Service)
 	return !slices.Contains(s.RequestedIPs, a) && slices.ContainsFunc(r.Addrs, func(b netip.Addr) bool {
 		return b.BitLen() == a.BitLen() && slices.Contains(s.RequestedIPs, b)
 	})
 }
 
-// TestLowestFree holds what is given to Services that ask for nothing against
-// a search address by address.
-func TestLowestFree(t *testing.T) {
+// TestLowest holds what is given to Services that ask for nothing against a
+// search address by address.
+func TestLowest(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 10))
+	shared := 0
 	for range worlds {
-		_, pools := world(rng)
-		pools = slices.DeleteFunc(pools, func(p state.Pool) bool { return p.Disabled || !p.AutoAssign || p.ServiceSelector != nil })
+		pools := slices.DeleteFunc(world(rng).Pools, func(p state.Pool) bool { return p.Disabled || !p.AutoAssign || p.ServiceSelector != nil })
 		_, statuses := Allocate(nil, pools)
 		open := slices.DeleteFunc(slices.Clone(pools), func(p state.Pool) bool {
 			return slices.ContainsFunc(statuses, func(s state.PoolStatus) bool { return s.Pool == p.Name && s.Conflict != "" })
 		})
 		slices.SortFunc(open, func(p, q state.Pool) int {
-			switch {
-			case p.Priority != q.Priority:
-				return int(q.Priority - p.Priority)
-			case !p.Created.Equal(q.Created):
-				return p.Created.Compare(q.Created)
-			}
-			return int(p.Name[1]) - int(q.Name[1])
+			return cmp.Or(cmp.Compare(q.Priority, p.Priority), p.Created.Compare(q.Created), cmp.Compare(p.Name, q.Name))
 		})
-		taken := map[netip.Addr]bool{}
+		tenants := map[netip.Addr][]state.Service{}
 		var services []state.Service
 		for i := range 12 {
 			s := svc(fmt.Sprintf("s%02d", i), i)
-			if rng.IntN(3) == 0 {
-				a := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(24))})
-				if !taken[a] {
-					s.Ingress = []netip.Addr{a}
-					taken[a] = slices.ContainsFunc(pools, func(p state.Pool) bool { return holds(p, a) })
+			sociable(rng, &s)
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(24))})
+			if rng.IntN(3) == 0 && tenants[a] == nil {
+				s.Ingress = []netip.Addr{a}
+				if slices.ContainsFunc(pools, func(p state.Pool) bool { return p.Holds(a) }) {
+					tenants[a] = []state.Service{s}
 				}
 			}
 			services = append(services, s)
 		}
 		rows, _ := Allocate(services, pools)
-		for i, r := range rows {
-			if len(services[i].Ingress) > 0 && taken[services[i].Ingress[0]] {
+		for _, s := range services {
+			if len(s.Ingress) > 0 && len(tenants[s.Ingress[0]]) > 0 {
 				continue
 			}
 			var want []netip.Addr
+			for a := ip("10.0.0.0"); s.Sharing != "" && a.Less(ip("10.0.1.0")); a = a.Next() {
+				gives := slices.ContainsFunc(open, func(p state.Pool) bool { return p.Holds(a) })
+				if gives && len(tenants[a]) > 0 && !slices.ContainsFunc(tenants[a], func(o state.Service) bool { return !mayShare(s, o) }) {
+					want = []netip.Addr{a}
+					shared++
+					break
+				}
+			}
 			for _, p := range open {
 				for a := ip("10.0.0.0"); len(want) == 0 && a.Less(ip("10.0.1.0")); a = a.Next() {
-					if !taken[a] && holds(p, a) {
-						want, taken[a] = []netip.Addr{a}, true
+					avoided := p.AvoidBuggyIPs && (a.As4()[3] == 0 || a.As4()[3] == 255)
+					if len(tenants[a]) == 0 && p.Holds(a) && !avoided {
+						want = []netip.Addr{a}
 					}
 				}
 			}
+			for _, a := range want {
+				tenants[a] = append(tenants[a], s)
+			}
+			r := rows[slices.IndexFunc(rows, func(r state.Allocation) bool { return r.Service == s.Name })]
 			if !slices.Equal(r.Addrs, want) {
 				t.Fatalf("%s: want %s in\n%s", r.Service, want, text(rows))
 			}
 		}
 	}
-}
-
-func holds(p state.Pool, a netip.Addr) bool {
-	return slices.ContainsFunc(p.Ranges, func(r state.Range) bool { return r.Contains(a) })
+	if shared < worlds/20 {
+		t.Fatalf("only %d shared in %d worlds: the worlds show nothing", shared, worlds)
+	}
 }

@@ -1,6 +1,7 @@
 package lbipam
 
 import (
+	"encoding/binary"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -124,6 +125,37 @@ func (s set) size() *big.Int {
 		n.Sub(n, number(r.From))
 	}
 	return n.Add(n, big.NewInt(int64(len(s))))
+}
+
+// buggy counts the addresses that some old equipment takes for a network's or
+// a broadcast address.
+func (s set) buggy() int64 {
+	n := int64(0)
+	for _, r := range s.of(ipv4) {
+		n += buggyUpTo(r.To) - buggyUpTo(r.From)
+		if buggy(r.From) {
+			n++
+		}
+	}
+	return n
+}
+
+// buggyUpTo counts those from 0.0.0.0 to a: two of every 256.
+func buggyUpTo(a netip.Addr) int64 {
+	b := a.As4()
+	n := 2*int64(binary.BigEndian.Uint32(b[:])>>8) + 1
+	if b[3] == 255 {
+		n++
+	}
+	return n
+}
+
+func buggy(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	last := a.As4()[3]
+	return last == 0 || last == 255
 }
 
 func number(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
