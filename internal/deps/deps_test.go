@@ -34,6 +34,8 @@ var rules = []rule{
 		Reason: "a decider reads a snapshot and returns rows"},
 	{From: "announce", Deny: []string{""}, Allow: []string{"announce", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
+	{From: "coexist", Deny: []string{""}, Allow: []string{"coexist", "state", "api"},
+		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "datapath", Deny: []string{""}, Allow: []string{"datapath", "state", "api", "internal/unixhttp"},
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "lbipam", Deny: []string{"time/tzdata", "net/http", "os", "log/slog", "sync", "context"},
@@ -77,7 +79,7 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	for _, room := range []string{"api", "state", "source", "lbipam", "announce", "datapath", "cmd", "testlab"} {
+	for _, room := range []string{"api", "state", "source", "lbipam", "announce", "coexist", "datapath", "cmd", "testlab"} {
 		if !seen[room] {
 			t.Errorf("folder %s has no package: the rules above no longer mean anything for it", room)
 		}
@@ -100,6 +102,8 @@ func TestRules(t *testing.T) {
 		{"announce", module + "state", false},
 		{"datapath/kernel", module + "datapath", false},
 		{"datapath", module + "announce", true},
+		{"coexist", module + "datapath", true},
+		{"coexist", module + "state", false},
 		{"lbipam", "net/http", true},
 		{"announce", "k8s.io/client-go/kubernetes", true},
 		{"announce", "k8s.io/client-go/tools/leaderelection", false},
