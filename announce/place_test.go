@@ -249,6 +249,31 @@ func TestPolicyLimitedToPools(t *testing.T) {
 	}
 }
 
+// What the datapath does not serve is not announced.
+func TestReadInputsRefuses(t *testing.T) {
+	db, w := state.New()
+	web := service("web", addr(211))
+	web.ExternalIPs = []netip.Addr{addr(9), addr(212), addr(200)}
+	w.Update(func(tx *state.Tx) {
+		db.Services.Put(tx, web)
+		db.L2Policies.Put(tx, lab().Policies[0])
+		db.Pools.Put(tx, state.Pool{Name: "lab", Ranges: []state.Range{{From: addr(211), To: addr(215)}}})
+		for i, node := range lab().Nodes {
+			db.Nodes.Put(tx, node)
+			l := lease(node.Name, i+1)
+			l.Interfaces[0].Gateways = []netip.Addr{addr(200)}
+			db.NodeLeases.Put(tx, l)
+		}
+	})
+	var got []string
+	for _, row := range Place(ReadInputs(db, db.Snapshot(), lab().Verdicts), epoch) {
+		got = append(got, fmt.Sprint(row.Addr.As4()[3]))
+	}
+	if s := strings.Join(got, " "); s != "9 211" {
+		t.Errorf("placed %q, want the address it was given and the one that is nobody's", s)
+	}
+}
+
 // A table that was not read yet is not one without rows: by that, policies
 // limited to pools would announce nothing.
 func TestPlaceableWithPoolsOnly(t *testing.T) {

@@ -103,6 +103,47 @@ func TestFrontendsAddresses(t *testing.T) {
 	}
 }
 
+// What is not a Service's to claim is not served, and is once it may be.
+func TestFrontendsOfRightfulAddresses(t *testing.T) {
+	db, writer := state.New()
+	addr := netip.MustParseAddr
+	svc := state.Service{Name: state.ObjectName{Namespace: "a", Name: "web"}, Type: "LoadBalancer", ExternalIPs: []netip.Addr{addr("10.0.0.1"), addr("10.0.0.9")},
+		Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}}
+	for _, step := range []struct {
+		name   string
+		change func(*state.Tx)
+		want   string // served
+		refuse string // "" for nothing
+	}{
+		{"nobody's", func(tx *state.Tx) { db.Services.Put(tx, svc) }, "10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
+		{"a gateway's", func(tx *state.Tx) { db.Devices.Put(tx, state.Device{Name: "eth0", Gateways: []netip.Addr{addr("10.0.0.1")}}) },
+			"10.0.0.9:80/TCP", "10.0.0.1 is a gateway of this node, through eth0"},
+		{"no longer a gateway's, but of a pool", func(tx *state.Tx) {
+			db.Devices.Put(tx, state.Device{Name: "eth0"})
+			db.Pools.Put(tx, state.Pool{Name: "p", Ranges: []state.Range{{From: addr("10.0.0.1"), To: addr("10.0.0.4")}}})
+		}, "10.0.0.9:80/TCP", "10.0.0.1 is in pool p"},
+		{"given to it", func(tx *state.Tx) { svc.Ingress = []netip.Addr{addr("10.0.0.1")}; db.Services.Put(tx, svc) },
+			"10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
+		{"no longer a load balancer's", func(tx *state.Tx) { svc.Type = "ClusterIP"; db.Services.Put(tx, svc) },
+			"10.0.0.9:80/TCP", "10.0.0.1 is in pool p"},
+		{"the pool is gone", func(tx *state.Tx) { db.Pools.Delete(tx, "p") }, "10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
+		{"the Service is gone", func(tx *state.Tx) { db.Services.Delete(tx, "a/web") }, "", ""},
+	} {
+		writer.Update(step.change)
+		rows, problems := FrontendsOf(db, db.Snapshot(), "n")
+		var served []string
+		for _, row := range rows {
+			served = append(served, row.RowKey())
+		}
+		if got := strings.Join(served, " "); got != step.want {
+			t.Errorf("%s: served %s, want %s", step.name, got, step.want)
+		}
+		if step.refuse == "" && len(problems) > 0 || step.refuse != "" && (len(problems) != 1 || !strings.HasPrefix(problems[0].Message, step.refuse)) {
+			t.Errorf("%s: problems %v, want %q", step.name, problems, step.refuse)
+		}
+	}
+}
+
 func TestFrontendProblems(t *testing.T) {
 	addr := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
 	services := []state.Service{
