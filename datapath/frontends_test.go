@@ -116,7 +116,9 @@ func TestFrontendsOfRightfulAddresses(t *testing.T) {
 		refuse string // "" for nothing
 	}{
 		{"nobody's", func(tx *state.Tx) { db.Services.Put(tx, svc) }, "10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
-		{"a gateway's", func(tx *state.Tx) { db.Devices.Put(tx, state.Device{Name: "eth0", Gateways: []netip.Addr{addr("10.0.0.1")}}) },
+		{"a gateway's", func(tx *state.Tx) {
+			db.Devices.Put(tx, state.Device{Name: "eth0", Gateways: []netip.Addr{addr("10.0.0.1")}})
+		},
 			"10.0.0.9:80/TCP", "10.0.0.1 is a gateway of this node, through eth0"},
 		{"no longer a gateway's, but of a pool", func(tx *state.Tx) {
 			db.Devices.Put(tx, state.Device{Name: "eth0"})
