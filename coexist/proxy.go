@@ -103,7 +103,7 @@ func (h Host) legacyServices() (bool, error) {
 
 // legacyEntries returns the entries of a table as the kernel has them.
 func legacyEntries(table string) ([]byte, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
