@@ -121,7 +121,8 @@ func problemsOfFindings(findings []foreign.Finding) (fatal, unhonoured Problems)
 	return fatal, unhonoured
 }
 
-// theirField puts the field that the blocks of a pool are from in their place.
+// theirField names in text the field that the blocks of a pool are from instead
+// of them.
 func theirField(kind Kind, text string) string {
 	if kind.Kind == "IPAddressPool" {
 		return strings.ReplaceAll(text, "spec.blocks", "spec.addresses")
@@ -148,7 +149,7 @@ func admitForeign(obj *unstructured.Unstructured, kind Kind) Problems {
 		for _, p := range admitCustom(ours, ourKind) {
 			switch ourKind.Kind {
 			case "IPPool":
-				p.Field = theirField(kind, p.Field)
+				p.Field, p.Message = theirField(kind, p.Field), theirField(kind, p.Message)
 			case "L2Policy": // its fields are called the same
 			default:
 				p.Field, p.Message = "", fmt.Sprintf("would be %s, where %s %s", objectName(ours), p.Field, p.Message)

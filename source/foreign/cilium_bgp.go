@@ -48,7 +48,7 @@ func (t *translation) ciliumClusterConfig() []runtime.Object {
 			objects = append(objects, peer)
 		}
 	}
-	if len(objects) == 0 {
+	if spec.empty("bgpInstances") {
 		t.fatal(spec.at("bgpInstances"), "add an instance", "is empty")
 	}
 	return objects
@@ -175,8 +175,7 @@ func (t *translation) ciliumPeerConfig() peerConfig {
 			config.restart.RestartTimeSeconds = new(int32(s))
 		}
 	}
-	families := spec.objects("families")
-	for _, f := range families {
+	for _, f := range spec.objects("families") {
 		afi, safi := f.text("afi"), f.text("safi")
 		advertisements := f.selector("advertisements")
 		if advertisements == nil {
@@ -194,9 +193,10 @@ func (t *translation) ciliumPeerConfig() peerConfig {
 			config.families = append(config.families, family)
 		}
 	}
-	if len(families) == 0 {
+	switch {
+	case spec.empty("families"):
 		config.families = silentFamilies()
-	} else if len(config.families) == 0 {
+	case len(config.families) == 0:
 		t.fatal(spec.at("families"), "add ipv4/unicast or ipv6/unicast", "has no family that Seamark speaks")
 	}
 	return config

@@ -116,6 +116,12 @@ func (f *fields) list(name string) []any {
 	return valueOf[[]any](f, name, "a list", "write a list, each item after a dash")
 }
 
+// empty says whether a list is absent, or there and without items.
+func (f *fields) empty(name string) bool {
+	list, isList := f.values[name].([]any)
+	return !f.has(name) || isList && len(list) == 0
+}
+
 func (f *fields) objects(name string) []*fields {
 	var all []*fields
 	for i, item := range f.list(name) {

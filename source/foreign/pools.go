@@ -41,7 +41,7 @@ func (t *translation) ciliumPool() []runtime.Object {
 		}
 		out.Blocks = append(out.Blocks, b)
 	}
-	if len(out.Blocks) == 0 {
+	if spec.empty("blocks") && spec.empty("cidrs") {
 		t.fatal(spec.at("blocks"), "add a block, such as cidr: 192.168.10.0/28", "is empty")
 	}
 	return t.pool(out)
@@ -56,7 +56,7 @@ func (t *translation) metallbPool() []runtime.Object {
 	for i, text := range spec.texts("addresses") {
 		out.Blocks = append(out.Blocks, t.metallbBlock(fmt.Sprintf("%s[%d]", spec.at("addresses"), i), text))
 	}
-	if len(out.Blocks) == 0 {
+	if spec.empty("addresses") {
 		t.fatal(spec.at("addresses"), "add addresses, such as 192.168.10.0/28", "is empty")
 	}
 	if spec.has("serviceAllocation") {

@@ -1,0 +1,144 @@
+package source_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/seamark-lb/seamark/source"
+	"github.com/seamark-lb/seamark/state"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What a Service asks for by its annotations, whosever they are.
+func TestServiceRequests(t *testing.T) {
+	field := func(name string) string { return "metadata.annotations[" + name + "]" }
+	for name, test := range map[string]struct {
+		annotations map[string]string
+		spec        corev1.ServiceSpec
+		want        state.Service
+		problems    []string // field, and what the message has
+	}{
+		"nothing": {},
+		"ours": {
+			annotations: map[string]string{"seamark.dev/ips": "10.0.0.1, fd00::1,10.0.0.1", "seamark.dev/pool": "blue",
+				"seamark.dev/sharing-key": "k", "seamark.dev/sharing-cross-namespace": "a, b,a"},
+			want: state.Service{RequestedIPs: addrs("10.0.0.1", "fd00::1"), RequestField: field("seamark.dev/ips"),
+				Pool: "blue", PoolField: field("seamark.dev/pool"), Sharing: "k", SharingWith: []string{"a", "b"}},
+		},
+		"Cilium's": {
+			annotations: map[string]string{"lbipam.cilium.io/ips": "10.0.0.1", "lbipam.cilium.io/sharing-key": "k", "lbipam.cilium.io/sharing-cross-namespace": "*"},
+			want:        state.Service{RequestedIPs: addrs("10.0.0.1"), RequestField: field("lbipam.cilium.io/ips"), Sharing: "k", SharingWith: []string{"*"}},
+		},
+		"Cilium's older names": {
+			annotations: map[string]string{"io.cilium/lb-ipam-ips": "10.0.0.1", "io.cilium/lb-ipam-sharing-key": "k", "io.cilium/lb-ipam-sharing-cross-namespace": "a"},
+			want:        state.Service{RequestedIPs: addrs("10.0.0.1"), RequestField: field("io.cilium/lb-ipam-ips"), Sharing: "k", SharingWith: []string{"a"}},
+		},
+		"MetalLB's, whose key knows no namespaces": {
+			annotations: map[string]string{"metallb.io/loadBalancerIPs": "10.0.0.1,fd00::1", "metallb.io/address-pool": "p", "metallb.io/allow-shared-ip": "k",
+				"metallb.io/ip-allocated-from-pool": "p"},
+			want: state.Service{RequestedIPs: addrs("10.0.0.1", "fd00::1"), RequestField: field("metallb.io/loadBalancerIPs"),
+				Pool: "p", PoolField: field("metallb.io/address-pool"), Sharing: "k", SharingWith: []string{"*"}},
+		},
+		"MetalLB's older names": {
+			annotations: map[string]string{"metallb.universe.tf/loadBalancerIPs": "10.0.0.1", "metallb.universe.tf/address-pool": "p",
+				"metallb.universe.tf/allow-shared-ip": "k", "metallb.universe.tf/ip-allocated-from-pool": "p"},
+			want: state.Service{RequestedIPs: addrs("10.0.0.1"), RequestField: field("metallb.universe.tf/loadBalancerIPs"),
+				Pool: "p", PoolField: field("metallb.universe.tf/address-pool"), Sharing: "k", SharingWith: []string{"*"}},
+		},
+		"ours before Cilium's before MetalLB's; the same in another order is none": {
+			annotations: map[string]string{"seamark.dev/pool": "ours", "metallb.io/address-pool": "theirs",
+				"lbipam.cilium.io/ips": "10.0.0.1,10.0.0.2", "metallb.io/loadBalancerIPs": "10.0.0.2, 10.0.0.1",
+				"lbipam.cilium.io/sharing-key": "a", "metallb.io/allow-shared-ip": "b"},
+			want: state.Service{RequestedIPs: addrs("10.0.0.1", "10.0.0.2"), RequestField: field("lbipam.cilium.io/ips"),
+				Pool: "ours", PoolField: field("seamark.dev/pool"), Sharing: "a"},
+			problems: []string{field("metallb.io/address-pool") + ` "theirs" contradicts seamark.dev/pool`,
+				field("metallb.io/allow-shared-ip") + ` "b" contradicts lbipam.cilium.io/sharing-key`},
+		},
+		"the spec, and an annotation": {
+			annotations: map[string]string{"seamark.dev/ips": "fd00::1"},
+			spec:        corev1.ServiceSpec{LoadBalancerIP: "10.0.0.1"},
+			want:        state.Service{RequestedIPs: addrs("10.0.0.1", "fd00::1"), RequestField: "spec.loadBalancerIP and " + field("seamark.dev/ips")},
+		},
+		"wrong": {
+			annotations: map[string]string{"seamark.dev/ips": "10.0.0.1,x", "seamark.dev/sharing-key": "k", "seamark.dev/sharing-cross-namespace": "A,b"},
+			want: state.Service{RequestedIPs: addrs("10.0.0.1"), RequestField: field("seamark.dev/ips"),
+				Sharing: "k", SharingWith: []string{"b"}},
+			problems: []string{field("seamark.dev/ips") + ` "x"`, field("seamark.dev/sharing-cross-namespace") + ` "A"`},
+		},
+		"shared without a key": {
+			annotations: map[string]string{"lbipam.cilium.io/sharing-cross-namespace": "*"},
+			want:        state.Service{SharingWith: []string{"*"}},
+			problems:    []string{field("lbipam.cilium.io/sharing-cross-namespace") + " shares nothing"},
+		},
+		"not done": {
+			annotations: map[string]string{"service.cilium.io/forwarding-mode": "snat", "seamark.dev/lb-algorithm": "random", "service.cilium.io/node": "a",
+				"service.cilium.io/global": "true", "io.cilium/shared-service": "true", "lbipam.cilium.io/new": "x", "metallb.io/new": "x", "seamark.dev/ip": "10.0.0.1"},
+			problems: []string{field("io.cilium/shared-service"), field("lbipam.cilium.io/new"), field("metallb.io/new"), field("seamark.dev/ip"),
+				field("seamark.dev/lb-algorithm"), field("service.cilium.io/forwarding-mode"), field("service.cilium.io/global"), field("service.cilium.io/node")},
+		},
+		"what is so anyway, and what is not about load balancing": {
+			annotations: map[string]string{"service.cilium.io/forwarding-mode": "dsr", "seamark.dev/lb-algorithm": "maglev", "service.cilium.io/global": "false",
+				"policy.cilium.io/proxy-visibility": "x", "example.com/x": "y", "io.cilium/whatever": "z", "seamark.dev/pool": ""},
+		},
+		"Cilium's classes are ours": {
+			spec: corev1.ServiceSpec{LoadBalancerClass: new("io.cilium/l2-announcer")},
+			want: state.Service{Class: "seamark.dev/l2"},
+		},
+		"nobody speaks BGP": {
+			spec:     corev1.ServiceSpec{LoadBalancerClass: new("io.cilium/bgp-control-plane")},
+			want:     state.Service{Class: "seamark.dev/bgp"},
+			problems: []string{"spec.loadBalancerClass io.cilium/bgp-control-plane"},
+		},
+		"another's class": {
+			spec: corev1.ServiceSpec{LoadBalancerClass: new("example.com/lb")},
+			want: state.Service{Class: "example.com/lb"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			row, problems := source.ServiceRow(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Annotations: test.annotations}, Spec: test.spec})
+			want := test.want
+			if got := fmt.Sprint(row.RequestedIPs, row.RequestField, row.Pool, row.PoolField, row.Sharing, row.SharingWith, row.Class); got !=
+				fmt.Sprint(want.RequestedIPs, want.RequestField, want.Pool, want.PoolField, want.Sharing, want.SharingWith, want.Class) {
+				t.Errorf("got %s\nwant %+v", got, want)
+			}
+			var got []string
+			for _, p := range problems {
+				got = append(got, p.Field+" "+p.Message)
+				if p.Cure == "" {
+					t.Errorf("no cure: %v", p)
+				}
+			}
+			slices.Sort(got)
+			if !slices.EqualFunc(got, test.problems, strings.HasPrefix) {
+				t.Errorf("problems %q, want %q", got, test.problems)
+			}
+		})
+	}
+}
+
+// Weight 0 is Cilium's for endpoints that get no new connections.
+func TestEndpointSliceWeight(t *testing.T) {
+	for _, test := range []struct {
+		annotations map[string]string
+		weight      uint16
+		ready       bool
+		wrong       bool
+	}{
+		{nil, 0, true, false},
+		{map[string]string{"seamark.dev/weight": "7", "service.cilium.io/weight": "9"}, 7, true, false},
+		{map[string]string{"service.cilium.io/weight": "9"}, 9, true, false},
+		{map[string]string{"service.cilium.io/weight": "0"}, 0, false, false},
+		{map[string]string{"seamark.dev/weight": "0"}, 0, true, true},
+		{map[string]string{"service.cilium.io/weight": "65536"}, 0, true, true},
+	} {
+		row, problems := source.EndpointSliceRow(&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Annotations: test.annotations},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}}})
+		if b := row.Endpoints[0]; b.Weight != test.weight || b.Ready != test.ready || !b.Serving || (len(problems) > 0) != test.wrong {
+			t.Errorf("%v: %+v, %v", test.annotations, b, problems)
+		}
+	}
+}
