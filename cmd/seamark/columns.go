@@ -137,6 +137,8 @@ func columnsOf(kind source.Kind) columns {
 		}
 	case "AnnouncementSlice":
 		between = columns{col("ADDRESSES", func(s *v1alpha1.AnnouncementSlice) string { return fmt.Sprint(len(s.Announcements)) })}
+	default:
+		between = foreignColumns(kind)
 	}
 	return slices.Concat(columns{name}, between, columns{age}, after)
 }
