@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/state"
 )
 
 // Namespace of the Leases that Seamark keeps.
@@ -148,6 +149,16 @@ func KindOf(apiVersion, kind string) (Kind, error) {
 		p.Message, p.Cure = "is missing", "write one of "+strings.Join(names, ", ")
 	}
 	return Kind{}, p
+}
+
+// KindOfRef looks up the kind of the object that ref names.
+func KindOfRef(ref state.ObjectRef) (Kind, bool) {
+	for _, k := range slices.Concat(Kinds(), ForeignKinds()) {
+		if k.Group == ref.Group && k.Kind == ref.Kind {
+			return k, true
+		}
+	}
+	return Kind{}, false
 }
 
 // servedAs says whether apiVersion is one that objects of the kind come in.

@@ -102,12 +102,8 @@ func (c StatusChange) Apply(obj *unstructured.Unstructured) bool {
 }
 
 func changeOf(ref state.ObjectRef) (StatusChange, bool) {
-	for _, k := range slices.Concat(Kinds(), ForeignKinds()) {
-		if k.Group == ref.Group && k.Kind == ref.Kind {
-			return StatusChange{Kind: k, Namespace: ref.Namespace, Name: ref.Name}, true
-		}
-	}
-	return StatusChange{}, false
+	kind, ok := KindOfRef(ref)
+	return StatusChange{Kind: kind, Namespace: ref.Namespace, Name: ref.Name}, ok
 }
 
 // PoolStatusChange is what the status of the pool's object is to say; false

@@ -4,6 +4,7 @@ package conformance
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,9 @@ import (
 type Engine struct {
 	Source source.Source
 	DB     *state.DB
+	// Writer of objects, for an engine whose own are read-only. It takes a
+	// status that an object brings. Nil: the source's own.
+	Writer source.Objects
 }
 
 // Run runs the suite. start returns an engine of a new and empty store each
@@ -25,12 +29,15 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 	for name, test := range map[string]func(*suite){
 		"EmptyStoreSyncs": emptyStoreSyncs,
 		"ObjectsToRows":   objectsToRows,
+		"Reading":         reading,
 		"Optimistic":      optimistic,
 		"Refusals":        refusals,
+		"CatchUp":         catchUp,
 		"Allocations":     allocations,
 		"PruneAllocation": pruneAllocation,
 		"PoolStatus":      poolStatus,
 		"PolicyStatus":    policyStatus,
+		"ObjectStatus":    objectStatus,
 		"NodeLease":       nodeLease,
 		"Assignments":     assignments,
 		"LaterDecision":   laterDecision,
@@ -53,7 +60,7 @@ func Wait(t *testing.T, db *state.DB, what string, cond func(state.Snapshot) boo
 			return
 		}
 		err := state.Wait(ctx, snap, time.Second, db.Services.Watch(), db.EndpointSlices.Watch(), db.Nodes.Watch(),
-			db.Pools.Watch(), db.L2Policies.Watch(), db.NodeLeases.Watch(), db.Assigned.Watch(), db.MarksChanged)
+			db.Pools.Watch(), db.L2Policies.Watch(), db.Agents.Watch(), db.SourceProblems.Watch(), db.NodeLeases.Watch(), db.Assigned.Watch(), db.MarksChanged)
 		if err != nil {
 			t.Fatalf("waited in vain: %s", what)
 		}
@@ -84,11 +91,24 @@ func (s *suite) wait(what string, cond func(state.Snapshot) bool) {
 	Wait(s.T, s.DB, what, cond)
 }
 
+// writer of objects.
+func (s *suite) writer() source.Objects {
+	if s.Writer != nil {
+		return s.Writer
+	}
+	return s.Source.Objects()
+}
+
+// services that the test made: an API server has one of its own.
+func (s *suite) services(snap state.Snapshot) []state.Service {
+	return slices.DeleteFunc(s.DB.Services.Rows(snap), func(svc state.Service) bool { return svc.RowKey() == "default/kubernetes" })
+}
+
 func (s *suite) create(text string) []*unstructured.Unstructured {
 	s.Helper()
 	objs := Manifests(s.T, text)
 	for i, obj := range objs {
-		created, err := s.Source.Objects().Create(s.Context(), obj)
+		created, err := s.writer().Create(s.Context(), obj)
 		if err != nil {
 			s.Fatalf("create %s: %v", obj.GetName(), err)
 		}
@@ -155,9 +175,9 @@ spec: {interfaces: [^eth1$], loadBalancerIPs: true}
 func emptyStoreSyncs(s *suite) {
 	s.wait("all tables synced", func(snap state.Snapshot) bool {
 		return s.DB.Services.Synced(snap) && s.DB.EndpointSlices.Synced(snap) && s.DB.Nodes.Synced(snap) &&
-			s.DB.Pools.Synced(snap) && s.DB.L2Policies.Synced(snap) && s.DB.NodeLeases.Synced(snap) && s.DB.Assigned.Synced(snap)
+			s.DB.Namespaces.Synced(snap) && s.DB.Agents.Synced(snap) && s.DB.Pools.Synced(snap) && s.DB.L2Policies.Synced(snap) && s.DB.NodeLeases.Synced(snap) && s.DB.Assigned.Synced(snap)
 	})
-	if n := len(s.DB.Services.Rows(s.DB.Snapshot())); n != 0 {
+	if n := len(s.services(s.DB.Snapshot())); n != 0 {
 		s.Errorf("%d services in an empty store", n)
 	}
 }

@@ -1,7 +1,9 @@
 package conformance
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,7 +29,7 @@ func objectsToRows(s *suite) {
 	if svc.UID == "" || svc.Created.IsZero() || svc.Type != "LoadBalancer" || !svc.ExternalTrafficPolicyLocal ||
 		!slices.Equal(svc.RequestedIPs, addrs("192.168.10.211", "192.168.10.212")) ||
 		!slices.Equal(svc.ExternalIPs, addrs("192.168.10.230")) || !slices.Equal(svc.Families, []string{"IPv4"}) ||
-		len(svc.Ports) != 1 || svc.Ports[0] != (state.ServicePort{Name: "http", Protocol: state.TCP, Port: 80}) {
+		len(svc.Ports) != 1 || svc.Ports[0].Name != "http" || svc.Ports[0].Protocol != state.TCP || svc.Ports[0].Port != 80 {
 		s.Errorf("service row %+v", svc)
 	}
 	eps, _ := s.DB.EndpointSlices.Get(snap, "default/web-1")
@@ -51,7 +53,7 @@ func objectsToRows(s *suite) {
 	if err := unstructured.SetNestedSlice(obj.Object, []any{"192.168.10.231"}, "spec", "externalIPs"); err != nil {
 		s.Fatal(err)
 	}
-	if _, err := s.Source.Objects().Update(s.Context(), obj); err != nil {
+	if _, err := s.writer().Update(s.Context(), obj); err != nil {
 		s.Fatal(err)
 	}
 	s.wait("the change", func(snap state.Snapshot) bool {
@@ -63,12 +65,12 @@ func objectsToRows(s *suite) {
 		if err != nil {
 			s.Fatal(err)
 		}
-		if err := s.Source.Objects().Delete(s.Context(), kind, obj.GetNamespace(), obj.GetName()); err != nil {
+		if err := s.writer().Delete(s.Context(), kind, obj.GetNamespace(), obj.GetName()); err != nil {
 			s.Fatal(err)
 		}
 	}
 	s.wait("no rows", func(snap state.Snapshot) bool {
-		return len(s.DB.Services.Rows(snap))+len(s.DB.EndpointSlices.Rows(snap))+len(s.DB.Nodes.Rows(snap))+
+		return len(s.services(snap))+len(s.DB.EndpointSlices.Rows(snap))+len(s.DB.Nodes.Rows(snap))+
 			len(s.DB.Pools.Rows(snap))+len(s.DB.L2Policies.Rows(snap)) == 0
 	})
 }
@@ -76,6 +78,9 @@ func objectsToRows(s *suite) {
 // Writes are by version; generation follows the spec; a status outlives an
 // apply that does not know it.
 func optimistic(s *suite) {
+	if s.Writer != nil {
+		s.Skip("the objects of this engine are read-only")
+	}
 	objects := s.Source.Objects()
 	created := s.create(webService)[0]
 	if created.GetGeneration() != 1 || created.GetUID() == "" || created.GetResourceVersion() == "" {
@@ -114,15 +119,29 @@ func optimistic(s *suite) {
 		s.Errorf("an update that changes nothing was written: %s, then %s (%v)", updated.GetResourceVersion(), again.GetResourceVersion(), err)
 	}
 
-	s.create(strings.Replace(webService, "name: web\n", "name: web\n  namespace: a-b\n", 1))
-	s.create(strings.Replace(webService, "name: web\n", "name: web\n  namespace: a\n", 1))
+	if err := objects.Delete(s.Context(), source.KindService(), "default", "nobody"); !errors.Is(err, source.ErrNotFound) {
+		s.Errorf("deleting what is not there: %v, want %v", err, source.ErrNotFound)
+	}
+}
+
+// Objects are read, sorted by namespace and name; those of a read-only engine
+// are not written.
+func reading(s *suite) {
+	objects := s.Source.Objects()
+	for _, namespace := range []string{"a-b", "a"} {
+		s.create("{apiVersion: v1, kind: Namespace, metadata: {name: " + namespace + "}}")
+		s.create(strings.Replace(webService, "name: web\n", "name: web\n  namespace: "+namespace+"\n", 1))
+	}
+	created := s.create(webService)[0]
 	list, err := objects.List(s.Context(), source.KindService(), "")
 	if err != nil {
 		s.Fatal(err)
 	}
 	var names []string
 	for _, obj := range list {
-		names = append(names, obj.GetNamespace())
+		if obj.GetName() == "web" {
+			names = append(names, obj.GetNamespace())
+		}
 	}
 	if !slices.Equal(names, []string{"a", "a-b", "default"}) {
 		s.Errorf("listed %v, want sorted by namespace", names)
@@ -130,16 +149,64 @@ func optimistic(s *suite) {
 	if list, err = objects.List(s.Context(), source.KindService(), "a"); err != nil || len(list) != 1 {
 		s.Errorf("listed %d in namespace a (%v), want 1", len(list), err)
 	}
+	if obj, err := objects.Get(s.Context(), source.KindService(), "default", "web"); err != nil || obj.GetUID() != created.GetUID() {
+		s.Errorf("read %v (%v)", obj, err)
+	}
 	if _, err := objects.Get(s.Context(), source.KindService(), "default", "nobody"); !errors.Is(err, source.ErrNotFound) {
 		s.Errorf("reading what is not there: %v, want %v", err, source.ErrNotFound)
 	}
-	if err := objects.Delete(s.Context(), source.KindService(), "default", "nobody"); !errors.Is(err, source.ErrNotFound) {
-		s.Errorf("deleting what is not there: %v, want %v", err, source.ErrNotFound)
+	if s.Writer == nil {
+		return
+	}
+	_, createErr := objects.Create(s.Context(), created)
+	_, updateErr := objects.Update(s.Context(), created)
+	deleteErr := objects.Delete(s.Context(), source.KindService(), "default", "web")
+	for what, err := range map[string]error{"create": createErr, "update": updateErr, "delete": deleteErr} {
+		if !errors.Is(err, source.ErrReadOnly) || !strings.Contains(err.Error(), "kubectl") {
+			s.Errorf("%s: %v, want %v", what, err, source.ErrReadOnly)
+		}
+	}
+}
+
+// What was written before is in the tables once the source has caught up.
+func catchUp(s *suite) {
+	for i := range 20 {
+		obj := s.create(strings.Replace(webService, "name: web\n", fmt.Sprintf("name: web-%d\n", i), 1))[0]
+		if err := s.Source.Assignments().Update(s.Context(), assignment(i, "n1", 1)); err != nil {
+			s.Fatal(err)
+		}
+		if err := s.Source.CatchUp(s.Context()); err != nil {
+			s.Fatal(err)
+		}
+		snap := s.DB.Snapshot()
+		if svc, ok := s.DB.Services.Get(snap, "default/"+obj.GetName()); !ok || svc.UID != string(obj.GetUID()) {
+			s.Errorf("service %d is not in the table", i)
+		}
+		if _, ok := s.DB.Assigned.Get(snap, assignment(i, "n1", 1).RowKey()); !ok {
+			s.Errorf("assignment %d is not in the table", i)
+		}
+		if err := s.writer().Delete(s.Context(), source.KindService(), "default", obj.GetName()); err != nil {
+			s.Fatal(err)
+		}
+		if err := s.Source.CatchUp(s.Context()); err != nil {
+			s.Fatal(err)
+		}
+		if left := s.services(s.DB.Snapshot()); len(left) != 0 {
+			s.Errorf("deleted services are in the table: %v", left)
+		}
+	}
+	ended, end := context.WithCancel(s.Context())
+	end()
+	if err := s.Source.CatchUp(ended); err == nil {
+		s.Error("caught up although the context had ended")
 	}
 }
 
 // What is wrong is refused at the door.
 func refusals(s *suite) {
+	if s.Writer != nil {
+		s.Skip("the objects of this engine are read-only")
+	}
 	bad := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "seamark.dev/v1alpha1", "kind": "IPPool", "metadata": map[string]any{"name": "bad"},
 		"spec": map[string]any{"blocks": []any{map[string]any{"start": "10.0.0.9", "stop": "10.0.0.1"}}},

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"fmt"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -89,7 +89,7 @@ func allocations(s *suite) {
 	if err := target.Delete(s.Context(), row); err != nil {
 		s.Errorf("delete of what is absent: %v", err)
 	}
-	if err := s.Source.Objects().Delete(s.Context(), source.KindService(), "default", "web"); err != nil {
+	if err := s.writer().Delete(s.Context(), source.KindService(), "default", "web"); err != nil {
 		s.Fatal(err)
 	}
 	if err := target.Update(s.Context(), row); err != nil {
@@ -100,20 +100,24 @@ func allocations(s *suite) {
 // Prune takes back what is ours and no longer wanted, and nothing else.
 func pruneAllocation(s *suite) {
 	ours := `
-    conditions: [{type: seamark.dev/IPAMRequestSatisfied, status: "True", reason: Satisfied, message: "", lastTransitionTime: "2026-01-02T03:04:05Z"}]`
-	service := func(name, kind, conditions string) string {
-		return strings.NewReplacer("NAME", name, "TYPE", kind, "CONDITIONS", strings.ReplaceAll(conditions, "\n    ", "\n  ")).Replace(`
+  conditions: [{type: seamark.dev/IPAMRequestSatisfied, status: "True", reason: Satisfied, message: "", lastTransitionTime: "2026-01-02T03:04:05Z"}]`
+	service := func(name, conditions string) string {
+		return strings.NewReplacer("NAME", name, "CONDITIONS", conditions).Replace(`
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: NAME}
-spec: {type: TYPE, ports: [{port: 80}]}
+metadata: {name: NAME, namespace: default}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
 status:
   loadBalancer: {ingress: [{ip: 192.168.10.211, ipMode: VIP}]}CONDITIONS
 `)
 	}
-	s.create(service("wanted", "LoadBalancer", ours) + service("was-balanced", "ClusterIP", ours) +
-		service("foreign", "LoadBalancer", "") + service("other-class", "LoadBalancer", ours))
+	objs := s.create(service("wanted", ours) + service("was-balanced", ours) + service("foreign", "") + service("other-class", ours))
+	setType(s, objs[1], "ClusterIP")
+	s.wait("the services", func(snap state.Snapshot) bool {
+		svc, _ := s.DB.Services.Get(snap, "default/was-balanced")
+		return svc.Type == "ClusterIP" && len(s.services(snap)) == 4
+	})
 	wanted := []state.Allocation{{Service: state.ObjectName{Namespace: "default", Name: "wanted"}}}
 	if err := s.Source.Allocations().Prune(s.Context(), wanted); err != nil {
 		s.Fatal(err)
@@ -125,6 +129,49 @@ status:
 		if got := [2]int{len(ingress), len(conditions)}; got != want {
 			s.Errorf("%s has %v addresses and conditions, want %v", name, got, want)
 		}
+	}
+}
+
+func setType(s *suite, svc *unstructured.Unstructured, to string) {
+	s.Helper()
+	svc = s.get(source.KindService(), svc.GetNamespace(), svc.GetName())
+	if err := unstructured.SetNestedField(svc.Object, to, "spec", "type"); err != nil {
+		s.Fatal(err)
+	}
+	if _, err := s.writer().Update(s.Context(), svc); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// What of an object cannot be honoured is said in its status, and no longer
+// when it can.
+func objectStatus(s *suite) {
+	s.create(`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: fast}, spec: {}}`)
+	target := s.Source.ObjectStatuses()
+	row := state.ObjectStatus{Object: state.ObjectRef{Group: "seamark.dev", Kind: "BFDProfile", Name: "fast"}, Problem: "spec.echoMode: is not honoured: remove it"}
+	accepted := func() *metav1.Condition {
+		s.Helper()
+		return meta.FindStatusCondition(source.ConditionsOf(s.get(source.KindBFDProfile(), "", "fast")), v1alpha1.ConditionAccepted)
+	}
+	for range 2 {
+		if err := target.Update(s.Context(), row); err != nil {
+			s.Fatal(err)
+		}
+	}
+	if c := accepted(); c == nil || c.Status != "False" || c.Reason != "NotHonoured" || c.Message != row.Problem {
+		s.Errorf("condition %+v", c)
+	}
+	for range 2 {
+		if err := target.Delete(s.Context(), row); err != nil {
+			s.Fatal(err)
+		}
+	}
+	if c := accepted(); c != nil {
+		s.Errorf("condition %+v is left", c)
+	}
+	row.Object.Name = "nobody"
+	if err := target.Update(s.Context(), row); err != nil {
+		s.Errorf("update of an object that is gone: %v", err)
 	}
 }
 
@@ -202,7 +249,7 @@ func nodeLease(s *suite) {
 		}
 	}
 	// A lease that went while the node lives comes back.
-	if err := s.Source.Objects().Delete(s.Context(), source.KindLease(), source.Namespace, "n1"); err != nil {
+	if err := s.writer().Delete(s.Context(), source.KindLease(), source.Namespace, "n1"); err != nil {
 		s.Fatal(err)
 	}
 	s.wait("no lease", func(snap state.Snapshot) bool { return len(s.DB.NodeLeases.Rows(snap)) == 0 })

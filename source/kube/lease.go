@@ -1,0 +1,93 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/seamark-lb/seamark/source"
+	"github.com/seamark-lb/seamark/state"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+)
+
+// nodeLease writes this node's Lease. It remembers what it wrote last, so
+// that a renewal is one request.
+type nodeLease struct {
+	client coordinationclient.LeaseInterface
+	mu     sync.Mutex
+	last   *coordinationv1.Lease
+}
+
+// RenewLease implements source.Source. lease.Renewal is not read.
+func (s *Source) RenewLease(ctx context.Context, lease state.NodeLease) error {
+	sent := source.Boottime()
+	s.trust.sent(sent, s.leases.LastRead())
+	bounded, cancel := s.cfg.bounded(ctx)
+	defer cancel()
+	version, err := s.lease.renew(bounded, lease, time.Now())
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return fmt.Errorf("renew lease of node %s: %w", lease.Node, context.Cause(ctx))
+	case missingNamespace(err):
+		return fmt.Errorf("renew lease of node %s: there is no namespace %s: %s", lease.Node, source.Namespace, cureNamespace)
+	case err != nil:
+		return fmt.Errorf("renew lease of node %s: %w", lease.Node, s.clients.explain("write", source.KindLease(), causeOf(bounded, err)))
+	}
+	s.leases.Answered(version, sent)
+	return nil
+}
+
+// renew returns the version that was written.
+func (n *nodeLease) renew(ctx context.Context, row state.NodeLease, now time.Time) (version int64, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.last != nil && n.last.Name != row.Node {
+		n.last = nil
+	}
+	err = source.RetryConflicts(ctx, func() error {
+		if n.last == nil {
+			last, err := n.client.Get(ctx, row.Node, metav1.GetOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+			if err == nil {
+				n.last = last
+			}
+		}
+		lease := &coordinationv1.Lease{}
+		if n.last != nil {
+			lease = n.last.DeepCopy()
+		}
+		source.SetNodeLease(lease, row, now)
+		lease.ManagedFields = nil // what is not sent is kept
+		// Whether a write that failed was made is not known: read again then.
+		n.last = nil
+		written, err := n.write(ctx, lease)
+		if err != nil {
+			return err
+		}
+		n.last, version = written, revision(written.ResourceVersion)
+		return nil
+	})
+	return version, err
+}
+
+func (n *nodeLease) write(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	if lease.ResourceVersion == "" {
+		written, err := n.client.Create(ctx, lease, metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) {
+			err = errors.Join(source.ErrConflict, err)
+		}
+		return written, err
+	}
+	written, err := n.client.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		err = errors.Join(source.ErrConflict, err)
+	}
+	return written, err
+}
