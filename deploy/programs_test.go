@@ -247,10 +247,10 @@ func TestCapabilities(t *testing.T) {
 	ofUnit := strings.Fields(unit(t)["CapabilityBoundingSet"])
 	for name, tc := range map[string]struct {
 		daemon, cleanup []string
-		procWrite       bool // whether /proc/sys is writable, as it is not in a container
+		readOnly        string // as the container runtime makes them
 	}{
-		"chart": {added(container(t, daemonSet(t).Spec.Template.Spec.Containers, "seamarkd")), added(container(t, cleaning.InitContainers, "cleanup")), false},
-		"unit":  {ofUnit, ofUnit, true},
+		"chart": {added(container(t, daemonSet(t).Spec.Template.Spec.Containers, "seamarkd")), added(container(t, cleaning.InitContainers, "cleanup")), "/ /proc/sys"},
+		"unit":  {ofUnit, ofUnit, "/usr"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "sm") // t.TempDir may be too long for a socket
@@ -265,16 +265,12 @@ func TestCapabilities(t *testing.T) {
 				}
 				return set
 			}
-			procSys := "true"
-			if !tc.procWrite {
-				procSys = "mount -o bind,ro /proc/sys /proc/sys"
-			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			// The namespaces end with the last process in them, the mounts with the namespaces.
 			cmd := exec.CommandContext(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", node)
 			cmd.Env = append(os.Environ(), "DIR="+dir, "BIN="+bin, "SEAMARK_SOCKET="+dir+"/run/seamark.sock",
-				"PROC_SYS="+procSys, "OF_DAEMON="+bounding(tc.daemon), "OF_CLEANUP="+bounding(tc.cleanup))
+				"READ_ONLY="+tc.readOnly, "OF_DAEMON="+bounding(tc.daemon), "OF_CLEANUP="+bounding(tc.cleanup))
 			out, err := cmd.CombinedOutput()
 			if err != nil || strings.Count(string(out), "announced") != 2 {
 				t.Errorf("with %s: %v\n%s", tc.daemon, err, out)
@@ -290,9 +286,14 @@ ip link set lo up
 ip link add d0 type veth peer name d1
 ip link set d0 up; ip link set d1 up
 ip addr add 192.0.2.1/24 dev d0
+mount -t tmpfs tmpfs $DIR
 mkdir $DIR/bpf $DIR/run $DIR/state
 mount -t bpf bpf $DIR/bpf
-sh -c "$PROC_SYS"
+for dir in $READ_ONLY; do
+	[ $dir = / ] || mount --bind $dir $dir
+	mount -o remount,bind,ro $dir
+	[ ! -w $dir ]
+done
 cat >$DIR/objects.yaml <<'END'
 apiVersion: v1
 kind: Node
@@ -332,7 +333,7 @@ until $BIN/seamark status | grep -q 'd0 .*xdp .*tcx\|d0 .*xdp .*tc '; do kill -0
 until $BIN/seamark get announcement | grep -q d0; do kill -0 $daemon; sleep 0.05; done
 echo announced
 kill $daemon; wait $daemon
-[ -n "$(ls $DIR/bpf)" ]
+[ -e $DIR/bpf/seamark ]
 setpriv --inh-caps=-all --bounding-set=$OF_CLEANUP -- $BIN/seamarkd cleanup --bpffs $DIR/bpf --run-dir $DIR/run --state-dir $DIR/state
-[ -z "$(ls $DIR/bpf)" ]
+[ ! -e $DIR/bpf/seamark ]
 `
