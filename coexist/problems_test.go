@@ -1,7 +1,6 @@
 package coexist
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
@@ -89,44 +88,46 @@ func agent(product string, role state.AgentRole, ready int) state.Agent {
 		Product: product, Role: role, Ready: ready}
 }
 
-func pool(group string, disabled bool) state.Pool {
-	return state.Pool{Origin: state.ObjectRef{Group: group}, Disabled: disabled}
+func pool(group, kind string) state.Pool {
+	return state.Pool{Origin: state.ObjectRef{Group: group, Kind: kind, Name: "p"}}
 }
 
 func TestCluster(t *testing.T) {
 	const allocates, announces = state.AgentAllocates, state.AgentAnnounces
-	metal, cilium, ours := pool("metallb.io", false), pool("cilium.io", false), pool("seamark.dev", false)
+	metal, cilium, ours := pool("metallb.io", "IPAddressPool"), pool("cilium.io", "CiliumLoadBalancerIPPool"), pool("seamark.dev", "IPPool")
+	disabled := metal
+	disabled.Disabled = true
+	// Objects that are left to MetalLB have no row but a Problem.
+	left := []state.Problem{{Object: metal.Origin, Message: "MetalLB runs here and this IPAddressPool is left to it"}}
+	community := []state.Problem{{Object: state.ObjectRef{Group: "metallb.io", Kind: "Community", Name: "c"}}}
 	for name, row := range map[string]struct {
 		agents    []state.Agent
 		pools     []state.Pool
-		kinds     []string // API groups whose objects are left
-		classless string   // to whom Services without class are left
+		found     []state.Problem
+		classless string // to whom Services without class are left
 		problems  []string
 	}{
 		"alone":                      {nil, []state.Pool{metal, cilium, ours}, nil, "", nil},
-		"MetalLB with pools":         {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{metal}, []string{"metallb.io"}, "MetalLB", []string{"MetalLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it, and so are all objects of metallb.io"}},
-		"MetalLB whole":              {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{metal}, []string{"metallb.io"}, "MetalLB", []string{"gives", "MetalLB announces Services' addresses, too: Services without"}},
-		"MetalLB without pools":      {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{ours, cilium}, []string{"metallb.io"}, "", nil},
-		"MetalLB's pool is disabled": {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{pool("metallb.io", true)}, []string{"metallb.io"}, "", nil},
-		"MetalLB's speakers alone":   {[]state.Agent{agent("MetalLB", announces, 3)}, []state.Pool{metal}, []string{"metallb.io"}, "", []string{"MetalLB announces Services' addresses, too: all objects of metallb.io are left to it"}},
+		"MetalLB with pools":         {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{metal}, nil, "MetalLB", []string{"MetalLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it, and so are all objects of metallb.io"}},
+		"MetalLB whole":              {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{metal}, nil, "MetalLB", []string{"gives", "MetalLB announces Services' addresses, too: Services without"}},
+		"MetalLB without pools":      {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{ours, cilium}, nil, "", nil},
+		"MetalLB's pool is disabled": {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{disabled}, nil, "", nil},
+		"MetalLB's pools are left":   {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{ours}, left, "MetalLB", []string{"Services without spec.loadBalancerClass are left to it"}},
+		"MetalLB has no pools yet":   {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{ours}, community, "", nil},
+		"pools are left, to another": {[]state.Agent{agent("Cilium", allocates, 1)}, []state.Pool{ours}, left, "", nil},
+		"MetalLB's speakers alone":   {[]state.Agent{agent("MetalLB", announces, 3)}, []state.Pool{metal}, nil, "", []string{"MetalLB announces Services' addresses, too: all objects of metallb.io are left to it"}},
 		"MetalLB not ready":          {[]state.Agent{agent("MetalLB", allocates, 0)}, []state.Pool{metal}, nil, "", nil},
 		"Cilium as the CNI alone":    {[]state.Agent{agent("Cilium", state.AgentCNI, 3)}, []state.Pool{cilium}, nil, "", nil},
-		"Cilium with pools":          {[]state.Agent{agent("Cilium", allocates, 1)}, []state.Pool{cilium, metal}, []string{"cilium.io"}, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
+		"Cilium with pools":          {[]state.Agent{agent("Cilium", allocates, 1)}, []state.Pool{cilium, metal}, nil, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
 		"PureLB":                     {[]state.Agent{agent("PureLB", allocates, 1)}, []state.Pool{ours}, nil, "PureLB", []string{"PureLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it; Seamark"}},
 		"kube-vip announces":         {[]state.Agent{agent("kube-vip", announces, 3)}, []state.Pool{ours}, nil, "", []string{"an address that both announce has two holders"}},
 		"kube-proxy":                 {[]state.Agent{agent("kube-proxy", state.AgentProxy, 3)}, []state.Pool{ours}, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, group := range []string{"metallb.io", "cilium.io", "seamark.dev", ""} {
-				by, left := LeavesKind(row.agents, group)
-				if want := slices.Contains(row.kinds, group); left != want || left != (by != "") {
-					t.Errorf("objects of %q are left: %v, to %q, want %v", group, left, by, want)
-				}
-			}
-			if by, left := LeavesClassless(row.agents, row.pools); by != row.classless || left != (by != "") {
+			if by, left := LeavesClassless(row.agents, row.pools, row.found...); by != row.classless || left != (by != "") {
 				t.Errorf("Services without class are left: %v, to %q, want %q", left, by, row.classless)
 			}
-			problems := ClusterProblems(row.agents, row.pools)
+			problems := ClusterProblems(row.agents, row.pools, row.found...)
 			if len(problems) != len(row.problems) {
 				t.Fatalf("problems %v, want %d", problems, len(row.problems))
 			}
