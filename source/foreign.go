@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"math/big"
@@ -235,10 +236,28 @@ const (
 	conditionIPsUsed      = "cilium.io/IPsUsed"
 )
 
+// foreignPoolChange is PoolStatusChange of another project's pool. (MetalLB's
+// has no conditions: seamark status and events say what is wrong with it.)
+func foreignPoolChange(db *state.DB, r state.Reader, pool state.Pool, row state.PoolStatus, change StatusChange) StatusChange {
+	change.Fields, change.Conditions = ForeignPoolStatus(pool, row, func(yield func(netip.Addr) bool) {
+		for allocation := range db.Allocations.All(r) {
+			for i, name := range allocation.Pools {
+				if name == pool.Name && !yield(allocation.Addrs[i]) {
+					return
+				}
+			}
+		}
+	})
+	if change.Kind.hasConditions() {
+		change.Conditions = append(change.Conditions, accepted(row.Invalid, problemsOf(db, r, pool.Origin)))
+	}
+	return change
+}
+
 // ForeignPoolStatus is what the status of another project's pool says in its
 // own words: fields at the top of the status, and conditions. given are the
-// pool's addresses that Services have.
-func ForeignPoolStatus(pool state.Pool, row state.PoolStatus, given []netip.Addr) (fields map[string]any, conditions []metav1.Condition) {
+// pool's addresses that Services have, some of them several times.
+func ForeignPoolStatus(pool state.Pool, row state.PoolStatus, given iter.Seq[netip.Addr]) (fields map[string]any, conditions []metav1.Condition) {
 	switch pool.Origin.Group {
 	case GroupCilium:
 		// Status and reason of the counts are Cilium's own, odd as they are.
@@ -252,39 +271,56 @@ func ForeignPoolStatus(pool state.Pool, row state.PoolStatus, given []netip.Addr
 		return nil, []metav1.Condition{conflict, count(conditionIPsTotal, row.Total),
 			count(conditionIPsAvailable, row.Available), count(conditionIPsUsed, row.Used)}
 	case GroupMetalLB:
-		return metallbCounts(pool, row, given), nil
+		used4, used6, free4, free6 := countsByFamily(pool, row, given)
+		return map[string]any{
+			"assignedIPv4": int64Of(used4), "availableIPv4": int64Of(free4),
+			"assignedIPv6": int64Of(used6), "availableIPv6": int64Of(free6),
+		}, nil
 	}
 	return nil, nil
 }
 
-// metallbCounts counts by family. Numbers that exceed an int64 are its highest.
-func metallbCounts(pool state.Pool, row state.PoolStatus, given []netip.Addr) map[string]any {
-	var assigned4, assigned6 int64
-	for _, a := range given {
-		if a.Is4() {
-			assigned4++
-		} else {
-			assigned6++
-		}
-	}
-	available4, _ := new(big.Int).SetString(row.Available, 10)
-	if available4 == nil {
-		available4 = new(big.Int) // not counted yet
-	}
-	available6 := big.NewInt(-assigned6)
+// countsByFamily divides the counts of the row, which are of both families.
+func countsByFamily(pool state.Pool, row state.PoolStatus, given iter.Seq[netip.Addr]) (used4, used6, free4, free6 *big.Int) {
+	used4, free4 = number(row.Used), number(row.Available)
+	used6, free6 = new(big.Int), new(big.Int)
+	size6, only6 := new(big.Int), true
 	for _, r := range pool.Ranges {
 		if r.From.Is6() {
-			available6.Add(available6, size(r))
+			size6.Add(size6, size(r))
+		} else {
+			only6 = false
 		}
 	}
-	if available6.Sign() < 0 || available6.Cmp(available4) > 0 {
-		available6.Set(available4) // the others are taken by what is no Service of ours
+	switch {
+	case size6.Sign() == 0:
+		return used4, used6, free4, free6
+	case only6:
+		return used6, used4, free6, free4
 	}
-	available4.Sub(available4, available6)
-	return map[string]any{
-		"assignedIPv4": assigned4, "availableIPv4": int64Of(available4),
-		"assignedIPv6": assigned6, "availableIPv6": int64Of(available6),
+	seen := map[netip.Addr]bool{}
+	for a := range given {
+		seen[a] = seen[a] || a.Is6()
 	}
+	for _, is6 := range seen {
+		if is6 {
+			used6.Add(used6, big.NewInt(1))
+		}
+	}
+	// Of a pool that is closed, nothing is available.
+	if free6.Sub(size6, used6); free6.Cmp(free4) > 0 {
+		free6.Set(free4)
+	}
+	return used4.Sub(used4, used6), used6, free4.Sub(free4, free6), free6
+}
+
+// number reads a count, 0 while there is none.
+func number(text string) *big.Int {
+	n, ok := new(big.Int).SetString(text, 10)
+	if !ok {
+		return new(big.Int)
+	}
+	return n
 }
 
 func size(r state.Range) *big.Int {
@@ -292,6 +328,7 @@ func size(r state.Range) *big.Int {
 	return last.Sub(last, first).Add(last, big.NewInt(1))
 }
 
+// int64Of is n, or the highest int64.
 func int64Of(n *big.Int) int64 {
 	if n.IsInt64() {
 		return n.Int64()

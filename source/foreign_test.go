@@ -258,7 +258,7 @@ func TestUnhonoured(t *testing.T) {
 
 func TestForeignPoolStatus(t *testing.T) {
 	cilium := state.Pool{Origin: state.ObjectRef{Group: "cilium.io", Kind: "CiliumLoadBalancerIPPool", Name: "p"}}
-	fields, conditions := source.ForeignPoolStatus(cilium, state.PoolStatus{Total: "5", Available: "4", Used: "1"}, addrs("10.0.0.1"))
+	fields, conditions := source.ForeignPoolStatus(cilium, state.PoolStatus{Total: "5", Available: "4", Used: "1"}, nil)
 	want := []metav1.Condition{
 		{Type: "cilium.io/PoolConflict", Status: "False", Reason: "resolved"},
 		{Type: "cilium.io/IPsTotal", Status: "Unknown", Reason: "noreason", Message: "5"},
@@ -273,21 +273,22 @@ func TestForeignPoolStatus(t *testing.T) {
 		t.Errorf("in conflict: %+v", conditions[0])
 	}
 
+	both := ranges("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9")
 	for name, test := range map[string]struct {
-		ranges    []state.Range
-		available string
-		given     []netip.Addr
-		want      [4]int64 // assigned 4, available 4, assigned 6, available 6
+		ranges          []state.Range
+		used, available string
+		given           []netip.Addr
+		want            [4]int64 // assigned 4, available 4, assigned 6, available 6
 	}{
-		"IPv4":                       {ranges("10.0.0.1", "10.0.0.9"), "8", addrs("10.0.0.1"), [4]int64{1, 8, 0, 0}},
-		"IPv6":                       {ranges("fd00::1", "fd00::9"), "7", addrs("fd00::1", "fd00::2"), [4]int64{0, 0, 2, 7}},
-		"both":                       {ranges("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"), "15", addrs("10.0.0.1", "fd00::1", "fd00::2"), [4]int64{1, 8, 2, 7}},
-		"closed, so that none is":    {ranges("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"), "0", addrs("10.0.0.1", "fd00::1"), [4]int64{1, 0, 1, 0}},
-		"more than an int64 can say": {ranges("fd00::", "fd00::ffff:ffff:ffff:ffff"), "18446744073709551616", nil, [4]int64{0, 0, 0, math.MaxInt64}},
-		"not counted yet":            {ranges("10.0.0.1", "10.0.0.9"), "", nil, [4]int64{}},
+		"IPv4":                       {both[:1], "1", "8", nil, [4]int64{1, 8, 0, 0}},
+		"IPv6":                       {both[1:], "2", "7", nil, [4]int64{0, 0, 2, 7}},
+		"both":                       {both, "3", "15", addrs("10.0.0.1", "fd00::1", "fd00::2", "fd00::2"), [4]int64{1, 8, 2, 7}},
+		"closed, so that none is":    {both, "2", "0", addrs("10.0.0.1", "fd00::1"), [4]int64{1, 0, 1, 0}},
+		"more than an int64 can say": {ranges("fd00::", "fd00::ffff:ffff:ffff:ffff"), "0", "18446744073709551616", nil, [4]int64{0, 0, 0, math.MaxInt64}},
+		"not counted yet":            {both, "", "", nil, [4]int64{}},
 	} {
 		pool := state.Pool{Origin: state.ObjectRef{Group: "metallb.io", Kind: "IPAddressPool"}, Ranges: test.ranges}
-		fields, conditions := source.ForeignPoolStatus(pool, state.PoolStatus{Available: test.available}, test.given)
+		fields, conditions := source.ForeignPoolStatus(pool, state.PoolStatus{Used: test.used, Available: test.available}, slices.Values(test.given))
 		got := map[string]any{"assignedIPv4": test.want[0], "availableIPv4": test.want[1], "assignedIPv6": test.want[2], "availableIPv6": test.want[3]}
 		if !maps.Equal(fields, got) || conditions != nil {
 			t.Errorf("%s: %v, want %v", name, fields, got)

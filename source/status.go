@@ -109,23 +109,22 @@ func changeOf(ref state.ObjectRef) (StatusChange, bool) {
 // PoolStatusChange is what the status of the pool's object is to say; false
 // when its kind has no room for it.
 func PoolStatusChange(db *state.DB, r state.Reader, row state.PoolStatus) (StatusChange, bool) {
-	origin := KindIPPool().ref(row.Pool)
-	if pool, ok := db.Pools.Get(r, row.Pool); ok {
-		origin = pool.Origin
+	pool, ok := db.Pools.Get(r, row.Pool)
+	if !ok {
+		pool = state.Pool{Name: row.Pool, Origin: KindIPPool().ref(row.Pool)}
 	}
-	change, ok := changeOf(origin)
-	if !ok || !change.Kind.hasConditions() {
+	change, ok := changeOf(pool.Origin)
+	if !ok {
 		return change, false
 	}
-	change.Conditions = []metav1.Condition{accepted(row.Invalid, problemsOf(db, r, origin))}
 	if change.Kind.Foreign() {
-		return change, true
+		return foreignPoolChange(db, r, pool, row, change), true
 	}
 	conflicting := metav1.Condition{Type: v1alpha1.ConditionConflicting, Status: metav1.ConditionFalse, Reason: "NoOverlap"}
 	if row.Conflict != "" {
 		conflicting.Status, conflicting.Reason, conflicting.Message = metav1.ConditionTrue, "Overlap", row.Conflict
 	}
-	change.Conditions = append(change.Conditions, conflicting)
+	change.Conditions = []metav1.Condition{accepted(row.Invalid, problemsOf(db, r, pool.Origin)), conflicting}
 	change.Fields = map[string]any{"total": row.Total, "available": row.Available, "used": row.Used}
 	return change, true
 }
