@@ -32,6 +32,8 @@ var rules = []rule{
 		Reason: "a source writes rows; it knows no decider and no target"},
 	{From: "lbipam", Deny: []string{""}, Allow: []string{"lbipam", "state", "api"},
 		Reason: "a decider reads a snapshot and returns rows"},
+	{From: "news", Deny: []string{""}, Allow: []string{"news", "state", "api"},
+		Reason: "a decider reads snapshots and returns rows; cmd hands its Events to the source"},
 	{From: "announce", Deny: []string{""}, Allow: []string{"announce", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "coexist", Deny: []string{""}, Allow: []string{"coexist", "state", "api"},
@@ -40,6 +42,8 @@ var rules = []rule{
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "lbipam", Deny: []string{"time/tzdata", "net/http", "os", "log/slog", "sync", "context"},
 		Reason: "the allocator is pure: no clock, client, lock or log of its own"},
+	{From: "news", Deny: []string{"time", "net/http", "os", "log/slog", "sync", "context"},
+		Reason: "what is told depends on the rows alone: no clock, client, lock or log of its own"},
 	{From: "", Deny: []string{"k8s.io/client-go"}, Allow: []string{
 		"k8s.io/client-go/tools/leaderelection"},
 		Reason: "only source talks to Kubernetes; announce may elect with leaderelection"},
@@ -79,7 +83,7 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	for _, room := range []string{"api", "state", "source", "lbipam", "announce", "coexist", "datapath", "cmd", "testlab"} {
+	for _, room := range []string{"api", "state", "source", "lbipam", "news", "announce", "coexist", "datapath", "cmd", "testlab"} {
 		if !seen[room] {
 			t.Errorf("folder %s has no package: the rules above no longer mean anything for it", room)
 		}
@@ -105,6 +109,9 @@ func TestRules(t *testing.T) {
 		{"coexist", module + "datapath", true},
 		{"coexist", module + "state", false},
 		{"lbipam", "net/http", true},
+		{"news", module + "source", true},
+		{"news", "time", true},
+		{"news", module + "state", false},
 		{"announce", "k8s.io/client-go/kubernetes", true},
 		{"announce", "k8s.io/client-go/tools/leaderelection", false},
 		{"source/etcd", "go.etcd.io/etcd/client/v3", false},
