@@ -299,6 +299,34 @@ func TestForeignPoolStatus(t *testing.T) {
 	}
 }
 
+// What is written on a pool's object, by the kind it is of.
+func TestForeignPoolStatusChange(t *testing.T) {
+	s := newStore(t)
+	s.put(`{apiVersion: cilium.io/v2, kind: CiliumLoadBalancerIPPool, metadata: {name: p}, spec: {blocks: [{cidr: 10.0.0.0/29}], new: field}}`)
+	s.put(`{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: p, namespace: m}, spec: {addresses: [10.1.0.0/29, "fd00::/125"]}}`)
+	const metallb = "IPAddressPool/m/p"
+	s.writer.Update(func(tx *state.Tx) {
+		s.db.Allocations.Put(tx, state.Allocation{Service: state.ObjectName{Namespace: "default", Name: "web"},
+			Addrs: addrs("10.1.0.0", "fd00::1", "10.9.0.0"), Pools: []string{metallb, metallb, "other"}})
+	})
+
+	change, ok := source.PoolStatusChange(s.db, s.db.Snapshot(), state.PoolStatus{Pool: "CiliumLoadBalancerIPPool/p", Total: "8", Available: "8", Used: "0"})
+	var types []string
+	for _, c := range change.Conditions {
+		types = append(types, c.Type+"="+string(c.Status))
+	}
+	if !ok || change.Kind.Kind != "CiliumLoadBalancerIPPool" || change.Name != "p" || change.Fields != nil || !slices.Equal(types, []string{
+		"cilium.io/PoolConflict=False", "cilium.io/IPsTotal=Unknown", "cilium.io/IPsAvailable=Unknown", "cilium.io/IPsUsed=Unknown", "seamark.dev/Accepted=False"}) {
+		t.Errorf("Cilium's: %+v, %q", change, types)
+	}
+
+	change, ok = source.PoolStatusChange(s.db, s.db.Snapshot(), state.PoolStatus{Pool: metallb, Total: "16", Available: "14", Used: "2"})
+	if !ok || change.Kind.Kind != "IPAddressPool" || change.Namespace != "m" || change.Name != "p" || change.Conditions != nil ||
+		!maps.Equal(change.Fields, map[string]any{"assignedIPv4": int64(1), "availableIPv4": int64(7), "assignedIPv6": int64(1), "availableIPv6": int64(7)}) {
+		t.Errorf("MetalLB's: %+v", change)
+	}
+}
+
 func ranges(ends ...string) []state.Range {
 	var all []state.Range
 	for i := 0; i < len(ends); i += 2 {
