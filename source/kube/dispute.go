@@ -100,7 +100,7 @@ func ingressManager(entries []metav1.ManagedFieldsEntry) string {
 				LoadBalancer json.RawMessage `json:"f:loadBalancer"`
 			} `json:"f:status"`
 		}
-		if e.Manager == fieldManager || e.FieldsV1 == nil || json.Unmarshal(e.FieldsV1.Raw, &fields) != nil || fields.Status.LoadBalancer == nil {
+		if e.Manager == fieldManager || e.FieldsV1 == nil || json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields) != nil || fields.Status.LoadBalancer == nil {
 			continue
 		}
 		if e.Time != nil && !e.Time.Time.Before(last) {

@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"slices"
 	"sync"
 
 	"github.com/seamark-lb/seamark/source"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/dynamic"
 )
 
 // statuses is the target of a table whose rows say what is to be in the status
@@ -109,7 +106,9 @@ func (s *statuses[T]) write(ctx context.Context, change source.StatusChange) err
 }
 
 // writeStatus reads the object, and writes the change if there is anything to
-// change. It returns the object's version with it.
+// change. It returns the object's version with it. It is a merge patch of what
+// was read: an apply would be refused by older CRDs of other projects, which do
+// not have every field.
 func (s *Source) writeStatus(ctx context.Context, change source.StatusChange) (version int64, err error) {
 	client := s.client(change.Kind, change.Namespace)
 	obj, err := client.Get(ctx, change.Name, metav1.GetOptions{})
@@ -119,58 +118,18 @@ func (s *Source) writeStatus(ctx context.Context, change source.StatusChange) (v
 	if !change.Apply(obj) {
 		return revision(obj.GetResourceVersion()), nil
 	}
-	if len(change.Remove) > 0 {
-		return s.removeConditions(ctx, client, obj)
-	}
-	patch, err := json.Marshal(appliedStatus(obj, change))
-	if err != nil {
-		return 0, fmt.Errorf("encode: %w", err)
-	}
-	force := true
-	obj, err = client.Patch(ctx, change.Name, types.ApplyPatchType, patch,
-		metav1.PatchOptions{FieldManager: fieldManager, Force: &force}, "status")
-	if err != nil {
-		return 0, err
-	}
-	return revision(obj.GetResourceVersion()), nil
-}
-
-// removeConditions leaves those that obj has. (To apply nothing would make the
-// status null, which no CRD allows.)
-func (s *Source) removeConditions(ctx context.Context, client dynamic.ResourceInterface, obj *unstructured.Unstructured) (version int64, err error) {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": obj.GetResourceVersion()},
-		"status":   map[string]any{"conditions": orNull(source.ConditionsOf(obj))},
-	})
-	if err != nil {
-		return 0, fmt.Errorf("encode: %w", err)
-	}
-	obj, err = client.Patch(ctx, obj.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}, "status")
-	if err != nil {
-		return 0, err
-	}
-	return revision(obj.GetResourceVersion()), nil
-}
-
-// appliedStatus is what of the object, which has the change, is Seamark's: what
-// was Seamark's and is not in it goes.
-func appliedStatus(obj *unstructured.Unstructured, change source.StatusChange) map[string]any {
-	status := map[string]any{}
+	status := map[string]any{"conditions": orNull(source.ConditionsOf(obj))}
 	for field, value := range change.Fields {
 		status[field] = value
 	}
-	var conditions []metav1.Condition
-	for _, c := range source.ConditionsOf(obj) {
-		if slices.ContainsFunc(change.Conditions, func(ours metav1.Condition) bool { return ours.Type == c.Type }) {
-			conditions = append(conditions, c)
-		}
+	patch, err := json.Marshal(map[string]any{"status": status,
+		"metadata": map[string]any{"resourceVersion": obj.GetResourceVersion()}})
+	if err != nil {
+		return 0, fmt.Errorf("encode: %w", err)
 	}
-	if len(conditions) > 0 {
-		status["conditions"] = conditions
+	obj, err = client.Patch(ctx, change.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}, "status")
+	if err != nil {
+		return 0, err
 	}
-	metadata := map[string]any{"name": obj.GetName(), "uid": obj.GetUID()}
-	if obj.GetNamespace() != "" {
-		metadata["namespace"] = obj.GetNamespace()
-	}
-	return map[string]any{"apiVersion": obj.GetAPIVersion(), "kind": obj.GetKind(), "metadata": metadata, "status": status}
+	return revision(obj.GetResourceVersion()), nil
 }
