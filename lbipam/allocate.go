@@ -20,6 +20,13 @@ type Inputs struct {
 	Namespaces []state.Namespace
 	Nodes      []state.Node
 	Leases     []state.NodeLease
+	// LeftTo is whose the Services without a class are, "" when they are Seamark's.
+	LeftTo string
+}
+
+// serves says whether LB-IPAM is to serve svc.
+func (in Inputs) serves(svc state.Service) bool {
+	return Ours(svc) && (svc.Class != "" || in.LeftTo == "")
 }
 
 // Ready says whether the sources have told all that ReadInputs reads and that
@@ -38,11 +45,6 @@ func ReadInputs(db *state.DB, r state.Reader) Inputs {
 		Nodes:      db.Nodes.Rows(r),
 		Leases:     db.NodeLeases.Rows(r),
 	}
-}
-
-// Allocate is Inputs.Allocate where there are but Services and pools.
-func Allocate(services []state.Service, pools []state.Pool) ([]state.Allocation, []state.PoolStatus) {
-	return Inputs{Services: services, Pools: pools}.Allocate()
 }
 
 // Allocate returns what every Service that is Seamark's gets, in the order of
@@ -71,7 +73,7 @@ func (in Inputs) Allocate() ([]state.Allocation, []state.PoolStatus) {
 	return a.allocations(), a.poolStatuses()
 }
 
-// Ours says whether LB-IPAM is to serve svc: its type and class.
+// Ours says whether svc is for Seamark to serve, by its type and class.
 func Ours(svc state.Service) bool {
 	return svc.Type == "LoadBalancer" && (svc.Class == "" || svc.Class == v1alpha1.ClassL2 || svc.Class == v1alpha1.ClassBGP)
 }
@@ -150,7 +152,7 @@ func newAllocator(in Inputs) *allocator {
 		namespaces[n.Name] = n.Labels
 	}
 	for i := range in.Services {
-		if svc := &in.Services[i]; Ours(*svc) {
+		if svc := &in.Services[i]; in.serves(*svc) {
 			a.claims = append(a.claims, newClaim(svc, namespaces[svc.Name.Namespace]))
 		}
 	}
@@ -226,8 +228,12 @@ func (a *allocator) reserve(in Inputs) {
 		if len(svc.ExternalIPs) > 0 {
 			reserve(svc.ExternalIPs, "in spec.externalIPs of Service "+svc.Name.String(), svc.Name)
 		}
-		if svc.Type == "LoadBalancer" && !Ours(svc) {
-			reserve(svc.Ingress, "in the status of Service "+svc.Name.String()+" of loadBalancerClass "+svc.Class, svc.Name)
+		if svc.Type == "LoadBalancer" && !in.serves(svc) {
+			whose := "of loadBalancerClass " + svc.Class
+			if svc.Class == "" {
+				whose = "which is left to " + in.LeftTo
+			}
+			reserve(svc.Ingress, "in the status of Service "+svc.Name.String()+", "+whose, svc.Name)
 		}
 	}
 	for _, all := range a.reserved {

@@ -105,6 +105,10 @@ func matching(op metav1.LabelSelectorOperator, key string, values ...string) *me
 	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: op, Values: values}}}
 }
 
+func allocate(services []state.Service, pools []state.Pool) ([]state.Allocation, []state.PoolStatus) {
+	return Inputs{Services: services, Pools: pools}.Allocate()
+}
+
 // text is one line per row, for tables.
 func text(rows []state.Allocation) string {
 	var b strings.Builder
@@ -291,7 +295,7 @@ func TestAllocate(t *testing.T) {
 			"a 10.0.0.1@old\nb PoolExhausted: no free IPv4 address in pool old (1 of 1 in use): add a block, or release an address\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rows, _ := Allocate(c.services, c.pools)
+			rows, _ := allocate(c.services, c.pools)
 			if got := text(rows); got != c.want {
 				t.Errorf("got\n%swant\n%s", got, c.want)
 			}
@@ -312,7 +316,7 @@ func TestPoolStatuses(t *testing.T) {
 		pl("six", 3, "fd00:10::-fd00:10:0:ffff:ffff:ffff:ffff:ffff"),
 		pl("bad", 3, few, invalid),
 	}
-	_, got := Allocate(services, pools)
+	_, got := allocate(services, pools)
 	want := []state.PoolStatus{
 		{Pool: "aaa", Total: "4", Available: "2", Used: "2", Conflict: "pool old, which is older, also holds 10.0.0.1: take it out of one of the two"},
 		{Pool: "bad", Total: "0", Available: "0", Used: "0", Invalid: "spec.blocks[0]: start is after stop: swap them"},
@@ -336,15 +340,15 @@ func TestPoolStatuses(t *testing.T) {
 func TestRemember(t *testing.T) {
 	pools := []state.Pool{pl("p", 0, few)}
 	late := svc("late", 1)
-	decided, _ := Allocate([]state.Service{late}, pools)
+	decided, _ := allocate([]state.Service{late}, pools)
 	older := svc("early", 0) // learnt of only now
-	rows, _ := Allocate(Remember([]state.Service{older, late}, decided), pools)
+	rows, _ := allocate(Remember([]state.Service{older, late}, decided), pools)
 	if got, want := text(rows), "early 10.0.0.2@p\nlate 10.0.0.1@p\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	recreated := late
 	recreated.UID = "another"
-	rows, _ = Allocate(Remember([]state.Service{older, recreated}, decided), pools)
+	rows, _ = allocate(Remember([]state.Service{older, recreated}, decided), pools)
 	if got, want := text(rows), "early 10.0.0.1@p\nlate 10.0.0.2@p\n"; got != want {
 		t.Errorf("recreated: got\n%swant\n%s", got, want)
 	}

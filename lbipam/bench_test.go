@@ -37,7 +37,7 @@ func BenchmarkAllocate(b *testing.B) {
 	measure := func(name string, services []state.Service, pools []state.Pool) {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				Allocate(services, pools)
+				allocate(services, pools)
 			}
 			if took := b.Elapsed() / time.Duration(b.N); took > bound {
 				b.Errorf("%v for %d Services × %d pools, want under %v", took, len(services), len(pools), bound)
@@ -47,7 +47,7 @@ func BenchmarkAllocate(b *testing.B) {
 	services, pools := large(2000)
 	measure("new", services, pools)
 
-	rows, _ := Allocate(services, pools)
+	rows, _ := allocate(services, pools)
 	carrying := Remember(services, rows)
 	measure("adopted", carrying, pools)
 
@@ -87,7 +87,7 @@ func TestWideAsNarrow(t *testing.T) {
 	allocs := func(ranges string, f string) float64 {
 		pools := []state.Pool{pl("p", 0, ranges)}
 		services := []state.Service{svc("a", 1, families(f)), svc("b", 2, families(f))}
-		return testing.AllocsPerRun(100, func() { Allocate(services, pools) })
+		return testing.AllocsPerRun(100, func() { allocate(services, pools) })
 	}
 	narrow := allocs("10.0.0.0-10.0.0.7", "IPv4")
 	wide := allocs("fd00:10::-fd00:10:0:ffff:ffff:ffff:ffff:ffff", "IPv6")

@@ -36,7 +36,7 @@ func TestAvoidBuggyIPs(t *testing.T) {
 			"a fd00::@p\n", "2", "1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rows, statuses := Allocate(c.services, []state.Pool{pl("p", 0, c.ranges, avoiding)})
+			rows, statuses := allocate(c.services, []state.Pool{pl("p", 0, c.ranges, avoiding)})
 			if got := text(rows); got != c.want {
 				t.Errorf("got\n%swant\n%s", got, c.want)
 			}
@@ -77,7 +77,7 @@ func TestAvoidBuggyIPsOfALargePool(t *testing.T) {
 	allocs := func(ranges string) float64 {
 		pools := []state.Pool{pl("p", 0, ranges, avoiding)}
 		services := []state.Service{svc("a", 1), svc("b", 2)}
-		return testing.AllocsPerRun(100, func() { Allocate(services, pools) })
+		return testing.AllocsPerRun(100, func() { allocate(services, pools) })
 	}
 	if narrow, wide := allocs("10.0.0.4-10.0.0.7"), allocs("10.0.0.0-10.255.255.255"); wide > narrow*1.5 {
 		t.Errorf("/8: %v allocations, /30: %v", wide, narrow)
@@ -123,7 +123,7 @@ func TestReserved(t *testing.T) {
 		{"a gateway", Inputs{Leases: lease}, "a gateway of node n, through eth1"},
 		{"a clusterIP", Inputs{Services: []state.Service{cluster}}, "the clusterIP of service/other/cluster"},
 		{"an externalIP", Inputs{Services: []state.Service{external}}, "in spec.externalIPs of Service other/external"},
-		{"another load balancer's", Inputs{Services: []state.Service{foreign}}, "in the status of Service other/foreign of loadBalancerClass example.com/lb"},
+		{"another load balancer's", Inputs{Services: []state.Service{foreign}}, "in the status of Service other/foreign, of loadBalancerClass example.com/lb"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := c.in
@@ -147,11 +147,31 @@ func TestReserved(t *testing.T) {
 	t.Run("its own externalIP", func(t *testing.T) {
 		a := svc("a", 1, asks("10.0.0.1"))
 		a.ExternalIPs = ips([]string{"10.0.0.1"})
-		rows, _ := Allocate([]state.Service{a}, []state.Pool{pl("p", 0, few)})
+		rows, _ := allocate([]state.Service{a}, []state.Pool{pl("p", 0, few)})
 		if got, want := text(rows), "a 10.0.0.1@p\n"; got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
 		}
 	})
+}
+
+// While another project's programs run, Services without a class are theirs.
+func TestLeftToOthers(t *testing.T) {
+	in := Inputs{
+		Services: []state.Service{svc("a", 1, carries("10.0.0.1")), svc("b", 2, class("seamark.dev/l2")), svc("c", 3, class("seamark.dev/bgp"), asks("10.0.0.1"))},
+		Pools:    []state.Pool{pl("p", 0, few)},
+		LeftTo:   "MetalLB",
+	}
+	rows, _ := in.Allocate()
+	want := "b 10.0.0.2@p\n" +
+		"c AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP, is in the status of Service default/a, which is left to MetalLB: ask for another address\n"
+	if got := text(rows); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	in.LeftTo = ""
+	rows, _ = in.Allocate()
+	if got, want := text(rows[:2]), "a 10.0.0.1@p\nb 10.0.0.2@p\n"; got != want {
+		t.Errorf("when they are gone, got\n%swant\n%s", got, want)
+	}
 }
 
 // One Service and its neighbour through changes of what there is. The status

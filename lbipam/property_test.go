@@ -255,7 +255,7 @@ func TestLowest(t *testing.T) {
 	shared := 0
 	for range worlds {
 		pools := slices.DeleteFunc(world(rng).Pools, func(p state.Pool) bool { return p.Disabled || !p.AutoAssign || p.ServiceSelector != nil })
-		_, statuses := Allocate(nil, pools)
+		_, statuses := allocate(nil, pools)
 		open := slices.DeleteFunc(slices.Clone(pools), func(p state.Pool) bool {
 			return slices.ContainsFunc(statuses, func(s state.PoolStatus) bool { return s.Pool == p.Name && s.Conflict != "" })
 		})
@@ -276,7 +276,7 @@ func TestLowest(t *testing.T) {
 			}
 			services = append(services, s)
 		}
-		rows, _ := Allocate(services, pools)
+		rows, _ := allocate(services, pools)
 		for _, s := range services {
 			if len(s.Ingress) > 0 && len(tenants[s.Ingress[0]]) > 0 {
 				continue

@@ -147,12 +147,12 @@ func TestSharing(t *testing.T) {
 			"a 10.0.0.1@p fd00::1@p\nb fd00::1@p\nc 10.0.0.1@p\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rows, statuses := Allocate(c.services, c.pools)
+			rows, statuses := allocate(c.services, c.pools)
 			if got := text(rows); got != c.want {
 				t.Errorf("got\n%swant\n%s", got, c.want)
 			}
 			// What is said stays so when it is in the Services' status.
-			again, statusesAgain := Allocate(Remember(c.services, rows), c.pools)
+			again, statusesAgain := allocate(Remember(c.services, rows), c.pools)
 			if got := text(again); got != c.want {
 				t.Errorf("again, got\n%swant\n%s", got, c.want)
 			}
@@ -177,7 +177,7 @@ func BenchmarkSharing(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				Allocate(services, pools)
+				allocate(services, pools)
 			}
 		})
 	}
