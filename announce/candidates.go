@@ -130,10 +130,10 @@ func (s *site) wanted() []wantedAddr {
 	}
 	for i, p := range s.policies {
 		for _, svc := range s.services {
-			if !p.selectsService(svc) {
+			if !forL2(svc) || !p.selectsService(svc) {
 				continue
 			}
-			if balanced(svc) {
+			if svc.Type == "LoadBalancer" {
 				for _, addr := range svc.Ingress {
 					if p.meansBalanced(addr) {
 						add(addr, svc, i)
@@ -165,10 +165,9 @@ func (s *site) wanted() []wantedAddr {
 	return wanted
 }
 
-// balanced says whether the Service's ingress addresses are for L2 to announce.
-func balanced(svc state.Service) bool {
-	return svc.Type == "LoadBalancer" && (svc.Class == "" || svc.Class == v1alpha1.ClassL2)
-}
+// forL2 says whether the Service is for L2 to announce. Only one of type
+// LoadBalancer can have a class.
+func forL2(svc state.Service) bool { return svc.Class == "" || svc.Class == v1alpha1.ClassL2 }
 
 // candidates returns the nodes that may announce w, also those that may only keep it.
 func (s *site) candidates(w wantedAddr) map[string]Standing {

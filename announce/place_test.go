@@ -161,7 +161,9 @@ func TestWantedAddresses(t *testing.T) {
 			in.Services[0].ExternalIPs = []netip.Addr{addr(2)}
 		}, "", ""},
 		{"for L2", func(in *Inputs) { in.Services[0].Class = "seamark.dev/l2" }, "192.168.10.211=default/web", ""},
-		{"for BGP", func(in *Inputs) { in.Services[0].Class = "seamark.dev/bgp" }, "", ""},
+		{"for BGP", func(in *Inputs) {
+			in.Services[0].Class, in.Services[0].ExternalIPs = "seamark.dev/bgp", []netip.Addr{addr(2)}
+		}, "", ""},
 		{"for another's L2, which the source has not translated", func(in *Inputs) { in.Services[0].Class = "io.cilium/l2-announcer" }, "", ""},
 		{"no longer a load balancer's", func(in *Inputs) { in.Services[0].Type = "ClusterIP" }, "", ""},
 		{"for another load balancer", func(in *Inputs) { in.Services[0].Class = "example.com/lb" }, "", ""},
