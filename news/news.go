@@ -119,14 +119,16 @@ func (t *teller) tell(object state.ObjectRef, uid string, reason state.Reason, a
 	}
 }
 
-// bounded returns the Events, warnings first; instead of those beyond
-// maxEvents, one that counts them.
+// bounded returns the Events, each once, warnings first; instead of those
+// beyond maxEvents, one that counts them.
 func (t *teller) bounded() []Event {
+	told := map[Event]bool{} // two may have found the same
+	t.events = slices.DeleteFunc(t.events, func(e Event) bool { again := told[e]; told[e] = true; return again })
 	slices.SortStableFunc(t.events, func(a, b Event) int { return cmp.Compare(rank(a), rank(b)) })
 	if len(t.events) <= maxEvents {
 		return t.events
 	}
-	told, beyond := t.events[:maxEvents-1], t.events[maxEvents-1:]
+	first, beyond := t.events[:maxEvents-1], t.events[maxEvents-1:]
 	counts := map[state.Reason]int{}
 	for _, e := range beyond {
 		counts[e.Reason]++
@@ -139,7 +141,7 @@ func (t *teller) bounded() []Event {
 	more.Reason, more.Action = ReasonMore, "Summarize"
 	more.Message = fmt.Sprintf("%d events of one change are not told one by one, this object's among them: %s; see 'seamark get' of services, announcements and ippools",
 		len(beyond), strings.Join(parts, ", "))
-	return append(slices.Clip(told), more)
+	return append(slices.Clip(first), more)
 }
 
 func rank(e Event) int {

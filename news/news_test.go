@@ -189,6 +189,10 @@ func TestOfCluster(t *testing.T) {
 		{"problem of a Service in the source", web, func(db *state.DB, tx *state.Tx) {
 			db.SourceProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Message: "bad"})
 		}, "Warning " + uid + " NotHonoured Ignore: bad\n", "Warning " + uid + " NotHonoured Ignore: bad\n"},
+		{"problem that two found", web, func(db *state.DB, tx *state.Tx) {
+			db.SourceProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Message: "bad"})
+			db.ClusterProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Message: "bad"})
+		}, "Warning " + uid + " NotHonoured Ignore: bad\n", "Warning " + uid + " NotHonoured Ignore: bad\n"},
 		{"problem that was there", func(db *state.DB, tx *state.Tx) {
 			db.SourceProblems.Put(tx, state.Problem{Object: state.NodeRef("n"), Message: "bad"})
 		}, nothing, "", "Warning node/n  NotHonoured Ignore: bad\n"},
