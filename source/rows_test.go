@@ -198,7 +198,8 @@ func TestL2PolicyRow(t *testing.T) {
 
 func TestNodeLease(t *testing.T) {
 	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Interfaces: []state.LeaseInterface{
-		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")}},
+		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},
+			Gateways: []netip.Addr{netip.MustParseAddr("192.168.10.200"), netip.MustParseAddr("fe80::1")}},
 		{Name: "eth2"}}}
 	lease := &coordinationv1.Lease{}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 678901, time.UTC)
