@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"math"
@@ -37,6 +38,7 @@ func parse(t *testing.T, text string) *unstructured.Unstructured {
 	return manifests[0].Object
 }
 
+// put puts the object twice: as each of the engines has it.
 func (s store) put(text string) source.Kind {
 	s.t.Helper()
 	obj := parse(s.t, text)
@@ -44,9 +46,17 @@ func (s store) put(text string) source.Kind {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.writer.Update(func(tx *state.Tx) {
-		s.tables.Put(tx, kind, source.ObjectKey(obj.GetNamespace(), obj.GetName()), obj)
-	})
+	data, err := obj.MarshalJSON()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	name := source.ObjectKey(obj.GetNamespace(), obj.GetName())
+	s.writer.Update(func(tx *state.Tx) { s.tables.Put(tx, kind, name, data) })
+	before := fmt.Sprint(s.pools(), s.policies(), s.problems())
+	s.writer.Update(func(tx *state.Tx) { s.tables.Put(tx, kind, name, obj) })
+	if after := fmt.Sprint(s.pools(), s.policies(), s.problems()); after != before {
+		s.t.Errorf("%s is\n%s\nas JSON, and\n%s\nas an object", name, before, after)
+	}
 	return kind
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,6 +66,7 @@ func convert(obj *unstructured.Unstructured, others []*unstructured.Unstructured
 		out, findings := convertService(obj)
 		c.Findings = findings
 		if !reflect.DeepEqual(out.Object, obj.Object) {
+			forgetServer(out)
 			c.Objects, c.Changed = []runtime.Object{out}, true
 		}
 	case gvk.Group == "discovery.k8s.io" && gvk.Kind == "EndpointSlice":
@@ -73,10 +75,20 @@ func convert(obj *unstructured.Unstructured, others []*unstructured.Unstructured
 			delete(annotations, WeightAnnotation)
 			annotations[v1alpha1.AnnotationWeight] = w
 			out.SetAnnotations(annotations)
+			forgetServer(out)
 			c.Objects, c.Changed = []runtime.Object{out}, true
 		}
 	}
 	return c
+}
+
+// forgetServer removes what an API server, or kubectl, has added to an object
+// that comes from one: it is of the object as it was there.
+func forgetServer(obj *unstructured.Unstructured) {
+	for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"} {
+		unstructured.RemoveNestedField(obj.Object, "metadata", field)
+	}
+	unstructured.RemoveNestedField(obj.Object, "metadata", "annotations", corev1.LastAppliedConfigAnnotation)
 }
 
 // convertService says in Seamark's annotations what a Service asks for. What
@@ -202,6 +214,7 @@ func (c *Conversion) followPool(n names) {
 		return
 	}
 	svc = svc.DeepCopy()
+	forgetServer(svc)
 	annotations := svc.GetAnnotations()
 	annotations[v1alpha1.AnnotationPool] = found[0]
 	svc.SetAnnotations(annotations)
