@@ -104,6 +104,7 @@ func TestDaemonSet(t *testing.T) {
 	checkMount(t, pod, daemon, "/sys/fs/bpf", "/sys/fs/bpf", &wantMount)
 	checkMount(t, pod, daemon, "/var/lib/seamark", "/var/lib/seamark", nil)
 	checkMount(t, pod, daemon, "/run/seamark", "/run/seamark", nil)
+	checkMount(t, pod, daemon, cniConfDir, cniConfDir, nil)
 	mount := container(t, pod.InitContainers, "mount-bpffs")
 	wantMount = corev1.MountPropagationBidirectional
 	checkMount(t, pod, mount, "/sys/fs/bpf", "/sys/fs/bpf", &wantMount)
@@ -115,6 +116,9 @@ func TestDaemonSet(t *testing.T) {
 	}
 }
 
+// cniConfDir is where the daemon looks at configurations, and changes none.
+const cniConfDir = "/etc/cni/net.d"
+
 // checkMount looks for the node's hostPath at path in the container.
 func checkMount(t *testing.T, pod corev1.PodSpec, c corev1.Container, path, hostPath string, propagation *corev1.MountPropagationMode) {
 	t.Helper()
@@ -124,7 +128,7 @@ func checkMount(t *testing.T, pod corev1.PodSpec, c corev1.Container, path, host
 		return
 	}
 	m := c.VolumeMounts[i]
-	if !reflect.DeepEqual(m.MountPropagation, propagation) || m.ReadOnly {
+	if !reflect.DeepEqual(m.MountPropagation, propagation) || m.ReadOnly != (path == cniConfDir) {
 		t.Errorf("container %s: mount %+v", c.Name, m)
 	}
 	i = slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
@@ -143,6 +147,7 @@ func TestCNI(t *testing.T) {
 	checkMount(t, pod, install, "/host/cni/bin", "/usr/libexec/cni", nil)
 	checkMount(t, pod, install, "/host/cni/conf", "/var/etc/cni", nil)
 	daemon := container(t, pod.Containers, "seamarkd")
+	checkMount(t, pod, daemon, cniConfDir, "/var/etc/cni", nil)
 	later := corev1.MountPropagationHostToContainer
 	checkMount(t, pod, daemon, "/run/netns", "/run/netns", &later)
 	checkMount(t, pod, daemon, "/var/run/netns", "/run/netns", &later)
