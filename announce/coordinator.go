@@ -180,6 +180,9 @@ func (o *observer) look() {
 	o.told(leases)
 }
 
+// finder of the Problems that placement finds.
+const finder = "placement"
+
 // placer is what the coordinator does: it decides who announces what, and has
 // it written.
 type placer struct {
@@ -196,7 +199,7 @@ func (p *placer) run(ctx context.Context) {
 	p.log.Info("coordinator: this node decides who announces which address")
 	defer p.log.Info("coordinator: no longer this node")
 	// On every node but the coordinator the tables are empty.
-	defer p.writer.Report(p.db.ClusterProblems, nil)
+	defer p.writer.Report(p.db.ClusterProblems, finder, nil)
 	defer p.writer.Update(func(tx *state.Tx) {
 		p.db.Assignments.Replace(tx, nil, state.Assignment.SameSpec)
 		p.db.PolicyStatuses.Replace(tx, nil, state.PolicyStatus.SameSpec)
@@ -271,7 +274,7 @@ func (p *placer) rewriteLost(tx *state.Tx) {
 
 // tell reports the problems, and logs those that were not there before.
 func (p *placer) tell(problems []state.Problem) {
-	for _, problem := range p.writer.Report(p.db.ClusterProblems, problems) {
+	for _, problem := range p.writer.Report(p.db.ClusterProblems, finder, problems) {
 		p.log.Warn("policy does not do what it says", "object", problem.Object, "field", problem.Field,
 			"problem", problem.Message, "cure", problem.Cure)
 	}

@@ -40,16 +40,26 @@ func (db *DB) Follow(ctx context.Context, every time.Duration, decide func(Snaps
 	}
 }
 
-// Report makes problems the content of the table and returns those that were
-// not in it, for the caller to log.
-func (w *Writer) Report(t Table[Problem], problems []Problem) (news []Problem) {
+// Report makes problems all that finder has in the table, and returns those
+// that were not in it, for the caller to log.
+func (w *Writer) Report(t Table[Problem], finder string, problems []Problem) (news []Problem) {
 	w.Update(func(tx *Tx) {
+		found := map[string]bool{}
 		for _, p := range problems {
-			if _, known := t.Get(tx, p.RowKey()); !known {
+			p.Finder = finder
+			found[p.RowKey()] = true
+			if old, known := t.Get(tx, p.RowKey()); known && old == p {
+				continue
+			} else if !known {
 				news = append(news, p)
 			}
+			t.Put(tx, p)
 		}
-		t.Replace(tx, problems, func(a, b Problem) bool { return a == b })
+		for _, old := range t.Rows(tx) {
+			if old.Finder == finder && !found[old.RowKey()] {
+				t.Delete(tx, old.RowKey())
+			}
+		}
 	})
 	return news
 }

@@ -591,10 +591,14 @@ type Problem struct {
 	Field string
 	// Message says what is wrong, and Cure what to do.
 	Message, Cure string
+	// Finder is who found it: several may find the same.
+	Finder string
 }
 
-// RowKey of a Problem is its object, field and message.
-func (p Problem) RowKey() string { return p.Object.String() + " " + p.Field + " " + p.Message }
+// RowKey of a Problem is its object, field, message and finder.
+func (p Problem) RowKey() string {
+	return strings.Join([]string{p.Object.String(), p.Field, p.Message, p.Finder}, " ")
+}
 
 func (p Problem) String() string {
 	s := p.Object.String() + ": "

@@ -55,7 +55,7 @@ func printStatus(out io.Writer, st control.Status, wide bool) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	for _, section := range []func(io.Writer, control.Status, bool) error{printDevices, printTables, printErrors, printProblems, printVerdicts} {
+	for _, section := range []func(io.Writer, control.Status, bool) error{printDevices, printTables, printErrors, printProblems, printNotes, printVerdicts} {
 		if err := section(out, st, wide); err != nil {
 			return err
 		}
@@ -72,6 +72,9 @@ func storeText(s control.StoreStatus) string {
 		text += ", synced"
 	} else {
 		text += ", not synced yet"
+	}
+	if s.Requests > 0 {
+		text += fmt.Sprintf(", %d requests", s.Requests)
 	}
 	if s.Err != "" {
 		text += ", failing: " + s.Err
@@ -159,6 +162,17 @@ func printProblems(out io.Writer, st control.Status, _ bool) error {
 	fmt.Fprintln(out, "Problems:")
 	for _, p := range st.Problems {
 		fmt.Fprintln(out, "  "+p)
+	}
+	return nil
+}
+
+func printNotes(out io.Writer, st control.Status, _ bool) error {
+	if len(st.Notes) == 0 {
+		return nil
+	}
+	fmt.Fprintln(out, "Beside Seamark:")
+	for _, n := range st.Notes {
+		fmt.Fprintln(out, "  "+n)
 	}
 	return nil
 }

@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/seamark-lb/seamark/datapath"
@@ -20,18 +17,12 @@ type deciders struct {
 	writer *state.Writer
 	node   string
 	log    *slog.Logger
-
-	mu       sync.Mutex
-	problems map[string][]state.Problem // by the decider that found them
 }
 
 // report makes problems those that the named decider finds, and logs new ones.
 func (d *deciders) report(decider string, problems []state.Problem) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.problems[decider] = problems
-	for _, p := range d.writer.Report(d.db.NodeProblems, slices.Concat(slices.Collect(maps.Values(d.problems))...)) {
-		d.log.Warn("this node cannot do as it is asked", "object", p.Object, "field", p.Field, "problem", p.Message, "cure", p.Cure)
+	for _, p := range d.writer.Report(d.db.NodeProblems, decider, problems) {
+		d.log.Warn("this node cannot do as it is asked", "object", p.Object.String(), "field", p.Field, "problem", p.Message, "cure", p.Cure)
 	}
 }
 

@@ -18,6 +18,8 @@ type nodeFlags struct {
 	bpffs    string
 	stateDir string
 	runDir   string
+	// cniConfDir is the container runtime's.
+	cniConfDir string
 
 	addr string
 
@@ -34,6 +36,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "bpffs mount that programs and maps are pinned in")
 	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/seamark", "directory for what outlives a reboot")
 	fs.StringVar(&f.runDir, "run-dir", "/run/seamark", "directory for the control socket, the CNI socket and the lock")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of the container runtime's network configurations, to see whose pods' are")
 	fs.Uint32Var(&f.flows, "flows", 0, "entries of the table of established flows to this node's pods (0: 262144); a change keeps the flows there are")
 	fs.Uint32Var(&f.halfOpen, "half-open-flows", 0, "entries of the table of half-open ones (0: 65536)")
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
@@ -66,9 +69,17 @@ func (f *nodeFlags) complete() error {
 func (f *nodeFlags) controlSocket() string { return filepath.Join(f.runDir, "seamark.sock") }
 func (f *nodeFlags) cniSocket() string     { return filepath.Join(f.runDir, "cni.sock") }
 
+// Values of --store.
+const (
+	storeEmbedded = "embedded"
+	storeEtcd     = "etcd"
+	storeKube     = "kube"
+)
+
 // storeFlags are where the objects are.
 type storeFlags struct {
 	engine string
+	kube   kubeFlags
 
 	endpoints              []string
 	caFile                 string
@@ -79,7 +90,8 @@ type storeFlags struct {
 }
 
 func (f *storeFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.engine, "store", "embedded", "where objects are kept: embedded (etcd inside this daemon) or etcd (an existing cluster)")
+	fs.StringVar(&f.engine, "store", storeEmbedded, "where objects are kept: kube (the Kubernetes API), embedded (etcd inside this daemon) or etcd (an existing cluster)")
+	f.kube.register(fs)
 	fs.StringSliceVar(&f.endpoints, "etcd-endpoints", nil, "etcd client URLs, with --store etcd")
 	fs.StringVar(&f.caFile, "etcd-ca", "", "CA that signed etcd's certificate")
 	fs.StringVar(&f.certFile, "etcd-cert", "", "client certificate for etcd")
@@ -91,16 +103,22 @@ func (f *storeFlags) register(fs *pflag.FlagSet) {
 
 func (f *storeFlags) validate() error {
 	switch f.engine {
-	case "etcd":
+	case storeEtcd:
 		if len(f.endpoints) == 0 {
 			return errors.New("--store etcd needs --etcd-endpoints, such as http://10.0.2.10:2379")
 		}
-	case "embedded":
+	case storeEmbedded, storeKube:
 		if len(f.endpoints) > 0 {
-			return errors.New("--etcd-endpoints goes with --store etcd, not with the embedded store")
+			return fmt.Errorf("--etcd-endpoints goes with --store etcd, not with --store %s", f.engine)
 		}
 	default:
-		return fmt.Errorf("--store %q: want embedded or etcd", f.engine)
+		return fmt.Errorf("--store %q: want kube, embedded or etcd", f.engine)
+	}
+	if f.kube.config != "" && f.engine != storeKube {
+		return fmt.Errorf("--kubeconfig goes with --store kube, not with --store %s", f.engine)
+	}
+	if f.kube.qps <= 0 {
+		return fmt.Errorf("--kube-qps %v: want a number of requests per second above 0", f.kube.qps)
 	}
 	if (f.certFile == "") != (f.keyFile == "") {
 		return errors.New("--etcd-cert and --etcd-key go together")
@@ -137,6 +155,20 @@ func (f *serverFlags) register(fs *pflag.FlagSet) {
 // client is how this process reaches its own store.
 func (f *serverFlags) client(urls []string) etcd.Config {
 	return etcd.Config{Endpoints: urls, CAFile: f.tls.CA, CertFile: f.tls.Cert, KeyFile: f.tls.Key}
+}
+
+// kubeFlags are how the Kubernetes API is reached.
+type kubeFlags struct {
+	config string
+	qps    float32
+	// ignoreOthers: other announcers' presence changes nothing.
+	ignoreOthers bool
+}
+
+func (f *kubeFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.config, "kubeconfig", "", "kubeconfig file, with --store kube (default: the pod's service account)")
+	fs.Float32Var(&f.qps, "kube-qps", 50, "requests per second to the API server at most, in bursts of twice that; leases apart")
+	fs.BoolVar(&f.ignoreOthers, "ignore-other-announcers", false, "serve what MetalLB or Cilium would also while they run")
 }
 
 type logFlags struct{ level string }

@@ -13,7 +13,7 @@ func TestFlagsRefused(t *testing.T) {
 		want []string
 	}{
 		{"--store etcd", []string{"--store etcd", "--etcd-endpoints", "http://"}},
-		{"--store zookeeper", []string{`--store "zookeeper"`, "embedded or etcd"}},
+		{"--store zookeeper", []string{`--store "zookeeper"`, "kube, embedded or etcd"}},
 		{"--etcd-endpoints http://10.0.2.10:2379", []string{"--etcd-endpoints", "--store etcd"}},
 		{"--store etcd --etcd-endpoints http://a:1 --etcd-cert c.pem", []string{"--etcd-cert", "--etcd-key"}},
 		{"--store etcd --etcd-endpoints http://a:1 --etcd-user u", []string{"--etcd-user", "--etcd-password-file"}},

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/lbipam"
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
@@ -18,14 +19,32 @@ type ipam struct {
 	writer *state.Writer
 	source source.Source
 	log    *slog.Logger
+	// ignoreOthers: other announcers' presence changes nothing.
+	ignoreOthers bool
+}
+
+// leader is what the coordinator does besides placing addresses.
+type leader struct {
+	ipam ipam
+	tell teller
+}
+
+// run returns when ctx ends and both are done.
+func (l leader) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { l.tell.cluster(ctx) })
+	l.ipam.run(ctx)
 }
 
 // run allocates until ctx ends, which is when another node may begin.
 func (p ipam) run(ctx context.Context) {
 	// On every node but the coordinator these tables are empty.
+	defer p.writer.Report(p.db.ClusterProblems, "beside", nil)
 	defer p.writer.Update(func(tx *state.Tx) {
 		p.db.Allocations.Replace(tx, nil, state.Allocation.SameSpec)
 		p.db.PoolStatuses.Replace(tx, nil, state.PoolStatus.SameSpec)
+		p.db.ObjectStatuses.Replace(tx, nil, state.ObjectStatus.SameSpec)
 	})
 	// What coordinators before this one gave away must not be given again.
 	if p.source.CatchUp(ctx) != nil {
@@ -35,32 +54,49 @@ func (p ipam) run(ctx context.Context) {
 	defer wg.Wait()
 	decided := false
 	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
-		if !p.db.Services.Synced(snap) || !p.db.Pools.Synced(snap) {
+		if !lbipam.Ready(p.db, snap) || !p.db.Agents.Synced(snap) {
 			return
 		}
-		services := lbipam.Remember(p.db.Services.Rows(snap), p.db.Allocations.Rows(snap))
-		allocations, pools := lbipam.Allocate(services, p.db.Pools.Rows(snap))
+		allocations, pools := p.inputs(snap).Allocate()
 		p.writer.Update(func(tx *state.Tx) {
 			state.Want(tx, p.db.Allocations, allocations, time.Now())
 			state.Want(tx, p.db.PoolStatuses, pools, time.Now())
+			state.Want(tx, p.db.ObjectStatuses, source.ObjectStatuses(p.db, tx), time.Now())
 		})
 		if !decided {
 			// Not before the first decision: pruning by empty tables would take all back.
 			decided = true
 			p.reconcile(ctx, &wg)
 		}
-	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.MarksChanged)
+	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.Namespaces.Watch(), p.db.Nodes.Watch(),
+		p.db.L2Policies.Watch(), p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
+}
+
+// inputs are what LB-IPAM decides by: without Services that are another
+// project's while its programs run.
+func (p ipam) inputs(snap state.Snapshot) lbipam.Inputs {
+	in := lbipam.ReadInputs(p.db, snap)
+	if p.ignoreOthers {
+		return in
+	}
+	agents := p.db.Agents.Rows(snap)
+	found := p.db.SourceProblems.Rows(snap)
+	in.LeftTo, _ = coexist.LeavesClassless(agents, in.Pools, found...)
+	for _, problem := range p.writer.Report(p.db.ClusterProblems, "beside", coexist.ClusterProblems(agents, in.Pools, found...)) {
+		p.log.Warn("another program does what Seamark does", "object", problem.Object.String(), "problem", problem.Message, "cure", problem.Cure)
+	}
+	return in
 }
 
 func (p ipam) reconcile(ctx context.Context, wg *sync.WaitGroup) {
+	reconcile(ctx, wg, p, p.db.Allocations, p.source.Allocations())
+	reconcile(ctx, wg, p, p.db.PoolStatuses, p.source.PoolStatuses())
+	reconcile(ctx, wg, p, p.db.ObjectStatuses, p.source.ObjectStatuses())
+}
+
+func reconcile[T state.Reconcilable[T]](ctx context.Context, wg *sync.WaitGroup, p ipam, table state.Table[T], target state.Target[T]) {
 	wg.Go(func() {
-		r := state.Reconciler[state.Allocation]{DB: p.db, Writer: p.writer, Table: p.db.Allocations,
-			Target: p.source.Allocations(), Log: p.log}
+		r := state.Reconciler[T]{DB: p.db, Writer: p.writer, Table: table, Target: target, Log: p.log}
 		_ = r.Run(ctx) // ends with ctx
-	})
-	wg.Go(func() {
-		r := state.Reconciler[state.PoolStatus]{DB: p.db, Writer: p.writer, Table: p.db.PoolStatuses,
-			Target: p.source.PoolStatuses(), Log: p.log}
-		_ = r.Run(ctx)
 	})
 }

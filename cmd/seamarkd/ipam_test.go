@@ -34,8 +34,13 @@ func (s *allocationStore) CatchUp(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (s *allocationStore) Allocations() state.Target[state.Allocation]    { return s }
-func (s *allocationStore) PoolStatuses() state.Target[state.PoolStatus]   { return noPoolStatuses{} }
+func (s *allocationStore) Allocations() state.Target[state.Allocation] { return s }
+func (s *allocationStore) PoolStatuses() state.Target[state.PoolStatus] {
+	return nowhere[state.PoolStatus]{}
+}
+func (s *allocationStore) ObjectStatuses() state.Target[state.ObjectStatus] {
+	return nowhere[state.ObjectStatus]{}
+}
 func (s *allocationStore) Delete(context.Context, state.Allocation) error { return nil }
 
 func (s *allocationStore) Update(_ context.Context, row state.Allocation) error {
@@ -48,11 +53,11 @@ func (s *allocationStore) Prune(_ context.Context, wanted []state.Allocation) er
 	return nil
 }
 
-type noPoolStatuses struct{}
+type nowhere[T any] struct{}
 
-func (noPoolStatuses) Update(context.Context, state.PoolStatus) error  { return nil }
-func (noPoolStatuses) Delete(context.Context, state.PoolStatus) error  { return nil }
-func (noPoolStatuses) Prune(context.Context, []state.PoolStatus) error { return nil }
+func (nowhere[T]) Update(context.Context, T) error  { return nil }
+func (nowhere[T]) Delete(context.Context, T) error  { return nil }
+func (nowhere[T]) Prune(context.Context, []T) error { return nil }
 
 // term runs one term of office and returns its end.
 func term(t *testing.T, db *state.DB, w *state.Writer, store *allocationStore) (end func()) {
@@ -60,7 +65,7 @@ func term(t *testing.T, db *state.DB, w *state.Writer, store *allocationStore) (
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ipam{db, w, store, slog.New(slog.DiscardHandler)}.run(ctx)
+		ipam{db, w, store, slog.New(slog.DiscardHandler), false}.run(ctx)
 	}()
 	end = func() { cancel(); <-done }
 	t.Cleanup(end)
@@ -86,6 +91,9 @@ func poolAndService(db *state.DB) func(*state.Tx) {
 		db.Services.Put(tx, state.Service{Name: state.ObjectName{Namespace: "default", Name: "old"}, UID: "1", Type: "LoadBalancer", Created: time.Unix(1, 0)})
 		db.Pools.MarkSynced(tx)
 		db.Services.MarkSynced(tx)
+		db.Namespaces.MarkSynced(tx)
+		db.Nodes.MarkSynced(tx)
+		db.Agents.MarkSynced(tx)
 	}
 }
 

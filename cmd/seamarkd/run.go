@@ -9,10 +9,10 @@ import (
 
 	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/datapath/kernel"
 	"github.com/seamark-lb/seamark/datapath/pod"
-	"github.com/seamark-lb/seamark/source/etcd"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
@@ -52,16 +52,14 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	hops := datapath.NewNextHops(maps, resolver, log)
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
 
-	engine, err := openStore(store, node.leaseRenew, log)
+	engine, err := openStore(store, node.leaseRenew, db, writer, log)
 	if err != nil {
 		return err
 	}
-	src, err := etcd.New(engine.client, db, writer, log)
-	if err != nil {
-		return err
-	}
+	src := engine.source
 	defer src.Close()
 
+	tell := teller{db, src}
 	announcer := announce.New(announce.Config{
 		Node: node.name, DB: db, Writer: writer, Log: log,
 		Timing:      announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
@@ -69,7 +67,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
-		Lead:      ipam{db, writer, src, log}.run,
+		Lead:      leader{ipam{db, writer, src, log, store.kube.ignoreOthers}, tell}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   outside,
 	})
@@ -96,7 +94,10 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 			return nil
 		})
 	}
-	decide := &deciders{db: db, writer: writer, node: node.name, log: log, problems: map[string][]state.Problem{}}
+	decide := &deciders{db: db, writer: writer, node: node.name, log: log}
+	others := &beside{deciders: decide}
+	part("look beside", (&coexist.Watcher{Host: coexist.Host{CNIDir: node.cniConfDir, Proc: "/proc"}, Log: log, Report: others.found}).Run)
+	part("decide what others mean", others.run)
 	part("watch devices", (&pod.Devices{DB: db, Writer: writer, Log: log}).Run)
 	part("decide frontends", decide.frontends)
 	part("decide routes", decide.routes)
@@ -118,9 +119,10 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		})
 	})
 	part("announce", announcer.Run)
+	part("tell news", tell.node)
 	part("serve CNI", (&pod.Server{DB: db, Writer: writer, Log: log, Node: node.name,
 		Socket: node.cniSocket(), StateDir: node.stateDir}).Run)
-	status := reporter{db: db, node: node.name, started: started, engine: engine, source: src, announcer: announcer, kern: kern}
+	status := reporter{db: db, node: node.name, started: started, engine: engine, announcer: announcer, kern: kern, beside: others}
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
 		Maglev: maglevReader{maps, db}.read}).Run)

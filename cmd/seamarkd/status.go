@@ -10,20 +10,19 @@ import (
 	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/datapath/kernel"
 	"github.com/seamark-lb/seamark/source"
-	"github.com/seamark-lb/seamark/source/etcd"
 	"github.com/seamark-lb/seamark/state"
 )
 
-// reporter says how the daemon is. announcer and kern are nil in a daemon
-// that is only a store.
+// reporter says how the daemon is. announcer, kern and beside are nil in a
+// daemon that is only a store.
 type reporter struct {
 	db        *state.DB
 	node      string
 	started   time.Time
 	engine    engine
-	source    *etcd.Source
 	announcer *announce.Announcer
 	kern      *kernel.Kernel
+	beside    *beside
 }
 
 func (r reporter) status() control.Status {
@@ -40,16 +39,19 @@ func (r reporter) status() control.Status {
 		s.NotReady = append(s.NotReady, r.missing(snap)...)
 		s.Verdicts = r.verdicts()
 	}
+	if r.beside != nil {
+		s.Notes = r.beside.notes()
+	}
 	s.Ready = len(s.NotReady) == 0
 	return s
 }
 
 func (r reporter) store(snap state.Snapshot) control.StoreStatus {
-	s := control.StoreStatus{Engine: "etcd", Endpoints: r.engine.client.Endpoints, Synced: synced(r.db, snap)}
-	if r.engine.server != nil {
-		s.Engine = "embedded"
+	s := control.StoreStatus{Engine: r.engine.name, Endpoints: r.engine.endpoints, Synced: synced(r.db, snap)}
+	if r.engine.requests != nil {
+		s.Requests = r.engine.requests()
 	}
-	if err := r.source.Err(); err != nil {
+	if err := r.engine.source.Err(); err != nil {
 		s.Err = err.Error()
 	}
 	return s
@@ -57,7 +59,8 @@ func (r reporter) store(snap state.Snapshot) control.StoreStatus {
 
 // synced says whether the source has delivered all it holds.
 func synced(db *state.DB, snap state.Snapshot) bool {
-	return db.Services.Synced(snap) && db.EndpointSlices.Synced(snap) && db.Nodes.Synced(snap) && db.Pools.Synced(snap) &&
+	return db.Services.Synced(snap) && db.EndpointSlices.Synced(snap) && db.Nodes.Synced(snap) && db.Namespaces.Synced(snap) &&
+		db.Agents.Synced(snap) && db.Pools.Synced(snap) &&
 		db.L2Policies.Synced(snap) && db.NodeLeases.Synced(snap) && db.Assigned.Synced(snap)
 }
 

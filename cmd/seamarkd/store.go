@@ -10,35 +10,59 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/source/etcd"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
 
-// engine is the store: how to reach it, and the server when it is embedded.
+// engine is where the objects are, and the server when it is embedded.
 type engine struct {
-	client etcd.Config
-	server *etcd.Server // nil: somewhere else
+	name      string // as --store takes it
+	endpoints []string
+	source    source.Source
+	server    *etcd.Server // nil: somewhere else
+	// requests counts those that were sent so far; nil: nobody counts.
+	requests func() uint64
 }
 
-// openStore prepares the store. renew is how often this node's lease is renewed:
-// the tables' age is asked for as often, since the lease is judged by it.
-func openStore(f storeFlags, renew time.Duration, log *slog.Logger) (engine, error) {
-	if f.engine == "etcd" {
-		return engine{client: etcd.Config{CheckInterval: renew, Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile,
-			KeyFile: f.keyFile, User: f.user, PasswordFile: f.userPasswordFile}}, nil
+// openStore prepares the store, whose objects become rows of db. renew is how
+// often this node's lease is renewed: the tables' age is asked for as often,
+// since the lease is judged by it.
+func openStore(f storeFlags, renew time.Duration, db *state.DB, w *state.Writer, log *slog.Logger) (engine, error) {
+	switch f.engine {
+	case storeKube:
+		return f.kube.open(renew, db, w, log)
+	case storeEtcd:
+		return openEtcd(storeEtcd, etcd.Config{CheckInterval: renew, Endpoints: f.endpoints, CAFile: f.caFile, CertFile: f.certFile,
+			KeyFile: f.keyFile, User: f.user, PasswordFile: f.userPasswordFile}, db, w, log)
 	}
-	server, err := f.server.open(log)
+	return f.server.open(renew, db, w, log)
+}
+
+func openEtcd(name string, cfg etcd.Config, db *state.DB, w *state.Writer, log *slog.Logger) (engine, error) {
+	src, err := etcd.New(cfg, db, w, log)
 	if err != nil {
 		return engine{}, err
 	}
-	client := f.server.client(server.ClientURLs())
-	client.CheckInterval = renew
-	return engine{client, server}, nil
+	return engine{name: name, endpoints: cfg.Endpoints, source: src}, nil
 }
 
-func (f serverFlags) open(log *slog.Logger) (*etcd.Server, error) {
+// open prepares the embedded store and the client of it.
+func (f serverFlags) open(renew time.Duration, db *state.DB, w *state.Writer, log *slog.Logger) (engine, error) {
+	server, err := f.newServer(log)
+	if err != nil {
+		return engine{}, err
+	}
+	client := f.client(server.ClientURLs())
+	client.CheckInterval = renew
+	e, err := openEtcd(storeEmbedded, client, db, w, log)
+	e.server = server
+	return e, err
+}
+
+func (f serverFlags) newServer(log *slog.Logger) (*etcd.Server, error) {
 	if (f.tls.Cert == "") != (f.tls.Key == "") {
 		return nil, errors.New("--store-cert and --store-key go together")
 	}
@@ -83,23 +107,18 @@ func newStoreCommand(logs *logFlags) *cobra.Command {
 }
 
 func runStore(ctx context.Context, f serverFlags, socket string, log *slog.Logger) error {
-	server, err := f.open(log)
-	if err != nil {
-		return err
-	}
-	store := engine{f.client(server.ClientURLs()), server}
 	db, writer := state.New()
-	src, err := etcd.New(store.client, db, writer, log)
+	store, err := f.open(0, db, writer, log)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer store.source.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	store.run(group, ctx)
-	group.Go(func() error { return src.Run(ctx) })
-	status := reporter{db: db, started: time.Now(), engine: store, source: src}
+	group.Go(func() error { return store.source.Run(ctx) })
+	status := reporter{db: db, started: time.Now(), engine: store}
 	group.Go(func() error {
-		err := (&control.Server{Socket: socket, Log: log, Objects: src.Objects(), DB: db,
+		err := (&control.Server{Socket: socket, Log: log, Objects: store.source.Objects(), DB: db,
 			Status: status.status}).Run(ctx)
 		if err != nil {
 			return fmt.Errorf("serve control socket: %w", err)

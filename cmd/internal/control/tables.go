@@ -23,7 +23,7 @@ func views(db *state.DB) []view {
 	return []view{
 		plain(db.Services), plain(db.EndpointSlices), plain(db.Nodes), plain(db.Namespaces), plain(db.Agents), plain(db.Pools),
 		plain(db.L2Policies), plain(db.NodeLeases), plain(db.Assigned), plain(db.Devices),
-		reconciled(db.Endpoints), reconciled(db.Allocations), reconciled(db.PoolStatuses), reconciled(db.PolicyStatuses),
+		reconciled(db.Endpoints), reconciled(db.Allocations), reconciled(db.PoolStatuses), reconciled(db.PolicyStatuses), reconciled(db.ObjectStatuses),
 		reconciled(db.Assignments), reconciled(db.Frontends), reconciled(db.Announcements), reconciled(db.Routes),
 		reconciled(db.Attachments), plain(db.NodeProblems), plain(db.ClusterProblems), plain(db.SourceProblems),
 	}
@@ -76,11 +76,14 @@ func tableStatuses(db *state.DB, snap state.Snapshot) []TableStatus {
 	return all
 }
 
+// problems are said once each, whoever found them.
 func problems(db *state.DB, snap state.Snapshot) []string {
 	var lines []string
 	for _, t := range []state.Table[state.Problem]{db.NodeProblems, db.ClusterProblems, db.SourceProblems} {
 		for p := range t.All(snap) {
-			lines = append(lines, p.String())
+			if line := p.String(); !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
 		}
 	}
 	return lines

@@ -30,6 +30,8 @@ type Status struct {
 	Tables []TableStatus `json:"tables,omitempty"`
 	// Problems that a person should mend, a line each; filled in by the Server from its DB.
 	Problems []string `json:"problems,omitempty"`
+	// Notes are what there is to know of other programs beside Seamark, a line each.
+	Notes []string `json:"notes,omitempty"`
 	// Verdicts count packets by reason; the reasons without any may be left out.
 	Verdicts []VerdictCount `json:"verdicts,omitempty"`
 }
@@ -43,6 +45,8 @@ type StoreStatus struct {
 	Synced bool `json:"synced"`
 	// Err of the last contact, "" when it went well.
 	Err string `json:"err,omitempty"`
+	// Requests sent to the API server since the daemon started; 0 when they are not counted.
+	Requests uint64 `json:"requests,omitempty"`
 }
 
 // LeaseStatus is this node's right to announce.
