@@ -400,8 +400,10 @@ func (a *allocator) lowestFree(c *claim, f family) (netip.Addr, bool) {
 }
 
 func (a *allocator) allocations() []state.Allocation {
-	rows := make([]state.Allocation, 0, len(a.claims))
-	for _, c := range a.claims {
+	byName := slices.Clone(a.claims)
+	slices.SortFunc(byName, func(c, d *claim) int { return c.svc.Name.Compare(d.svc.Name) })
+	rows := make([]state.Allocation, 0, len(byName))
+	for _, c := range byName {
 		row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: state.ReasonSatisfied}
 		if len(c.reasons) > 0 {
 			row.Reason = c.reasons[0]
@@ -419,7 +421,6 @@ func (a *allocator) allocations() []state.Allocation {
 		row.Message = strings.Join(messages, "; ")
 		rows = append(rows, row)
 	}
-	slices.SortFunc(rows, func(a, b state.Allocation) int { return a.Service.Compare(b.Service) })
 	return rows
 }
 

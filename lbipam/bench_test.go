@@ -22,6 +22,7 @@ func large(perPool int) ([]state.Service, []state.Pool) {
 	services := make([]state.Service, manyServices)
 	for i := range services {
 		services[i] = svc(fmt.Sprintf("ns%d/s%d", i%100, i), i)
+		services[i].ClusterIPs = []netip.Addr{netip.AddrFrom4([4]byte{172, byte(i >> 16), byte(i >> 8), byte(i)})}
 	}
 	pools := make([]state.Pool, manyPools)
 	for i := range pools {
