@@ -3,10 +3,12 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
@@ -131,7 +133,15 @@ func (a *allocations) apply(ctx context.Context, row state.Allocation, had, want
 // gone says whether a write found no object, or another one of the same name:
 // the row goes as soon as the table hears of it.
 func gone(err error) bool {
-	return apierrors.IsNotFound(err) && !missingKind(err) || apierrors.IsConflict(err)
+	if apierrors.IsNotFound(err) {
+		return !missingKind(err)
+	}
+	if apierrors.IsConflict(err) && strings.Contains(err.Error(), "no existing object was found") {
+		return true // what an apply with a UID says of nothing
+	}
+	var status apierrors.APIStatus
+	return apierrors.IsInvalid(err) && errors.As(err, &status) && status.Status().Details != nil &&
+		slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
 }
 
 // Delete takes back the addresses of row, and no others.

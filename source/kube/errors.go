@@ -26,6 +26,15 @@ const (
 	cureRBAC      = "grant it: kubectl apply -f deploy/manifests/rbac.yaml, or the Helm chart"
 )
 
+// explained is an error in words that say what to mend. Errors of one class
+// have one cure.
+type explained struct {
+	error
+	class string
+}
+
+func (e explained) Unwrap() error { return e.error }
+
 // explain puts an error of the API server, met at doing what to the kind, into
 // words that say what to mend. All kinds meet an API server that cannot be
 // reached in the same words.
@@ -34,15 +43,24 @@ func (c *clients) explain(what string, kind source.Kind, err error) error {
 	case err == nil:
 		return nil
 	case unreachable(err):
-		return fmt.Errorf("reach API server at %s: %w: is it up, and is %s right?", c.server, withoutURL(err), flagKubeconfig)
+		return explained{fmt.Errorf("reach API server at %s: %w: is it up, and is %s right?", c.server, withoutURL(err), flagKubeconfig), "unreachable"}
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("log in to API server at %s: %w: give a valid token or certificate (%s)", c.server, err, flagKubeconfig)
+		return explained{fmt.Errorf("log in to API server at %s: %w: give a valid token or certificate (%s)", c.server, err, flagKubeconfig), "unauthorized"}
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s %s: %w: %s", what, kind.Plural, err, cureRBAC)
+		return explained{fmt.Errorf("%s %s: %w: %s", what, kind.Plural, err, cureRBAC), "forbidden"}
 	case apierrors.IsNotFound(err) && missingKind(err) && kind.Group == v1alpha1.GroupVersion.Group:
-		return fmt.Errorf("%s %s: the API server does not know Seamark's kinds: %s", what, kind.Plural, cureCRDs)
+		return explained{fmt.Errorf("%s %s: the API server does not know Seamark's kinds: %s", what, kind.Plural, cureCRDs), "missing"}
 	}
 	return fmt.Errorf("%s %s: %w", what, kind.Plural, err)
+}
+
+// classOf an error: its text when it is of none.
+func classOf(err error) string {
+	var e explained
+	if errors.As(err, &e) {
+		return e.class
+	}
+	return err.Error()
 }
 
 // unreachable says whether no answer came, or one of a server that is not ready.
@@ -95,7 +113,7 @@ func causeOf(ctx context.Context, err error) error {
 type outages struct {
 	mu   sync.Mutex
 	errs map[string]error // by what fails
-	// said are the texts that were told since all was well.
+	// said are the classes that were told since all was well.
 	said map[string]bool
 	tell func(err error)
 	over func()
@@ -105,7 +123,8 @@ func newOutages(tell func(error), over func()) *outages {
 	return &outages{errs: map[string]error{}, said: map[string]bool{}, tell: tell, over: over}
 }
 
-// set records how it stands with what; each error is told once per outage.
+// set records how it stands with what. Of each class of errors the first is
+// told, once per outage.
 func (o *outages) set(what string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -118,8 +137,8 @@ func (o *outages) set(what string, err error) {
 		return
 	}
 	o.errs[what] = err
-	if !o.said[err.Error()] {
-		o.said[err.Error()] = true
+	if !o.said[classOf(err)] {
+		o.said[classOf(err)] = true
 		o.tell(err)
 	}
 }

@@ -3,6 +3,8 @@ package kube_test
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,12 +16,16 @@ import (
 	"github.com/seamark-lb/seamark/source/conformance"
 	"github.com/seamark-lb/seamark/source/kube"
 	"github.com/seamark-lb/seamark/state"
+	"github.com/seamark-lb/seamark/testlab/kubeapi"
 	"github.com/seamark-lb/seamark/testlab/kubeapi/kubetest"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
@@ -51,18 +57,25 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// cluster is an API server with Seamark's kinds, and what an administrator
-// does there. It implements source.Objects.
+// cluster is an API server, and what an administrator does there. It
+// implements source.Objects.
 type cluster struct {
-	api interface {
-		Start(context.Context) error
-		Stop() error
-	}
+	api    *kubeapi.API
+	client dynamic.Interface
+	// kubeconfig of the daemon, who may do what the chart grants and no more.
 	kubeconfig string
-	client     dynamic.Interface
 }
 
+// newCluster has Seamark's kinds and namespace.
 func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := bareCluster(t)
+	c.installKinds(t)
+	return c
+}
+
+// bareCluster lacks Seamark's kinds.
+func bareCluster(t *testing.T) *cluster {
 	t.Helper()
 	api := kubetest.Start(t)
 	config, err := clientcmd.BuildConfigFromFlags("", api.Kubeconfig)
@@ -74,7 +87,43 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{api, api.Kubeconfig, client}
+	c := &cluster{api: api, client: client, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	rules, err := os.ReadFile("../../deploy/manifests/rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mustCreate(t, string(rules))
+	c.writeKubeconfig(t, config)
+	return c
+}
+
+// writeKubeconfig is for the ServiceAccount seamarkd.
+func (c *cluster) writeKubeconfig(t *testing.T, admin *rest.Config) {
+	t.Helper()
+	core, err := kubernetes.NewForConfig(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	day := int64(24 * 60 * 60)
+	token, err := core.CoreV1().ServiceAccounts(source.Namespace).CreateToken(t.Context(), "seamarkd",
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &day}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.LoadFromFile(c.api.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range config.AuthInfos {
+		user.Token = token.Status.Token
+	}
+	if err := clientcmd.WriteToFile(*config, c.kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) installKinds(t *testing.T) {
+	t.Helper()
 	files, err := v1alpha1.CRDs.ReadDir("crds")
 	if err != nil {
 		t.Fatal(err)
@@ -86,14 +135,9 @@ func newCluster(t *testing.T) *cluster {
 		}
 		c.createCRD(t, data)
 	}
-	c.mustCreate(t, "{apiVersion: v1, kind: Namespace, metadata: {name: seamark-system}}")
-	return c
 }
 
-var (
-	crds       = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
-)
+var crds = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 
 // createCRD returns when the kind is served.
 func (c *cluster) createCRD(t *testing.T, data []byte) {
@@ -122,6 +166,9 @@ func (c *cluster) mustCreate(t *testing.T, text string) []*unstructured.Unstruct
 		obj := &unstructured.Unstructured{}
 		if err := yaml.Unmarshal([]byte(doc), &obj.Object); err != nil {
 			t.Fatal(err)
+		}
+		if len(obj.Object) == 0 {
+			continue // comments
 		}
 		obj, err := c.Create(t.Context(), obj)
 		if err != nil {

@@ -1,0 +1,90 @@
+package kube_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/seamark-lb/seamark/source/conformance"
+	"github.com/seamark-lb/seamark/source/kube"
+	"github.com/seamark-lb/seamark/state"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const speaker = `
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: speaker, namespace: metallb-system, labels: {app: metallb, component: speaker}}
+spec:
+  selector: {matchLabels: {app: metallb}}
+  template:
+    metadata: {labels: {app: metallb}}
+    spec: {containers: [{name: speaker, image: speaker}]}
+status: {numberReady: 1, currentNumberScheduled: 1, desiredNumberScheduled: 1, numberMisscheduled: 0}
+`
+
+// MetalLB's kinds come and go while the daemon runs, and so does MetalLB.
+func TestForeignKinds(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	src, db := c.source(t, kube.Config{})
+	_, stubborn := c.source(t, kube.Config{IgnoreAgents: true})
+	conformance.Wait(t, db, "the tables to be synced without the kinds", func(snap state.Snapshot) bool {
+		return db.Pools.Synced(snap) && db.L2Policies.Synced(snap) && db.Agents.Synced(snap)
+	})
+	crd, err := os.ReadFile("../../deploy/crds-compat/metallb/ipaddresspools.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.createCRD(t, crd)
+	c.mustCreate(t, "{apiVersion: v1, kind: Namespace, metadata: {name: metallb-system}}")
+	c.mustCreate(t, "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: pool, namespace: metallb-system}, spec: {addresses: [192.168.10.211-192.168.10.215]}}")
+	check := func(db *state.DB, what string, pools, problems int) {
+		t.Helper()
+		conformance.Wait(t, db, what, func(snap state.Snapshot) bool {
+			return len(db.Pools.Rows(snap)) == pools && len(db.SourceProblems.Rows(snap)) == problems
+		})
+	}
+	check(db, "the pool", 1, 0)
+	check(stubborn, "the pool", 1, 0)
+	pool := db.Pools.Rows(db.Snapshot())[0]
+	if pool.Origin.String() != "ipaddresspool/metallb-system/pool" || pool.Invalid != "" {
+		t.Errorf("pool %+v", pool)
+	}
+	if err := src.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	running := c.mustCreate(t, speaker)[0]
+	check(db, "the pool is left to MetalLB", 0, 1)
+	problem := db.SourceProblems.Rows(db.Snapshot())[0].String()
+	for _, want := range []string{"MetalLB runs here (daemonset/metallb-system/speaker)", "left to it", "remove MetalLB, or write an IPPool"} {
+		if !strings.Contains(problem, want) {
+			t.Errorf("%s\ndoes not say %q", problem, want)
+		}
+	}
+	if agents := stubborn.Agents.Rows(stubborn.Snapshot()); len(agents) != 1 || agents[0].Product != "MetalLB" {
+		t.Errorf("agents %+v", agents)
+	}
+	check(stubborn, "the pool, in spite of MetalLB", 1, 0)
+	running.Object["status"] = map[string]any{"numberReady": int64(0), "currentNumberScheduled": int64(1), "desiredNumberScheduled": int64(1), "numberMisscheduled": int64(0)}
+	if _, err := c.of(kindOf(running), "metallb-system").UpdateStatus(t.Context(), running, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(db, "the pool is there again", 1, 0)
+
+	if err := c.client.Resource(crds).Delete(t.Context(), "ipaddresspools.metallb.io", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check(db, "no pool without its kind", 0, 0)
+	check(stubborn, "no pool without its kind", 0, 0)
+	eventually(t, "nothing is wrong", func() bool { return src.Err() == nil })
+	eventually(t, "the kind is gone", func() bool {
+		_, err := c.client.Resource(crds).Get(t.Context(), "ipaddresspools.metallb.io", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	c.createCRD(t, crd)
+	c.mustCreate(t, "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: again, namespace: metallb-system}, spec: {addresses: [192.168.10.0/30]}}")
+	check(db, "another pool", 1, 0)
+}
