@@ -46,8 +46,7 @@ func AllocationConditions(db *state.DB, r state.Reader, row state.Allocation) []
 		condition.Status = metav1.ConditionTrue
 	}
 	conditions := []metav1.Condition{condition}
-	svc, _ := db.Services.Get(r, row.Service.String())
-	if usesCilium(db, r, svc) {
+	if usesCilium(db, r, row) {
 		condition.Type = ConditionCiliumIPAMRequestSatisfied
 		conditions = append(conditions, condition)
 	}
@@ -59,7 +58,10 @@ func AllocationConditionTypes() []string {
 	return []string{v1alpha1.ConditionIPAMRequestSatisfied, ConditionCiliumIPAMRequestSatisfied}
 }
 
-func usesCilium(db *state.DB, r state.Reader, svc state.Service) bool {
+// usesCilium says whether the Service's annotations are Cilium's, or its pools
+// are; any pool, when it has none.
+func usesCilium(db *state.DB, r state.Reader, row state.Allocation) bool {
+	svc, _ := db.Services.Get(r, row.Service.String())
 	for key := range svc.Annotations {
 		for _, prefix := range []string{"lbipam.cilium.io/", "io.cilium/lb-ipam-", "service.cilium.io/"} {
 			if strings.HasPrefix(key, prefix) {
@@ -67,9 +69,16 @@ func usesCilium(db *state.DB, r state.Reader, svc state.Service) bool {
 			}
 		}
 	}
-	for pool := range db.Pools.All(r) {
-		if pool.Origin.Group == GroupCilium {
+	for _, name := range row.Pools {
+		if pool, ok := db.Pools.Get(r, name); ok && pool.Origin.Group == GroupCilium {
 			return true
+		}
+	}
+	if len(row.Pools) == 0 {
+		for pool := range db.Pools.All(r) {
+			if pool.Origin.Group == GroupCilium {
+				return true
+			}
 		}
 	}
 	return false

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,13 +36,13 @@ func programs() []program {
 	cni, proxy := []state.AgentRole{state.AgentCNI}, []state.AgentRole{state.AgentProxy}
 	cilium := []state.AgentRole{state.AgentAnnounces, state.AgentCNI}
 	return []program{
-		{labelApp, "metallb", "speaker", source.ProductMetalLB, announces},
-		{labelApp, "metallb", "controller", source.ProductMetalLB, allocates},
-		{labelName, "metallb", "speaker", source.ProductMetalLB, announces},
-		{labelName, "metallb", "controller", source.ProductMetalLB, allocates},
-		{labelK8sApp, "cilium", "", source.ProductCilium, cilium},
-		{labelName, "cilium-agent", "", source.ProductCilium, cilium},
-		{labelName, "cilium-operator", "", source.ProductCilium, allocates},
+		{labelApp, "metallb", "speaker", state.ProductMetalLB, announces},
+		{labelApp, "metallb", "controller", state.ProductMetalLB, allocates},
+		{labelName, "metallb", "speaker", state.ProductMetalLB, announces},
+		{labelName, "metallb", "controller", state.ProductMetalLB, allocates},
+		{labelK8sApp, "cilium", "", state.ProductCilium, cilium},
+		{labelName, "cilium-agent", "", state.ProductCilium, cilium},
+		{labelName, "cilium-operator", "", state.ProductCilium, allocates},
 		{labelApp, "purelb", "lbnodeagent", "PureLB", announces},
 		{labelApp, "purelb", "allocator", "PureLB", allocates},
 		{labelName, "purelb", "lbnodeagent", "PureLB", announces},

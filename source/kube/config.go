@@ -33,8 +33,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// UserAgent of the requests; seamarkd when "".
 	UserAgent string
-	// IgnoreAgents: other projects' objects are acted on also while their own
-	// programs run.
+	// IgnoreAgents: nobody looks for other projects' programs, so that nothing
+	// is left to them.
 	IgnoreAgents bool
 }
 
@@ -76,6 +76,9 @@ type clients struct {
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
 	urgent   kubernetes.Interface
+	// slices are read where leases are: when that connection is dead, neither
+	// comes any more.
+	slices dynamic.Interface
 	// events has a rate of its own: what people are told must hold nothing up.
 	events   kubernetes.Interface
 	requests *atomic.Uint64
@@ -93,19 +96,18 @@ func newClients(cfg Config) (*clients, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.UserAgent = cfg.UserAgent
+	config.UserAgent, config.WarningHandler = cfg.UserAgent, rest.NoWarnings{} // they are for who writes the objects
 	c := &clients{server: config.Host, requests: new(atomic.Uint64)}
 	// A connection that went dead is noticed after the two added up.
 	bulk, err := c.withTransport(config, 6*time.Second, 2*time.Second)
-	if err != nil {
-		return nil, fmt.Errorf("read %s %s: %w", flagKubeconfig, cfg.Kubeconfig, err)
+	if err == nil {
+		var urgent *rest.Config
+		if urgent, err = c.withTransport(config, cfg.LeaseRenew, 2*cfg.LeaseRenew); err == nil {
+			err = c.build(cfg, bulk, urgent)
+		}
 	}
-	urgent, err := c.withTransport(config, cfg.LeaseRenew, cfg.LeaseRenew)
 	if err != nil {
-		return nil, fmt.Errorf("read %s %s: %w", flagKubeconfig, cfg.Kubeconfig, err)
-	}
-	if err := c.build(cfg, bulk, urgent); err != nil {
-		return nil, fmt.Errorf("make client of the API server at %s: %w", c.server, err)
+		return nil, fmt.Errorf("make client of the API server at %s (%s): %w", c.server, flagKubeconfig, err)
 	}
 	return c, nil
 }
@@ -125,6 +127,9 @@ func (c *clients) build(cfg Config, bulk, urgent *rest.Config) (err error) {
 		return err
 	}
 	if c.urgent, err = kubernetes.NewForConfig(protobuf(urgent)); err != nil {
+		return err
+	}
+	if c.slices, err = dynamic.NewForConfig(urgent); err != nil {
 		return err
 	}
 	if c.events, err = kubernetes.NewForConfig(events); err != nil {

@@ -35,8 +35,10 @@ type feed struct {
 	failed func(error)
 	// turned is told when a watch begins (true) and when it ends. Nil: nobody.
 	turned func(on bool)
-	// reached is told which version the tables have come to. Nil: nobody.
+	// reached is told which version the tables have come to, setBack that
+	// versions begin anew. Nil: nobody.
 	reached func(revision int64)
+	setBack func()
 
 	mu     sync.Mutex
 	held   map[string]int64 // version of each object, by source.ObjectKey
@@ -116,7 +118,16 @@ func (f *feed) Replace(list []any, resourceVersion string) error {
 		objects[name], held[name] = obj, version
 	}
 	f.writer.Update(func(tx *state.Tx) { f.into.replace(tx, objects) })
-	f.note(revision(resourceVersion), func() { f.held, f.synced = held, true })
+	f.note(revision(resourceVersion), func() {
+		if now := revision(resourceVersion); now < f.upTo {
+			// The store was set back: its versions begin anew.
+			f.upTo = now
+			if f.setBack != nil {
+				f.setBack()
+			}
+		}
+		f.held, f.synced = held, true
+	})
 	return nil
 }
 
@@ -182,6 +193,9 @@ func (f *feed) watch(ctx context.Context, options metav1.ListOptions) (watch.Int
 			w = &turning{Interface: w, off: func() { f.turned(false) }}
 		}
 		return w, nil
+	case options.SendInitialEvents != nil:
+		// A list is tried next, and says what is wrong. (Servers before 1.34 may
+		// know no watch that begins with what there is.)
 	case ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err):
 		f.failed(err)
 	}

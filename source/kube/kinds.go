@@ -64,6 +64,8 @@ func (c *clients) reading(k source.Kind) listWatch {
 	case "coordination.k8s.io/Lease":
 		// On the connection of the renewals, whose age this watch tells.
 		return reading[*coordinationv1.LeaseList](c.urgent.CoordinationV1().Leases(source.Namespace))
+	case source.KindAnnouncementSlice().Group + "/" + source.KindAnnouncementSlice().Kind:
+		return reading(c.slices.Resource(resource(k)))
 	case "apps/DaemonSet":
 		return reading[*appsv1.DaemonSetList](c.core.AppsV1().DaemonSets(""))
 	case "apps/Deployment":

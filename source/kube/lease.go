@@ -26,7 +26,7 @@ type nodeLease struct {
 // RenewLease implements source.Source. lease.Renewal is not read.
 func (s *Source) RenewLease(ctx context.Context, lease state.NodeLease) error {
 	sent := source.Boottime()
-	s.trust.sent(sent, s.leases.LastRead())
+	s.trust.sending(sent, s.leases.LastRead())
 	bounded, cancel := s.cfg.bounded(ctx)
 	defer cancel()
 	version, err := s.lease.renew(bounded, lease, time.Now())
@@ -38,6 +38,7 @@ func (s *Source) RenewLease(ctx context.Context, lease state.NodeLease) error {
 	case err != nil:
 		return fmt.Errorf("renew lease of node %s: %w", lease.Node, s.clients.explain("write", source.KindLease(), causeOf(bounded, err)))
 	}
+	s.trust.sent(sent)
 	s.leases.Answered(version, sent)
 	return nil
 }

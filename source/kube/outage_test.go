@@ -8,11 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/source/conformance"
 	"github.com/seamark-lb/seamark/source/kube"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/seamark-lb/seamark/testlab/kubeapi/kubetest"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -138,10 +140,36 @@ func TestMissingKinds(t *testing.T) {
 	})
 	eventually(t, "nothing is wrong", func() bool { return src.Err() == nil })
 	read(t, src)
-	if err := c.client.Resource(crds).Delete(t.Context(), "l2policies.seamark.dev", metav1.DeleteOptions{}); err != nil {
+
+	// The watch of leases goes on; it says nothing of the slices any more.
+	if err := c.client.Resource(crds).Delete(t.Context(), "announcementslices.seamark.dev", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	says()
+	stood := src.LastRead()
+	for i := range 3 {
+		lease := state.NodeLease{Node: fmt.Sprintf("n-%d", i), Duration: 3 * time.Second}
+		if err := src.RenewLease(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		conformance.Wait(t, db, "the lease", func(snap state.Snapshot) bool {
+			_, ok := db.NodeLeases.Get(snap, lease.Node)
+			return ok
+		})
+	}
+	if last := src.LastRead(); last != stood {
+		t.Errorf("last read %v without a watch of the slices, was %v", last, stood)
+	}
+	eventually(t, "the kind is gone", func() bool {
+		_, err := c.client.Resource(crds).Get(t.Context(), "announcementslices.seamark.dev", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	data, err := v1alpha1.CRDs.ReadFile("crds/seamark.dev_announcementslices.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.createCRD(t, data)
+	read(t, src)
 }
 
 // The namespace of the leases is missing.

@@ -66,7 +66,6 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		events: newEvents(c.events, db),
 		feeds:  map[string]*feed{},
 	}
-	s.tables.IgnoreAgents = cfg.IgnoreAgents
 	s.outages = newOutages(
 		func(err error) {
 			log.Warn("follow API server; what is known stays in force until it answers", "err", err)
@@ -94,6 +93,9 @@ func (s *Source) LastRead() time.Duration { return s.trust.bound(s.leases.LastRe
 
 // Err is why the API server could last not be followed, nil when it is.
 func (s *Source) Err() error { return s.outages.err() }
+
+// Server is the URL of the API server.
+func (s *Source) Server() string { return s.clients.server }
 
 // Requests is how many requests were sent so far.
 func (s *Source) Requests() uint64 { return s.clients.requests.Load() }
@@ -163,8 +165,12 @@ func (s *Source) Run(ctx context.Context) error {
 			running.Go(func() { s.follow(ctx, s.newFeed(kind)) })
 		}
 	}
-	for _, f := range s.agentFeeds() {
-		running.Go(func() { s.follow(ctx, f) })
+	if s.cfg.IgnoreAgents {
+		s.writer.Update(func(tx *state.Tx) { s.db.Agents.MarkSynced(tx) })
+	} else {
+		for _, f := range s.agentFeeds() {
+			running.Go(func() { s.follow(ctx, f) })
+		}
 	}
 	running.Go(func() { s.followCRDs(ctx) })
 	running.Go(func() { s.verify(ctx) })
@@ -180,7 +186,7 @@ func (s *Source) newFeed(kind source.Kind) *feed {
 	case source.KindService().Kind:
 		f.into = s.allocations.watching(f.into)
 	case source.KindLease().Kind:
-		f.maxWait, f.reached = hasty, s.leases.Reached
+		f.maxWait, f.reached, f.setBack = hasty, s.leases.Reached, s.leases.Replaced
 	case source.KindAnnouncementSlice().Kind:
 		f.maxWait = hasty
 		f.turned = func(on bool) { s.trust.turned(on, s.leases.LastRead()) }

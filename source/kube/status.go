@@ -80,7 +80,7 @@ func (s *statuses[T]) write(ctx context.Context, change source.StatusChange) err
 	s.mu.Lock()
 	last, ok := s.sent[sentKey(change)]
 	s.mu.Unlock()
-	if ok && reflect.DeepEqual(last.change, change) && s.version(change.Kind, name) <= last.version {
+	if ok && reflect.DeepEqual(last.change, change) && s.version(change.Kind, name) == last.version {
 		return nil
 	}
 	bounded, cancel := s.cfg.bounded(ctx)

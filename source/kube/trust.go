@@ -12,7 +12,8 @@ import (
 // taken to be as new; after a break, only what a comparison with the API
 // server has shown counts.
 type trust struct {
-	// gap between two renewals from which on this process stood still.
+	// gap between two renewals from which on this process stood still, or its
+	// connections may have.
 	gap time.Duration
 	// wake holds a token when there is something to verify.
 	wake chan struct{}
@@ -22,7 +23,7 @@ type trust struct {
 	breaks  int           // so far
 	trusted bool          // compared after the last break, and the watch is on
 	proven  time.Duration // the table is no older than that (CLOCK_BOOTTIME)
-	renewed time.Duration // when the last renewal was sent
+	renewed time.Duration // when the last renewal that was answered was sent
 }
 
 func newTrust(gap time.Duration) *trust {
@@ -47,14 +48,20 @@ func (t *trust) turned(on bool, leases time.Duration) {
 	t.broke(leases)
 }
 
-// sent records that a renewal is sent at now; leases as of bound.
-func (t *trust) sent(now, leases time.Duration) {
+// sending records that a renewal is about to be sent at now; leases as of bound.
+func (t *trust) sending(now, leases time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.renewed != 0 && now-t.renewed > t.gap {
 		t.broke(leases)
 	}
-	t.renewed = now
+}
+
+// sent records that the renewal sent at that time was answered.
+func (t *trust) sent(at time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.renewed = at
 }
 
 // lagged records that the table was found behind the API server.

@@ -36,10 +36,17 @@ func TestTrust(t *testing.T) {
 	}
 	check("compared before the watch began", 12*s, 11*s)
 	tr.proved(tr.begin(), 13*s)
-	tr.sent(14*s, 13*s)
-	tr.sent(16*s, 14*s)
+	renew := func(at, leases time.Duration) {
+		tr.sending(at, leases)
+		tr.sent(at)
+	}
+	renew(14*s, 13*s)
+	renew(16*s, 14*s)
 	check("renewals in time", 16*s, 16*s)
-	tr.sent(19*s, 16*s)
+	tr.sending(17*s, 16*s) // and no answer
+	tr.sending(18*s, 16*s)
+	check("a renewal that failed", 18*s, 18*s)
+	renew(19*s, 16*s)
 	check("the process stood still", 19*s, 16*s)
 	tr.proved(tr.begin(), 20*s)
 	tr.lagged(21 * s)
