@@ -263,6 +263,7 @@ func (n *clusterNode) start() {
 		db.Nodes.MarkSynced(tx)
 		db.L2Policies.MarkSynced(tx)
 		db.Pools.MarkSynced(tx)
+		db.Agents.MarkSynced(tx)
 		db.Devices.MarkSynced(tx)
 	})
 	cut := n.client != nil && n.client.cut

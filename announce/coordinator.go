@@ -238,7 +238,7 @@ func (p *placer) run(ctx context.Context) {
 			placed = true
 			wg.Go(func() { _ = reconciler.Run(ctx) })
 		}
-	}, p.db.Services.Watch(), p.db.EndpointSlices.Watch(), p.db.Nodes.Watch(), p.db.L2Policies.Watch(),
+	}, p.db.Services.Watch(), p.db.EndpointSlices.Watch(), p.db.Nodes.Watch(), p.db.L2Policies.Watch(), p.db.Pools.Watch(), p.db.Agents.Watch(),
 		p.db.Assigned.Watch(), p.db.MarksChanged, func(state.Snapshot) <-chan struct{} { return seen.changed })
 }
 

@@ -45,7 +45,7 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 // part of it, addresses would be withdrawn.
 func placeable(db *state.DB, r state.Reader) bool {
 	return db.Services.Synced(r) && db.EndpointSlices.Synced(r) && db.Nodes.Synced(r) &&
-		db.L2Policies.Synced(r) && db.Pools.Synced(r) && db.NodeLeases.Synced(r) && db.Assigned.Synced(r)
+		db.L2Policies.Synced(r) && db.Pools.Synced(r) && db.Agents.Synced(r) && db.NodeLeases.Synced(r) && db.Assigned.Synced(r)
 }
 
 // latest merges what the store holds with what was decided and may not be in

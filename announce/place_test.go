@@ -291,7 +291,7 @@ func TestPlaceableWithPoolsOnly(t *testing.T) {
 	if placeable(db, db.Snapshot()) {
 		t.Error("placed before the pools are known")
 	}
-	w.Update(func(tx *state.Tx) { db.Pools.MarkSynced(tx) })
+	w.Update(func(tx *state.Tx) { db.Pools.MarkSynced(tx); db.Agents.MarkSynced(tx) })
 	if !placeable(db, db.Snapshot()) {
 		t.Error("not placed when all is known")
 	}

@@ -1,6 +1,7 @@
 package coexist
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -124,10 +125,23 @@ func TestCluster(t *testing.T) {
 		"kube-proxy":                 {[]state.Agent{agent("kube-proxy", state.AgentProxy, 3)}, []state.Pool{ours}, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if by, left := LeavesClassless(row.agents, row.pools, row.found...); by != row.classless || left != (by != "") {
-				t.Errorf("Services without class are left: %v, to %q, want %q", left, by, row.classless)
+			db, w := state.New()
+			w.Update(func(tx *state.Tx) {
+				for _, a := range row.agents {
+					db.Agents.Put(tx, a)
+				}
+				for i, p := range row.pools {
+					p.Name = fmt.Sprint(i)
+					db.Pools.Put(tx, p)
+				}
+				for _, p := range row.found {
+					db.SourceProblems.Put(tx, p)
+				}
+			})
+			if by := state.LeavingsOf(db, db.Snapshot()).Classless(); by != row.classless {
+				t.Errorf("Services without class are left to %q, want %q", by, row.classless)
 			}
-			problems := ClusterProblems(row.agents, row.pools, row.found...)
+			problems := ClusterProblems(db, db.Snapshot())
 			if len(problems) != len(row.problems) {
 				t.Fatalf("problems %v, want %d", problems, len(row.problems))
 			}

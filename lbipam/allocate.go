@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -20,19 +19,19 @@ type Inputs struct {
 	Namespaces []state.Namespace
 	Nodes      []state.Node
 	Leases     []state.NodeLease
-	// LeftTo is whose the Services without a class are, "" when they are Seamark's.
-	LeftTo string
+	// Left is what is other projects'.
+	Left state.Leavings
 }
 
 // serves says whether LB-IPAM is to serve svc.
 func (in Inputs) serves(svc state.Service) bool {
-	return Ours(svc) && (svc.Class != "" || in.LeftTo == "")
+	return svc.ForSeamark() && in.Left.Service(svc) == ""
 }
 
 // Ready says whether the sources have told all that ReadInputs reads and that
 // an allocation could be wrong without.
 func Ready(db *state.DB, r state.Reader) bool {
-	return db.Services.Synced(r) && db.Pools.Synced(r) && db.Namespaces.Synced(r) && db.Nodes.Synced(r)
+	return db.Services.Synced(r) && db.Pools.Synced(r) && db.Namespaces.Synced(r) && db.Nodes.Synced(r) && db.Agents.Synced(r)
 }
 
 // ReadInputs takes the Inputs from the tables, with what was decided and is
@@ -44,6 +43,7 @@ func ReadInputs(db *state.DB, r state.Reader) Inputs {
 		Namespaces: db.Namespaces.Rows(r),
 		Nodes:      db.Nodes.Rows(r),
 		Leases:     db.NodeLeases.Rows(r),
+		Left:       state.LeavingsOf(db, r),
 	}
 }
 
@@ -71,11 +71,6 @@ func (in Inputs) Allocate() ([]state.Allocation, []state.PoolStatus) {
 		a.giveLowest(c)
 	}
 	return a.allocations(), a.poolStatuses()
-}
-
-// Ours says whether svc is for Seamark to serve, by its type and class.
-func Ours(svc state.Service) bool {
-	return svc.Type == "LoadBalancer" && (svc.Class == "" || svc.Class == v1alpha1.ClassL2 || svc.Class == v1alpha1.ClassBGP)
 }
 
 // Remember returns services as they will be when what was decided before is
@@ -230,8 +225,8 @@ func (a *allocator) reserve(in Inputs) {
 		}
 		if svc.Type == "LoadBalancer" && !in.serves(svc) {
 			whose := "of loadBalancerClass " + svc.Class
-			if svc.Class == "" {
-				whose = "which is left to " + in.LeftTo
+			if by := in.Left.Service(svc); by != "" {
+				whose = "which is left to " + by
 			}
 			reserve(svc.Ingress, "in the status of Service "+svc.Name.String()+", "+whose, svc.Name)
 		}

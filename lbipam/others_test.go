@@ -156,10 +156,15 @@ func TestReserved(t *testing.T) {
 
 // While another project's programs run, Services without a class are theirs.
 func TestLeftToOthers(t *testing.T) {
+	db, w := state.New()
+	w.Update(func(tx *state.Tx) {
+		db.Agents.Put(tx, state.Agent{Product: "MetalLB", Role: state.AgentAllocates, Ready: 1})
+		db.Pools.Put(tx, state.Pool{Name: "theirs", Origin: state.ObjectRef{Kind: "IPAddressPool", Name: "theirs"}})
+	})
 	in := Inputs{
 		Services: []state.Service{svc("a", 1, carries("10.0.0.1")), svc("b", 2, class("seamark.dev/l2")), svc("c", 3, class("seamark.dev/bgp"), asks("10.0.0.1"))},
 		Pools:    []state.Pool{pl("p", 0, few)},
-		LeftTo:   "MetalLB",
+		Left:     state.LeavingsOf(db, db.Snapshot()),
 	}
 	rows, _ := in.Allocate()
 	want := "b 10.0.0.2@p\n" +
@@ -167,7 +172,7 @@ func TestLeftToOthers(t *testing.T) {
 	if got := text(rows); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	in.LeftTo = ""
+	in.Left = state.Leavings{}
 	rows, _ = in.Allocate()
 	if got, want := text(rows[:2]), "a 10.0.0.1@p\nb 10.0.0.2@p\n"; got != want {
 		t.Errorf("when they are gone, got\n%swant\n%s", got, want)
@@ -238,7 +243,7 @@ func TestReadInputs(t *testing.T) {
 		db.Nodes.MarkSynced(tx)
 	})
 	ready(false)
-	w.Update(func(tx *state.Tx) { db.Namespaces.MarkSynced(tx) })
+	w.Update(func(tx *state.Tx) { db.Namespaces.MarkSynced(tx); db.Agents.MarkSynced(tx) })
 	ready(true)
 	rows, _ := ReadInputs(db, db.Snapshot()).Allocate()
 	if got, want := text(rows[:1]), "a 10.0.0.3@p\n"; got != want || len(rows[1].Addrs) > 0 {

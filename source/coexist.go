@@ -7,17 +7,11 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// Products whose own kinds Seamark understands, as Agents name them.
-const (
-	ProductCilium  = "Cilium"
-	ProductMetalLB = "MetalLB"
-)
-
 // LeftTo says whose the objects of another project's kind are: while a program
 // of that project runs that gives Services addresses or announces them, it
 // acts on them, and Seamark does not.
 func LeftTo(kind Kind, agents iter.Seq[state.Agent]) (by state.Agent, left bool) {
-	product, ok := map[string]string{GroupCilium: ProductCilium, GroupMetalLB: ProductMetalLB}[kind.Group]
+	product, ok := map[string]string{GroupCilium: state.ProductCilium, GroupMetalLB: state.ProductMetalLB}[kind.Group]
 	if !ok {
 		return by, false
 	}

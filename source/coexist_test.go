@@ -53,7 +53,7 @@ func TestObjectsLeftToOthers(t *testing.T) {
 			t.Errorf("%s: pools %v, problems %v; want %d and %d", what, p, q, pools, problems)
 		}
 	}
-	speaker := state.Agent{Object: state.ObjectRef{Kind: "DaemonSet", Namespace: "m", Name: "speaker"}, Product: ProductMetalLB, Role: state.AgentAnnounces, Ready: 1}
+	speaker := state.Agent{Object: state.ObjectRef{Kind: "DaemonSet", Namespace: "m", Name: "speaker"}, Product: state.ProductMetalLB, Role: state.AgentAnnounces, Ready: 1}
 	put := func(names ...string) {
 		objects := map[string]any{}
 		for _, name := range names {
@@ -68,12 +68,6 @@ func TestObjectsLeftToOthers(t *testing.T) {
 	check("MetalLB runs", 0, 2)
 	put("b")
 	check("an object less", 0, 1)
-	tables.IgnoreAgents = true
-	put("b")
-	check("the rule is off", 1, 0)
-	tables.IgnoreAgents = false
-	put("b")
-	check("the rule is on", 0, 1)
 	w.Update(func(tx *state.Tx) { tables.Remove(tx, kind, "m/b") })
 	check("removed", 0, 0)
 	put("b")

@@ -31,7 +31,7 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
 	if s.Spec.LoadBalancerClass != nil {
-		row.Class = foreign.Class(*s.Spec.LoadBalancerClass)
+		row.Class, row.ClassOf = foreign.Class(*s.Spec.LoadBalancerClass)
 	}
 	var problems Problems
 	clusterIPs := s.Spec.ClusterIPs

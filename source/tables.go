@@ -26,10 +26,6 @@ import (
 //
 // Its methods are called within one update after another, never at once.
 type Tables struct {
-	// IgnoreAgents: other projects' objects get their rows also while their own
-	// programs run (LeftTo).
-	IgnoreAgents bool
-
 	db        *state.DB
 	log       *slog.Logger
 	followers map[string]follower // by Kind.key
@@ -135,7 +131,7 @@ func ObjectKey(namespace, name string) string {
 // changes Agents puts the objects again.
 func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 	f := t.followers[kind.key()]
-	if by, left := LeftTo(kind, t.db.Agents.All(tx)); left && !t.IgnoreAgents {
+	if by, left := LeftTo(kind, t.db.Agents.All(tx)); left {
 		f.remove(tx, name)
 		t.leave(kind, name, true)
 		t.setProblems(tx, kind, name, Problems{leftProblem(kind, by)})

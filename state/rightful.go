@@ -7,8 +7,9 @@ import (
 	"sort"
 )
 
-// Rightful returns the Services with only the addresses that they may have,
-// and a Problem for each other one. Served, a node's address would take all
+// Rightful returns the Services with only the addresses that Seamark is to
+// serve: those of other load balancers, by class or because their programs run
+// (Leavings), have no Ingress here. Of the others each has a Problem. Served, a node's address would take all
 // the node's other traffic; a gateway's or another Service's, theirs; and
 // announced, their place on the wire (CVE-2020-8554). Anyone who may write a
 // Service can write spec.externalIPs, so an address of a pool is refused there
@@ -20,6 +21,7 @@ func Rightful(db *DB, r Reader) ([]Service, []Problem) {
 	services := db.Services.Rows(r)
 	holders := Holders(services, db.Nodes.Rows(r), db.NodeLeases.Rows(r), db.Devices.Rows(r))
 	pools := IndexPools(db.Pools.Rows(r))
+	left := LeavingsOf(db, r)
 	var problems []Problem
 	rightful := func(svc Service, field string, addrs []netip.Addr) []netip.Addr {
 		refused := func(a netip.Addr) bool {
@@ -39,7 +41,10 @@ func Rightful(db *DB, r Reader) ([]Service, []Problem) {
 		return without(addrs, refused)
 	}
 	for i, svc := range services { // a copy of the table's
-		services[i].Ingress = rightful(svc, "status.loadBalancer.ingress", svc.Ingress)
+		services[i].Ingress = nil
+		if svc.ForSeamark() && left.Service(svc) == "" {
+			services[i].Ingress = rightful(svc, "status.loadBalancer.ingress", svc.Ingress)
+		}
 		services[i].ExternalIPs = rightful(svc, fieldExternalIPs, svc.ExternalIPs)
 	}
 	return services, problems

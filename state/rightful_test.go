@@ -53,7 +53,10 @@ func TestRightful(t *testing.T) {
 			"192.168.10.212 | 192.168.10.212", ""},
 		{"an address of a pool, which it was given once", svc(func(s *state.Service) {
 			s.Type, s.Ingress, s.ExternalIPs = "ClusterIP", addrs("192.168.10.212"), addrs("192.168.10.212")
-		}), "192.168.10.212 | ", "spec.externalIPs: 192.168.10.212 is in pool lab"},
+		}), " | ", "spec.externalIPs: 192.168.10.212 is in pool lab"},
+		{"another load balancer's Service", svc(func(s *state.Service) {
+			s.Class, s.Ingress = "example.com/lb", addrs("192.168.10.212")
+		}), " | ", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			db, w := state.New()

@@ -81,9 +81,10 @@ type Service struct {
 	// Type as in Kubernetes: ClusterIP, NodePort, LoadBalancer, ExternalName.
 	Type string
 	// Class is spec.loadBalancerClass, "" when absent. Another project's class
-	// that means what one of Seamark's does is given as Seamark's.
-	Class      string
-	ClusterIPs []netip.Addr
+	// that means what one of Seamark's does is given as Seamark's, and ClassOf
+	// is the product whose it is.
+	Class, ClassOf string
+	ClusterIPs     []netip.Addr
 	// ExternalIPs is spec.externalIPs.
 	ExternalIPs []netip.Addr
 	// RequestedIPs are the addresses asked for by spec.loadBalancerIP or by

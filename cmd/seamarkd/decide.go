@@ -46,12 +46,14 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 
 func (d *deciders) frontends(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
-		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) {
+		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) &&
+			d.db.Pools.Synced(snap) && d.db.Agents.Synced(snap) {
 			rows, problems := datapath.FrontendsOf(d.db, snap, d.node)
 			want(d, d.db.Frontends, rows)
 			d.report("frontends", problems)
 		}
-	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Nodes.Watch(), d.db.MarksChanged)
+	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Nodes.Watch(), d.db.Pools.Watch(), d.db.Devices.Watch(),
+		d.db.Agents.Watch(), d.db.MarksChanged)
 }
 
 func (d *deciders) routes(ctx context.Context) error {

@@ -19,8 +19,6 @@ type ipam struct {
 	writer *state.Writer
 	source source.Source
 	log    *slog.Logger
-	// ignoreOthers: other announcers' presence changes nothing.
-	ignoreOthers bool
 }
 
 // leader is what the coordinator does besides placing addresses.
@@ -54,10 +52,11 @@ func (p ipam) run(ctx context.Context) {
 	defer wg.Wait()
 	decided := false
 	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
-		if !lbipam.Ready(p.db, snap) || !p.db.Agents.Synced(snap) {
+		if !lbipam.Ready(p.db, snap) {
 			return
 		}
-		allocations, pools := p.inputs(snap).Allocate()
+		p.tellOthers(snap)
+		allocations, pools := lbipam.ReadInputs(p.db, snap).Allocate()
 		p.writer.Update(func(tx *state.Tx) {
 			state.Want(tx, p.db.Allocations, allocations, time.Now())
 			state.Want(tx, p.db.PoolStatuses, pools, time.Now())
@@ -72,20 +71,11 @@ func (p ipam) run(ctx context.Context) {
 		p.db.L2Policies.Watch(), p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
 }
 
-// inputs are what LB-IPAM decides by: without Services that are another
-// project's while its programs run.
-func (p ipam) inputs(snap state.Snapshot) lbipam.Inputs {
-	in := lbipam.ReadInputs(p.db, snap)
-	if p.ignoreOthers {
-		return in
-	}
-	agents := p.db.Agents.Rows(snap)
-	found := p.db.SourceProblems.Rows(snap)
-	in.LeftTo, _ = coexist.LeavesClassless(agents, in.Pools, found...)
-	for _, problem := range p.writer.Report(p.db.ClusterProblems, "beside", coexist.ClusterProblems(agents, in.Pools, found...)) {
+// tellOthers reports the programs of other projects that do what Seamark does.
+func (p ipam) tellOthers(snap state.Snapshot) {
+	for _, problem := range p.writer.Report(p.db.ClusterProblems, "beside", coexist.ClusterProblems(p.db, snap)) {
 		p.log.Warn("another program does what Seamark does", "object", problem.Object.String(), "problem", problem.Message, "cure", problem.Cure)
 	}
-	return in
 }
 
 func (p ipam) reconcile(ctx context.Context, wg *sync.WaitGroup) {

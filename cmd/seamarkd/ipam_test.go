@@ -65,7 +65,7 @@ func term(t *testing.T, db *state.DB, w *state.Writer, store *allocationStore) (
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ipam{db, w, store, slog.New(slog.DiscardHandler), false}.run(ctx)
+		ipam{db, w, store, slog.New(slog.DiscardHandler)}.run(ctx)
 	}()
 	end = func() { cancel(); <-done }
 	t.Cleanup(end)

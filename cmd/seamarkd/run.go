@@ -67,7 +67,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
-		Lead:      leader{ipam{db, writer, src, log, store.kube.ignoreOthers}, tell}.run,
+		Lead:      leader{ipam{db, writer, src, log}, tell}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   outside,
 	})

@@ -39,6 +39,9 @@ func (t teller) follow(ctx context.Context, of func(*state.DB, *state.Snapshot, 
 		case <-time.After(settle):
 		}
 		now := t.db.Snapshot()
+		if ctx.Err() != nil {
+			return // and what is not decided here any more is no news
+		}
 		for _, e := range of(t.db, before, now) {
 			t.source.Event(source.Event(e))
 		}

@@ -143,13 +143,16 @@ func withoutMeaning(name, value string) bool {
 }
 
 // Class returns the loadBalancerClass of Seamark's that means what class does,
-// or class itself.
-func Class(class string) string {
+// and whose class is; or class itself and "".
+func Class(class string) (ours, product string) {
 	switch class {
 	case "io.cilium/l2-announcer":
-		return v1alpha1.ClassL2
+		return v1alpha1.ClassL2, productCilium
 	case "io.cilium/bgp-control-plane":
-		return v1alpha1.ClassBGP
+		return v1alpha1.ClassBGP, productCilium
 	}
-	return class
+	return class, ""
 }
+
+// productCilium is state.ProductCilium: this package knows no rows.
+const productCilium = "Cilium"

@@ -120,8 +120,9 @@ func convertService(obj *unstructured.Unstructured) (*unstructured.Unstructured,
 		annotations = nil // no empty metadata.annotations
 	}
 	out.SetAnnotations(annotations)
-	if class, _, _ := unstructured.NestedString(obj.Object, "spec", "loadBalancerClass"); Class(class) != class {
-		_ = unstructured.SetNestedField(out.Object, Class(class), "spec", "loadBalancerClass") // it was read there
+	if class, _, _ := unstructured.NestedString(obj.Object, "spec", "loadBalancerClass"); class != "" {
+		ours, _ := Class(class)
+		_ = unstructured.SetNestedField(out.Object, ours, "spec", "loadBalancerClass") // it was read there
 	}
 	return out, findings
 }

@@ -94,9 +94,6 @@ func (s *Source) LastRead() time.Duration { return s.trust.bound(s.leases.LastRe
 // Err is why the API server could last not be followed, nil when it is.
 func (s *Source) Err() error { return s.outages.err() }
 
-// Server is the URL of the API server.
-func (s *Source) Server() string { return s.clients.server }
-
 // Requests is how many requests were sent so far.
 func (s *Source) Requests() uint64 { return s.clients.requests.Load() }
 

@@ -1,0 +1,92 @@
+package state
+
+import "github.com/seamark-lb/seamark/api/v1alpha1"
+
+// Products whose kinds, and classes of Services, Seamark understands, as
+// Agents name them.
+const (
+	ProductCilium  = "Cilium"
+	ProductMetalLB = "MetalLB"
+)
+
+// Leavings is what Seamark leaves to other projects while their own programs
+// run.
+type Leavings struct {
+	// products whose programs give addresses or announce them.
+	products map[string]bool
+	// pools says of each whether it has pools to give addresses from.
+	pools map[string]bool
+	// classless is the product that Services without a class are left to.
+	classless string
+}
+
+// LeavingsOf works the Leavings out. Whoever decides by them waits for Agents
+// to be synced.
+//
+// Services without spec.loadBalancerClass are left to an allocator that runs
+// and has pools: pools that are left to it are known by the Problem that says
+// so. Of a product whose kinds Seamark does not read nobody knows whether it
+// has any: it counts as if.
+func LeavingsOf(db *DB, r Reader) Leavings {
+	l := Leavings{products: map[string]bool{}, pools: map[string]bool{}}
+	for a := range db.Agents.All(r) {
+		if a.Ready == 0 || a.Role != AgentAllocates && a.Role != AgentAnnounces {
+			continue
+		}
+		if !l.products[a.Product] {
+			l.products[a.Product] = true
+			l.pools[a.Product] = hasPools(db, r, a.Product)
+		}
+		if a.Role == AgentAllocates && l.classless == "" && l.pools[a.Product] {
+			l.classless = a.Product
+		}
+	}
+	return l
+}
+
+// hasPools says whether the product has pools to give addresses from.
+func hasPools(db *DB, r Reader, product string) bool {
+	kind, known := map[string]string{ProductCilium: "CiliumLoadBalancerIPPool", ProductMetalLB: "IPAddressPool"}[product]
+	if !known {
+		return true
+	}
+	for p := range db.Pools.All(r) {
+		if p.Origin.Kind == kind && !p.Disabled {
+			return true
+		}
+	}
+	for p := range db.SourceProblems.All(r) {
+		if p.Object.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// HasPools says whether a program of the product runs, and has pools.
+func (l Leavings) HasPools(product string) bool { return l.pools[product] }
+
+// Classless is the product that Services without a class are left to, "" when
+// they are Seamark's.
+func (l Leavings) Classless() string { return l.classless }
+
+// Service is the product that svc is left to, "" when it is not. What Seamark
+// gave a Service without a class stays given.
+func (l Leavings) Service(svc Service) string {
+	if svc.ClassOf != "" {
+		if l.products[svc.ClassOf] {
+			return svc.ClassOf
+		}
+		return ""
+	}
+	if svc.Class == "" && !ConditionTrue(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) {
+		return l.classless
+	}
+	return ""
+}
+
+// ForSeamark says whether a Service is for Seamark to serve, by its type and
+// class, if nobody else is (Leavings).
+func (s Service) ForSeamark() bool {
+	return s.Type == "LoadBalancer" && (s.Class == "" || s.Class == v1alpha1.ClassL2 || s.Class == v1alpha1.ClassBGP)
+}

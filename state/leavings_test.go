@@ -1,0 +1,48 @@
+package state_test
+
+import (
+	"testing"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/state"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// While MetalLB runs with pools, and Cilium without: whose is a Service?
+func TestLeavings(t *testing.T) {
+	db, w := state.New()
+	if by := state.LeavingsOf(db, db.Snapshot()).Service(state.Service{Type: "LoadBalancer"}); by != "" {
+		t.Errorf("alone, a Service is left to %q", by)
+	}
+	given := []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionTrue}}
+	wanting := []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionFalse}}
+	w.Update(func(tx *state.Tx) {
+		for _, a := range []state.Agent{
+			{Product: "MetalLB", Role: state.AgentAllocates, Ready: 1},
+			{Product: "Cilium", Role: state.AgentAnnounces, Ready: 3},
+		} {
+			a.Object.Name = a.Product
+			db.Agents.Put(tx, a)
+		}
+		db.Pools.Put(tx, state.Pool{Name: "p", Origin: state.ObjectRef{Kind: "IPAddressPool", Name: "p"}})
+	})
+	for _, tc := range []struct {
+		svc  state.Service
+		want string
+	}{
+		{state.Service{}, "MetalLB"},
+		{state.Service{Conditions: wanting}, "MetalLB"},
+		{state.Service{Conditions: given}, ""},
+		{state.Service{Class: v1alpha1.ClassL2}, ""},
+		{state.Service{Class: v1alpha1.ClassL2, ClassOf: "Cilium"}, "Cilium"},
+		{state.Service{Class: "example.com/lb"}, ""},
+	} {
+		if got := state.LeavingsOf(db, db.Snapshot()).Service(tc.svc); got != tc.want {
+			t.Errorf("%+v is left to %q, want %q", tc.svc, got, tc.want)
+		}
+	}
+	w.Update(func(tx *state.Tx) { db.Agents.Replace(tx, nil, func(a, b state.Agent) bool { return a == b }) })
+	if by := state.LeavingsOf(db, db.Snapshot()).Service(state.Service{ClassOf: "Cilium"}); by != "" {
+		t.Errorf("when they are gone, a Service is left to %q", by)
+	}
+}
