@@ -3,6 +3,5 @@
 //
 // Host.Look reads a node: container network configurations, network devices,
 // kernel settings, the rules of kube-proxy. The rest is pure: Problems and
-// Notes of a node, ClusterProblems of the cluster, and whether Services without
-// a class are left to others (LeavesClassless).
+// Notes of a node, ClusterProblems of the cluster.
 package coexist
