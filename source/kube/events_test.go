@@ -11,7 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Events are where kubectl describe finds them, and what repeats is one.
+// Events are where kubectl describe finds them, and what repeats is one: not
+// what has the same reason, and says something else.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -23,10 +24,11 @@ func TestEvents(t *testing.T) {
 	for range 3 {
 		src.Event(source.Event{Object: service, Reason: "AddressAssigned", Action: "Allocate", Message: strings.Repeat("é", 600)})
 	}
+	src.Event(source.Event{Object: service, Reason: "AddressAssigned", Action: "Allocate", Message: "another"})
 	src.Event(source.Event{Object: pool, UID: "u-1", Warning: true, Reason: "PoolExhausted", Action: "Allocate", Message: "100% full"})
 	kind := source.Kind{Group: "events.k8s.io", Version: "v1", Plural: "events", Namespaced: true}
 	var of map[string]unstructured.Unstructured
-	eventually(t, "both events", func() bool {
+	eventually(t, "the events", func() bool {
 		list, err := c.of(kind, "default").List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -34,11 +36,17 @@ func TestEvents(t *testing.T) {
 		of = map[string]unstructured.Unstructured{}
 		for _, e := range list.Items {
 			reason, _, _ := unstructured.NestedString(e.Object, "reason")
+			if note, _, _ := unstructured.NestedString(e.Object, "note"); note == "another" {
+				reason += " of another"
+			}
 			of[reason] = e
 		}
-		_, series := of["AddressAssigned"].Object["series"]
-		return len(of) == 2 && len(list.Items) == 2 && series
+		count, _, _ := unstructured.NestedInt64(of["AddressAssigned"].Object, "series", "count")
+		return len(of) == 3 && len(list.Items) == 3 && count == 3
 	})
+	if series, ok := of["AddressAssigned of another"].Object["series"]; ok {
+		t.Errorf("the other is told once, not as %v", series)
+	}
 	field := func(reason string, path ...string) string {
 		v, _, _ := unstructured.NestedString(of[reason].Object, path...)
 		return v

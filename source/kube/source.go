@@ -140,7 +140,6 @@ func (s *Source) Objects() source.Objects { return objects{s} }
 
 // Close implements source.Source.
 func (s *Source) Close() error {
-	s.events.close()
 	s.clients.close()
 	return nil
 }
