@@ -57,6 +57,16 @@ func (l *Lab) Kubeconfig() (path string, ok bool) {
 	return l.plane(r).Kubeconfig(), true
 }
 
+// AuditLog is the path of the API server's audit log, which has the daemons'
+// requests; ok is false when the control plane is not Kubernetes.
+func (l *Lab) AuditLog() (path string, ok bool) {
+	r, err := l.read()
+	if err != nil || r.ControlPlane != kubeControlPlane {
+		return "", false
+	}
+	return l.plane(r).AuditLog(), true
+}
+
 // kubeEnv is what commands in the lab have in addition, and daemons have not:
 // the administrator's rights.
 func (l *Lab) kubeEnv(r record) []string {

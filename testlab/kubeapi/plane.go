@@ -91,8 +91,26 @@ func (p Plane) write() error {
 			return err
 		}
 	}
-	return os.WriteFile(p.file("tokens.csv"), []byte(tokens.String()), 0o600)
+	if err := os.WriteFile(p.file("tokens.csv"), []byte(tokens.String()), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(p.file("audit.yaml"), []byte(auditPolicy), 0o600)
 }
+
+// auditPolicy has each request of the daemons written to the audit log, with
+// what came of it.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: [system:serviceaccounts:seamark-system]
+- level: None
+`
+
+// AuditLog is the path of the API server's audit log: a JSON object a line, of
+// audit.k8s.io/v1.
+func (p Plane) AuditLog() string { return p.file("audit.log") }
 
 func (p Plane) kubeconfigOf(c Component) string { return p.file(string(c) + ".kubeconfig") }
 
@@ -154,6 +172,8 @@ func (p Plane) Args(c Component) []string {
 			"--tls-private-key-file="+p.file("server.key"),
 			"--token-auth-file="+p.file("tokens.csv"),
 			"--authorization-mode=Node,RBAC",
+			"--audit-policy-file="+p.file("audit.yaml"),
+			"--audit-log-path="+p.AuditLog(),
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 			"--service-account-signing-key-file="+p.file("service-account.key"),
 			"--service-account-key-file="+p.file("service-account.key"),
