@@ -56,7 +56,7 @@ lint:
 	$(TOOL) staticcheck ./...
 
 # apt-get only when something is missing, so that a warm machine needs no network.
-LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping
+LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping iptables-legacy:iptables nft:nftables
 BPF_TOOLS := clang-14:clang-14 llvm-strip-14:llvm-14
 
 deps-lab:

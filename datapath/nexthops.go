@@ -280,10 +280,13 @@ func (n *NextHops) resolve(routes, probe bool) (moved bool, err error) {
 	}
 	var errs []error
 	for hop, index := range n.index {
-		if err := n.kernel.put(index, macs.entry(hop)); err != nil {
-			errs = append(errs, err)
+		forgotten := macs.forgot(hop, n.kernel.have[index])
+		if !forgotten {
+			if err := n.kernel.put(index, macs.entry(hop)); err != nil {
+				errs = append(errs, err)
+			}
 		}
-		if probe && !macs.Neighbours[hop.neighbour()].Fresh {
+		if (probe || forgotten) && !macs.Neighbours[hop.neighbour()].Fresh {
 			if err := n.resolver.Probe(hop); err != nil {
 				errs = append(errs, fmt.Errorf("probe %s: %w", hop.Gateway, err))
 			}
@@ -358,4 +361,12 @@ func (m *MACs) entry(hop Hop) NextHopEntry {
 		return NextHopEntry{}
 	}
 	return NextHopEntry{Ifindex: uint32(hop.Ifindex), Saddr: hop.Source.As4(), Dmac: dmac, Smac: smac}
+}
+
+// forgot says whether all that the kernel no longer has of the hop is the
+// neighbour's MAC. The neighbour is most likely still there: the MAC in held
+// stands until the probe is answered by another.
+func (m *MACs) forgot(hop Hop, held NextHopEntry) bool {
+	return m.entry(hop) == (NextHopEntry{}) && held.Dmac != (MAC{}) && held.Ifindex == uint32(hop.Ifindex) &&
+		held.Smac == m.Devices[hop.Ifindex] && hop.Source.Is4() && held.Saddr == hop.Source.As4()
 }

@@ -97,6 +97,17 @@ func TestBackendsShareNextHops(t *testing.T) {
 	if a, c := hopEntry(t, fake.Maps, a), hopEntry(t, fake.Maps, c); a.Dmac[5] != 101 || c.Dmac[5] != 200 {
 		t.Errorf("after the neighbours changed: %+v %+v", a, c)
 	}
+	// The kernel forgets the neighbour: its MAC stands, and it is asked at once.
+	r.probed = nil
+	forgotten := r.macs.Neighbours
+	r.macs.Neighbours = map[NeighbourKey]Neighbour{}
+	if err := n.Refresh(false, false, rewrite); err != nil {
+		t.Fatal(err)
+	}
+	if got := hopEntry(t, fake.Maps, a); got.Dmac[5] != 101 || len(r.probed) != 2 {
+		t.Errorf("forgotten: %+v, probed %v; want the MAC there was, and both probed", got, r.probed)
+	}
+	r.macs.Neighbours = forgotten
 	// A device goes down: ask the FIB.
 	delete(r.macs.Devices, 2)
 	if err := n.Refresh(true, true, rewrite); err != nil {
