@@ -58,10 +58,13 @@ func AllocationConditionTypes() []string {
 	return []string{v1alpha1.ConditionIPAMRequestSatisfied, ConditionCiliumIPAMRequestSatisfied}
 }
 
-// usesCilium says whether the Service's annotations are Cilium's, or its pools
-// are; any pool, when it has none.
+// usesCilium says whether the Service's class or annotations are Cilium's, or
+// its pools are; any pool, when it has none.
 func usesCilium(db *state.DB, r state.Reader, row state.Allocation) bool {
 	svc, _ := db.Services.Get(r, row.Service.String())
+	if svc.ClassOf == state.ProductCilium {
+		return true
+	}
 	for key := range svc.Annotations {
 		for _, prefix := range []string{"lbipam.cilium.io/", "io.cilium/lb-ipam-", "service.cilium.io/"} {
 			if strings.HasPrefix(key, prefix) {

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -82,13 +81,13 @@ func (n *nodeLease) write(ctx context.Context, lease *coordinationv1.Lease) (*co
 	if lease.ResourceVersion == "" {
 		written, err := n.client.Create(ctx, lease, metav1.CreateOptions{FieldManager: fieldManager})
 		if apierrors.IsAlreadyExists(err) {
-			err = errors.Join(source.ErrConflict, err)
+			err = fmt.Errorf("%w: %w", source.ErrConflict, err)
 		}
 		return written, err
 	}
 	written, err := n.client.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		err = errors.Join(source.ErrConflict, err)
+		err = fmt.Errorf("%w: %w", source.ErrConflict, err)
 	}
 	return written, err
 }
