@@ -21,30 +21,50 @@ const settle = time.Second
 
 // node tells this node's news until ctx ends.
 func (t teller) node(ctx context.Context) error {
-	return t.follow(ctx, news.OfNode, t.db.NodeProblems.Watch())
-}
-
-// cluster tells the cluster's, on the coordinator.
-func (t teller) cluster(ctx context.Context) {
-	_ = t.follow(ctx, news.OfCluster, t.db.Allocations.Watch(), t.db.Assignments.Watch(), t.db.PoolStatuses.Watch(),
-		t.db.PolicyStatuses.Watch(), t.db.ClusterProblems.Watch(), t.db.SourceProblems.Watch()) // ends with ctx
-}
-
-func (t teller) follow(ctx context.Context, of func(*state.DB, *state.Snapshot, state.Snapshot) []news.Event, watches ...state.Watch) error {
 	var before *state.Snapshot
 	return t.db.Follow(ctx, redecide, func(state.Snapshot) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(settle):
+		if now, ok := t.settled(ctx); ok {
+			t.tell(news.OfNode(t.db, before, now))
+			before = &now
 		}
-		now := t.db.Snapshot()
-		if ctx.Err() != nil {
-			return // and what is not decided here any more is no news
+	}, t.db.NodeProblems.Watch())
+}
+
+// cluster tells the cluster's, on the coordinator. Its first look is before
+// anything settles: what it does first may be to move the addresses of the
+// coordinator before it, which has died.
+func (t teller) cluster(ctx context.Context) {
+	var before *state.Snapshot
+	_ = t.db.Follow(ctx, redecide, func(now state.Snapshot) {
+		if !t.db.Services.Synced(now) || !t.db.Assigned.Synced(now) {
+			return // what was given and announced is no news
 		}
-		for _, e := range of(t.db, before, now) {
-			t.source.Event(source.Event(e))
+		if before != nil {
+			var ok bool
+			if now, ok = t.settled(ctx); !ok {
+				return
+			}
 		}
+		t.tell(news.OfCluster(t.db, before, now))
 		before = &now
-	}, watches...)
+	}, t.db.Allocations.Watch(), t.db.Assignments.Watch(), t.db.PoolStatuses.Watch(), t.db.PolicyStatuses.Watch(),
+		t.db.ClusterProblems.Watch(), t.db.SourceProblems.Watch(), t.db.MarksChanged) // ends with ctx
+}
+
+// settled waits for what belongs together. When ctx ends meanwhile it is not
+// ok: what is not decided here any more is no news.
+func (t teller) settled(ctx context.Context) (now state.Snapshot, ok bool) {
+	select {
+	case <-ctx.Done():
+		return now, false
+	case <-time.After(settle):
+	}
+	now = t.db.Snapshot()
+	return now, ctx.Err() == nil
+}
+
+func (t teller) tell(events []news.Event) {
+	for _, e := range events {
+		t.source.Event(source.Event(e))
+	}
 }
