@@ -277,9 +277,12 @@ type status struct {
 	Ready       bool
 	Lease       struct{ State string }
 	Coordinator struct{ Identity string }
-	Store       struct{ Err string }
-	Problems    []string
-	Verdicts    []struct {
+	Store       struct {
+		Err      string
+		Requests uint64
+	}
+	Problems []string
+	Verdicts []struct {
 		Reason  string
 		Dropped bool
 		Packets uint64
