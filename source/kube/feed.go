@@ -33,12 +33,16 @@ type feed struct {
 	maxWait time.Duration
 	// failed is told why the kind cannot be followed, nil when it is.
 	failed func(error)
-	// turned is told when a watch begins (true) and when it ends. Nil: nobody.
+	// turned is told from when on a watch brings changes to the tables (true), and
+	// when it ends. Nil: nobody.
 	turned func(on bool)
 	// reached is told which version the tables have come to, setBack that
 	// versions begin anew. Nil: nobody.
 	reached func(revision int64)
 	setBack func()
+
+	// beginning: the watch still brings what there is. The reflector's.
+	beginning bool
 
 	mu     sync.Mutex
 	held   map[string]int64 // version of each object, by source.ObjectKey
@@ -128,6 +132,10 @@ func (f *feed) Replace(list []any, resourceVersion string) error {
 		}
 		f.held, f.synced = held, true
 	})
+	if f.beginning && f.turned != nil {
+		f.turned(true)
+	}
+	f.beginning = false
 	return nil
 }
 
@@ -188,8 +196,10 @@ func (f *feed) watch(ctx context.Context, options metav1.ListOptions) (watch.Int
 	switch {
 	case err == nil:
 		f.failed(nil)
-		if f.turned != nil {
-			f.turned(true)
+		if f.beginning = options.SendInitialEvents != nil; f.turned != nil {
+			if !f.beginning {
+				f.turned(true)
+			}
 			w = &turning{Interface: w, off: func() { f.turned(false) }}
 		}
 		return w, nil

@@ -1,10 +1,12 @@
 package kube_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/source/conformance"
 	"github.com/seamark-lb/seamark/source/kube"
 	"github.com/seamark-lb/seamark/state"
@@ -87,4 +89,56 @@ func TestForeignKinds(t *testing.T) {
 	c.createCRD(t, crd)
 	c.mustCreate(t, "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: again, namespace: metallb-system}, spec: {addresses: [192.168.10.0/30]}}")
 	check(db, "another pool", 1, 0)
+}
+
+// Statuses of other projects' pools are in their own words, in the version
+// that the cluster has.
+func TestForeignStatuses(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	src, db := c.source(t, kube.Config{})
+	for _, file := range []string{"metallb/ipaddresspools.yaml", "cilium/ciliumloadbalancerippools.yaml"} {
+		crd, err := os.ReadFile("../../deploy/crds-compat/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An older Cilium.
+		c.createCRD(t, []byte(strings.Replace(string(crd), "name: v2\n    served: true", "name: v2\n    served: false", 1)))
+	}
+	c.mustCreate(t, "{apiVersion: v1, kind: Namespace, metadata: {name: metallb-system}}")
+	c.mustCreate(t, "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: pool, namespace: metallb-system}, spec: {addresses: [192.168.10.211-192.168.10.215]}}")
+	c.mustCreate(t, "{apiVersion: cilium.io/v2alpha1, kind: CiliumLoadBalancerIPPool, metadata: {name: pool}, spec: {blocks: [{cidr: 10.0.0.0/30}]}}")
+	var pools []state.Pool
+	conformance.Wait(t, db, "both pools", func(snap state.Snapshot) bool {
+		pools = db.Pools.Rows(snap)
+		return len(pools) == 2
+	})
+	for _, pool := range pools {
+		row := state.PoolStatus{Pool: pool.Name, Total: "4", Available: "4", Used: "0"}
+		for range 2 {
+			if err := src.PoolStatuses().Update(t.Context(), row); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kind, _ := source.KindOfRef(pool.Origin)
+		if kind.Kind == "CiliumLoadBalancerIPPool" {
+			if _, err := c.Get(t.Context(), kind, "", pool.Origin.Name); !apierrors.IsNotFound(err) {
+				t.Errorf("%s is served, too (%v): this test shows less than it should", kind.Version, err)
+			}
+			kind.Version = "v2alpha1"
+		}
+		obj, err := c.Get(t.Context(), kind, pool.Origin.Namespace, pool.Origin.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := fmt.Sprint(obj.Object["status"])
+		for _, want := range map[string][]string{
+			"IPAddressPool":            {"availableIPv4:4", "assignedIPv4:0"},
+			"CiliumLoadBalancerIPPool": {"cilium.io/IPsAvailable", "cilium.io/PoolConflict", "seamark.dev/Accepted"},
+		}[kind.Kind] {
+			if !strings.Contains(status, want) {
+				t.Errorf("status of %s %s has no %s", pool.Name, status, want)
+			}
+		}
+	}
 }
