@@ -16,7 +16,7 @@ func ClusterProblems(db *state.DB, r state.Reader) []state.Problem {
 	for a := range db.Agents.All(r) {
 		var message string
 		switch {
-		case a.Ready == 0 || !left.HasPools(a.Product):
+		case !left.HasPools(a.Product):
 			continue
 		case a.Role == state.AgentAllocates:
 			message = a.Product + " gives Services addresses, too: "

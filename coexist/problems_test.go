@@ -84,9 +84,9 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-func agent(product string, role state.AgentRole, ready int) state.Agent {
+func agent(product string, role state.AgentRole) state.Agent {
 	return state.Agent{Object: state.ObjectRef{Group: "apps", Kind: "DaemonSet", Namespace: "kube-system", Name: strings.ToLower(product)},
-		Product: product, Role: role, Ready: ready}
+		Product: product, Role: role}
 }
 
 func pool(group, kind string) state.Pool {
@@ -109,20 +109,19 @@ func TestCluster(t *testing.T) {
 		problems  []string
 	}{
 		"alone":                      {nil, []state.Pool{metal, cilium, ours}, nil, "", nil},
-		"MetalLB with pools":         {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{metal}, nil, "MetalLB", []string{"MetalLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it, and so are all objects of metallb.io"}},
-		"MetalLB whole":              {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{metal}, nil, "MetalLB", []string{"gives", "MetalLB announces Services' addresses, too: Services without"}},
-		"MetalLB without pools":      {[]state.Agent{agent("MetalLB", allocates, 1), agent("MetalLB", announces, 3)}, []state.Pool{ours, cilium}, nil, "", nil},
-		"MetalLB's pool is disabled": {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{disabled}, nil, "", nil},
-		"MetalLB's pools are left":   {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{ours}, left, "MetalLB", []string{"Services without spec.loadBalancerClass are left to it"}},
-		"MetalLB has no pools yet":   {[]state.Agent{agent("MetalLB", allocates, 1)}, []state.Pool{ours}, community, "", nil},
-		"pools are left, to another": {[]state.Agent{agent("Cilium", allocates, 1)}, []state.Pool{ours}, left, "", nil},
-		"MetalLB's speakers alone":   {[]state.Agent{agent("MetalLB", announces, 3)}, []state.Pool{metal}, nil, "", []string{"MetalLB announces Services' addresses, too: all objects of metallb.io are left to it"}},
-		"MetalLB not ready":          {[]state.Agent{agent("MetalLB", allocates, 0)}, []state.Pool{metal}, nil, "", nil},
-		"Cilium as the CNI alone":    {[]state.Agent{agent("Cilium", state.AgentCNI, 3)}, []state.Pool{cilium}, nil, "", nil},
-		"Cilium with pools":          {[]state.Agent{agent("Cilium", allocates, 1)}, []state.Pool{cilium, metal}, nil, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
-		"PureLB":                     {[]state.Agent{agent("PureLB", allocates, 1)}, []state.Pool{ours}, nil, "PureLB", []string{"PureLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it; Seamark"}},
-		"kube-vip announces":         {[]state.Agent{agent("kube-vip", announces, 3)}, []state.Pool{ours}, nil, "", []string{"an address that both announce has two holders"}},
-		"kube-proxy":                 {[]state.Agent{agent("kube-proxy", state.AgentProxy, 3)}, []state.Pool{ours}, nil, "", nil},
+		"MetalLB with pools":         {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{metal}, nil, "MetalLB", []string{"MetalLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it, and so are all objects of metallb.io"}},
+		"MetalLB whole":              {[]state.Agent{agent("MetalLB", allocates), agent("MetalLB", announces)}, []state.Pool{metal}, nil, "MetalLB", []string{"gives", "MetalLB announces Services' addresses, too: Services without"}},
+		"MetalLB without pools":      {[]state.Agent{agent("MetalLB", allocates), agent("MetalLB", announces)}, []state.Pool{ours, cilium}, nil, "", nil},
+		"MetalLB's pool is disabled": {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{disabled}, nil, "", nil},
+		"MetalLB's pools are left":   {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{ours}, left, "MetalLB", []string{"Services without spec.loadBalancerClass are left to it"}},
+		"MetalLB has no pools yet":   {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{ours}, community, "", nil},
+		"pools are left, to another": {[]state.Agent{agent("Cilium", allocates)}, []state.Pool{ours}, left, "", nil},
+		"MetalLB's speakers alone":   {[]state.Agent{agent("MetalLB", announces)}, []state.Pool{metal}, nil, "", []string{"MetalLB announces Services' addresses, too: all objects of metallb.io are left to it"}},
+		"Cilium as the CNI alone":    {[]state.Agent{agent("Cilium", state.AgentCNI)}, []state.Pool{cilium}, nil, "", nil},
+		"Cilium with pools":          {[]state.Agent{agent("Cilium", allocates)}, []state.Pool{cilium, metal}, nil, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
+		"PureLB":                     {[]state.Agent{agent("PureLB", allocates)}, []state.Pool{ours}, nil, "PureLB", []string{"PureLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it; Seamark"}},
+		"kube-vip announces":         {[]state.Agent{agent("kube-vip", announces)}, []state.Pool{ours}, nil, "", []string{"an address that both announce has two holders"}},
+		"kube-proxy":                 {[]state.Agent{agent("kube-proxy", state.AgentProxy)}, []state.Pool{ours}, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, w := state.New()

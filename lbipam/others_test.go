@@ -158,7 +158,7 @@ func TestReserved(t *testing.T) {
 func TestLeftToOthers(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) {
-		db.Agents.Put(tx, state.Agent{Product: "MetalLB", Role: state.AgentAllocates, Ready: 1})
+		db.Agents.Put(tx, state.Agent{Product: "MetalLB", Role: state.AgentAllocates})
 		db.Pools.Put(tx, state.Pool{Name: "theirs", Origin: state.ObjectRef{Kind: "IPAddressPool", Name: "theirs"}})
 	})
 	in := Inputs{

@@ -12,7 +12,7 @@ import (
 
 func TestLeftTo(t *testing.T) {
 	agent := func(product string, role state.AgentRole) state.Agent {
-		return state.Agent{Object: state.ObjectRef{Group: "apps", Kind: "DaemonSet", Namespace: "metallb-system", Name: "speaker"}, Product: product, Role: role, Ready: 1}
+		return state.Agent{Object: state.ObjectRef{Group: "apps", Kind: "DaemonSet", Namespace: "metallb-system", Name: "speaker"}, Product: product, Role: role}
 	}
 	pool := Kind{Group: GroupMetalLB, Kind: "IPAddressPool"}
 	for _, tc := range []struct {
@@ -35,7 +35,7 @@ func TestLeftTo(t *testing.T) {
 }
 
 // While MetalLB runs its objects have no rows but a problem each; they have
-// rows when it went away and they were put again.
+// rows in the moment that it is gone.
 func TestObjectsLeftToOthers(t *testing.T) {
 	db, w := state.New()
 	tables := NewTables(db, slog.New(slog.DiscardHandler))
@@ -53,7 +53,7 @@ func TestObjectsLeftToOthers(t *testing.T) {
 			t.Errorf("%s: pools %v, problems %v; want %d and %d", what, p, q, pools, problems)
 		}
 	}
-	speaker := state.Agent{Object: state.ObjectRef{Kind: "DaemonSet", Namespace: "m", Name: "speaker"}, Product: state.ProductMetalLB, Role: state.AgentAnnounces, Ready: 1}
+	speaker := state.Agent{Object: state.ObjectRef{Kind: "DaemonSet", Namespace: "m", Name: "speaker"}, Product: state.ProductMetalLB, Role: state.AgentAnnounces}
 	put := func(names ...string) {
 		objects := map[string]any{}
 		for _, name := range names {
@@ -63,15 +63,23 @@ func TestObjectsLeftToOthers(t *testing.T) {
 	}
 	put("a", "b")
 	check("alone", 2, 0)
-	w.Update(func(tx *state.Tx) { db.Agents.Put(tx, speaker) })
-	put("a", "b")
+	w.Update(func(tx *state.Tx) {
+		db.Agents.Put(tx, speaker)
+		tables.Agree(tx)
+	})
 	check("MetalLB runs", 0, 2)
+	put("a", "b")
+	check("MetalLB runs, and the objects are put again", 0, 2)
 	put("b")
 	check("an object less", 0, 1)
 	w.Update(func(tx *state.Tx) { tables.Remove(tx, kind, "m/b") })
 	check("removed", 0, 0)
 	put("b")
-	w.Update(func(tx *state.Tx) { db.Agents.Delete(tx, speaker.RowKey()) })
-	put("b")
+	w.Update(func(tx *state.Tx) {
+		db.Agents.Delete(tx, speaker.RowKey())
+		tables.Agree(tx)
+	})
 	check("MetalLB is gone", 1, 0)
+	put()
+	check("and so is the object", 0, 0)
 }

@@ -30,9 +30,9 @@ type Tables struct {
 	log       *slog.Logger
 	followers map[string]follower // by Kind.key
 	kinds     []Kind
-	// left are the objects without rows because their project's own programs
-	// run, by Kind.key and name.
-	left map[string]map[string]bool
+	// theirs are the objects of other projects, by Kind.key and name, few as they
+	// are: whether they have rows depends on Agents, too.
+	theirs map[string]map[string]any
 	// waiting are the kinds that a table still has to hear of before it is synced.
 	waiting map[string]map[string]bool
 }
@@ -56,7 +56,7 @@ func (k Kind) key() string { return k.Group + "/" + k.Kind }
 // NewTables returns Tables that write into db.
 func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t := &Tables{db: db, log: log, followers: map[string]follower{},
-		left: map[string]map[string]bool{}, waiting: map[string]map[string]bool{}}
+		theirs: map[string]map[string]any{}, waiting: map[string]map[string]bool{}}
 	t.follow(KindService(), newRows(db.Services, func(_ state.Reader, s *corev1.Service) ([]state.Service, Problems) {
 		if s.DeletionTimestamp != nil {
 			return nil, nil // a finalizer keeps the object: its balancing ends now
@@ -127,17 +127,20 @@ func ObjectKey(namespace, name string) string {
 }
 
 // Put takes in an object that is new or has changed. An object of another
-// project is left to that project's own programs, if Agents has such: whoever
-// changes Agents puts the objects again.
+// project is left to that project's own programs, if Agents has such.
 func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 	f := t.followers[kind.key()]
+	if kind.Foreign() {
+		if t.theirs[kind.key()] == nil {
+			t.theirs[kind.key()] = map[string]any{}
+		}
+		t.theirs[kind.key()][name] = obj
+	}
 	if by, left := LeftTo(kind, t.db.Agents.All(tx)); left {
 		f.remove(tx, name)
-		t.leave(kind, name, true)
 		t.setProblems(tx, kind, name, Problems{leftProblem(kind, by)})
 		return
 	}
-	t.leave(kind, name, false)
 	problems, err := f.put(tx, name, obj)
 	if err != nil {
 		t.log.Error("read object from store", "object", kind.Kind+" "+name, "err", err)
@@ -149,7 +152,7 @@ func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 // Remove takes in that an object is gone.
 func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
 	t.followers[kind.key()].remove(tx, name)
-	t.leave(kind, name, false)
+	delete(t.theirs[kind.key()], name)
 	t.setProblems(tx, kind, name, nil)
 }
 
@@ -157,7 +160,7 @@ func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
 // was said of every kind whose rows are in it.
 func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 	f := t.followers[kind.key()]
-	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.left[kind.key()])) {
+	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.theirs[kind.key()])) {
 		if _, ok := objects[name]; !ok {
 			t.Remove(tx, kind, name)
 		}
@@ -174,14 +177,14 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 	}
 }
 
-func (t *Tables) leave(kind Kind, name string, left bool) {
-	switch of := t.left[kind.key()]; {
-	case !left:
-		delete(of, name)
-	case of == nil:
-		t.left[kind.key()] = map[string]bool{name: true}
-	default:
-		of[name] = true
+// Agree gives other projects' objects rows, or takes them, as Agents now says.
+// It is called in the update that changes Agents: a Service that is no longer
+// left to a program must not be seen without the pool that its address is of.
+func (t *Tables) Agree(tx *state.Tx) {
+	for _, kind := range t.kinds {
+		for _, name := range slices.Sorted(maps.Keys(t.theirs[kind.key()])) {
+			t.Put(tx, kind, name, t.theirs[kind.key()][name])
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ type Leavings struct {
 func LeavingsOf(db *DB, r Reader) Leavings {
 	l := Leavings{products: map[string]bool{}, pools: map[string]bool{}}
 	for a := range db.Agents.All(r) {
-		if a.Ready == 0 || a.Role != AgentAllocates && a.Role != AgentAnnounces {
+		if a.Role != AgentAllocates && a.Role != AgentAnnounces {
 			continue
 		}
 		if !l.products[a.Product] {

@@ -18,8 +18,8 @@ func TestLeavings(t *testing.T) {
 	wanting := []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionFalse}}
 	w.Update(func(tx *state.Tx) {
 		for _, a := range []state.Agent{
-			{Product: "MetalLB", Role: state.AgentAllocates, Ready: 1},
-			{Product: "Cilium", Role: state.AgentAnnounces, Ready: 3},
+			{Product: "MetalLB", Role: state.AgentAllocates},
+			{Product: "Cilium", Role: state.AgentAnnounces},
 		} {
 			a.Object.Name = a.Product
 			db.Agents.Put(tx, a)

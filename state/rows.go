@@ -187,17 +187,16 @@ type Namespace struct {
 // RowKey of a Namespace is its name.
 func (n Namespace) RowKey() string { return n.Name }
 
-// Agent is another project's program that runs in the cluster and does some
-// of what Seamark does: a set of pods, found by the labels that its own
-// manifests give it.
+// Agent is another project's program that does some of what Seamark does: a
+// set of pods, found by the labels that its own manifests give it. There is one
+// for as long as there are to be pods of it, ready or not: whose a Service is
+// must not change while a pod is replaced.
 type Agent struct {
 	// Object is the DaemonSet or Deployment.
 	Object ObjectRef
 	// Product as people know it: "MetalLB", "Cilium", "kube-proxy".
 	Product string
 	Role    AgentRole
-	// Ready is how many of its pods are.
-	Ready int
 }
 
 // AgentRole is what an Agent does. One that does several things has a row for each.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,18 +80,18 @@ func agentSelector(label string) string {
 }
 
 // agentsOf are the rows of a DaemonSet or Deployment with those labels, none
-// when it is nobody's that we know or no Pod of it is ready.
-func agentsOf(object state.ObjectRef, labels map[string]string, ready int) []state.Agent {
+// when it is nobody's that we know or there are to be no pods of it.
+func agentsOf(object state.ObjectRef, labels map[string]string, pods int32) []state.Agent {
 	var agents []state.Agent
 	for _, p := range programs() {
-		if ready == 0 || labels[p.label] != p.value {
+		if pods == 0 || labels[p.label] != p.value {
 			continue
 		}
 		if p.component != "" && !slices.ContainsFunc(componentLabels, func(l string) bool { return labels[l] == p.component }) {
 			continue
 		}
 		for _, role := range p.roles {
-			agent := state.Agent{Object: object, Product: p.product, Role: role, Ready: ready}
+			agent := state.Agent{Object: object, Product: p.product, Role: role}
 			if !slices.Contains(agents, agent) {
 				agents = append(agents, agent)
 			}
@@ -102,7 +103,8 @@ func agentsOf(object state.ObjectRef, labels map[string]string, ready int) []sta
 // agents is what the feeds of DaemonSets and Deployments have found. An object
 // may be in several feeds.
 type agents struct {
-	db *state.DB
+	db     *state.DB
+	tables *source.Tables
 	// of are the agents of each object, by its feed.
 	of map[string]map[string][]state.Agent
 	// waiting are the feeds whose first list is not in.
@@ -120,6 +122,7 @@ func (a *agents) publish(tx *state.Tx) {
 		}
 	}
 	a.db.Agents.Replace(tx, slices.Collect(maps.Values(rows)), func(a, b state.Agent) bool { return a == b })
+	a.tables.Agree(tx)
 }
 
 // agentSink takes in the objects of one feed.
@@ -155,9 +158,13 @@ func agentsIn(obj any) []state.Agent {
 	}
 	switch o := obj.(type) {
 	case *appsv1.DaemonSet:
-		return agentsOf(ref("DaemonSet", o.ObjectMeta), o.Labels, int(o.Status.NumberReady))
+		return agentsOf(ref("DaemonSet", o.ObjectMeta), o.Labels, o.Status.DesiredNumberScheduled)
 	case *appsv1.Deployment:
-		return agentsOf(ref("Deployment", o.ObjectMeta), o.Labels, int(o.Status.ReadyReplicas))
+		replicas := int32(1) // the API's default
+		if o.Spec.Replicas != nil {
+			replicas = *o.Spec.Replicas
+		}
+		return agentsOf(ref("Deployment", o.ObjectMeta), o.Labels, replicas)
 	}
 	return nil
 }

@@ -119,7 +119,6 @@ func (c *crds) answer(k source.Kind, version string, err error) {
 // foreignFeed is a feed of another project's kind, as it was started.
 type foreignFeed struct {
 	version string // of the kind that is read
-	left    bool   // to the project's own programs
 	stop    func() // returns when it has ended
 }
 
@@ -152,7 +151,7 @@ func (s *Source) followCRDs(ctx context.Context) {
 		snap := s.db.Snapshot()
 		if s.db.Agents.Synced(snap) {
 			for _, k := range kinds {
-				s.settle(ctx, running, k, snap)
+				s.settle(ctx, running, k)
 			}
 		}
 		select {
@@ -160,7 +159,6 @@ func (s *Source) followCRDs(ctx context.Context) {
 			return
 		case <-retry:
 		case <-s.crds.woken:
-		case <-s.db.Agents.Changed(snap):
 		case <-s.db.MarksChanged(snap):
 		}
 	}
@@ -169,23 +167,20 @@ func (s *Source) followCRDs(ctx context.Context) {
 // crdFeed is the name of the feed of CRDs.
 const crdFeed = "customresourcedefinitions"
 
-// settle starts, restarts or stops following a kind, as its CRD and the Agents
-// are now. Who was left to others is read again when they are gone: no second
-// copy of the objects is kept.
-func (s *Source) settle(ctx context.Context, running map[string]*foreignFeed, kind source.Kind, snap state.Snapshot) {
+// settle starts, restarts or stops following a kind, as its CRD is now.
+func (s *Source) settle(ctx context.Context, running map[string]*foreignFeed, kind source.Kind) {
 	version, known := s.crds.versionOf(kind)
 	if !known {
 		return
 	}
-	_, left := source.LeftTo(kind, s.db.Agents.All(snap))
 	now := running[crdOf(kind)]
-	if now != nil && now.version == version && (now.left == left || version == "") {
+	if now != nil && now.version == version {
 		return
 	}
 	if now != nil {
 		now.stop()
 	}
-	started := &foreignFeed{version: version, left: left, stop: func() {}}
+	started := &foreignFeed{version: version, stop: func() {}}
 	running[crdOf(kind)] = started
 	if version == "" {
 		// Nothing of the kind exists; said, so that its table can be synced.

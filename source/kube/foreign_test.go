@@ -70,7 +70,7 @@ func TestForeignKinds(t *testing.T) {
 	if agents := stubborn.Agents.Rows(stubborn.Snapshot()); len(agents) > 0 {
 		t.Errorf("it looks for agents: %v", agents)
 	}
-	running.Object["status"] = map[string]any{"numberReady": int64(0), "currentNumberScheduled": int64(1), "desiredNumberScheduled": int64(1), "numberMisscheduled": int64(0)}
+	running.Object["status"] = map[string]any{"numberReady": int64(1), "currentNumberScheduled": int64(1), "desiredNumberScheduled": int64(0), "numberMisscheduled": int64(1)}
 	if _, err := c.of(kindOf(running), "metallb-system").UpdateStatus(t.Context(), running, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

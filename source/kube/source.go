@@ -198,7 +198,7 @@ func (s *Source) bareFeed(name string, kind source.Kind, lists listWatch, into s
 
 // agentFeeds follow the DaemonSets and Deployments that other projects label as theirs.
 func (s *Source) agentFeeds() []*feed {
-	found := &agents{db: s.db, of: map[string]map[string][]state.Agent{}, waiting: map[string]bool{}}
+	found := &agents{db: s.db, tables: s.tables, of: map[string]map[string][]state.Agent{}, waiting: map[string]bool{}}
 	var feeds []*feed
 	for _, kind := range []source.Kind{
 		{Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Namespaced: true},
