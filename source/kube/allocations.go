@@ -57,6 +57,7 @@ func newAllocations(s *Source) *allocations {
 }
 
 func (a *allocations) Update(ctx context.Context, row state.Allocation) error {
+	version := a.version(source.KindService(), row.Service.String()) // before the snapshot, which is no older
 	snap := a.db.Snapshot()
 	svc, known := a.db.Services.Get(snap, row.Service.String())
 	if known && row.UID != "" && svc.UID != row.UID {
@@ -70,11 +71,14 @@ func (a *allocations) Update(ctx context.Context, row state.Allocation) error {
 		wrote = false
 	}
 	// While the table does not have our last write, it does not count.
-	current := known && (!wrote || a.version(source.KindService(), row.Service.String()) >= last.version)
-	if current && slices.Equal(svc.Ingress, row.Addrs) && hasConditions(svc.Conditions, conditions) {
+	current := known && (!wrote || version >= last.version)
+	sent := wrote && slices.Equal(last.addrs, row.Addrs)
+	// What is there after a write without an address is another's, from before Seamark was here.
+	right := slices.Equal(svc.Ingress, row.Addrs) || sent && len(row.Addrs) == 0
+	if current && right && hasConditions(svc.Conditions, conditions) {
 		return nil
 	}
-	overwritten := current && wrote && slices.Equal(last.addrs, row.Addrs) && !slices.Equal(svc.Ingress, row.Addrs)
+	overwritten := current && sent && !right
 	if err := a.mayWrite(ctx, row, overwritten); err != nil {
 		return err
 	}
@@ -255,15 +259,11 @@ func (a *allocations) Prune(ctx context.Context, wanted []state.Allocation) erro
 		}
 	}
 	a.mu.Unlock()
-	for _, name := range names {
-		err := a.withdraw(ctx, name, "", func(svc *corev1.Service, _ corev1.LoadBalancerIngress) bool {
+	return errors.Join(concurrently(names, func(name state.ObjectName) error {
+		return a.withdraw(ctx, name, "", func(svc *corev1.Service, _ corev1.LoadBalancerIngress) bool {
 			return svc.DeletionTimestamp != nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer
 		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})...)
 }
 
 // concurrentWrites of Services.

@@ -208,7 +208,9 @@ func (s *Source) askCRDs(ctx context.Context, kinds []source.Kind) bool {
 	for _, k := range s.crds.toAsk(kinds) {
 		version, err := s.servedVersion(ctx, k)
 		s.crds.answer(k, version, err)
-		s.outages.set(crdFeed+" "+crdOf(k), s.clients.explain("read", kindCRD(), err))
+		if ctx.Err() == nil {
+			s.outages.set(crdFeed+" "+crdOf(k), s.clients.explain("read", kindCRD(), err))
+		}
 		all = all && err == nil
 	}
 	return all
@@ -220,7 +222,10 @@ func (s *Source) servedVersion(ctx context.Context, kind source.Kind) (string, e
 	bounded, cancel := s.cfg.bounded(ctx)
 	defer cancel()
 	crd, err := s.clients.dynamic.Resource(resource(kindCRD())).Get(bounded, crdOf(kind), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || ctx.Err() != nil {
+	if ctx.Err() != nil {
+		return "", ctx.Err() // which says nothing of what is served
+	}
+	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
 	if err != nil {

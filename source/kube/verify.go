@@ -73,17 +73,16 @@ const look = 10 * time.Millisecond
 var errBehind = errors.New("the watch is behind the API server")
 
 // await returns once the tables hold of the feed's kind what the API server
-// does now, or an error: errBehind when that takes longer than ctx lasts.
+// does now, or an error: errBehind when that takes longer than ctx lasts, or
+// the feed runs.
 func (s *Source) await(ctx context.Context, f *feed) error {
 	now, err := s.stands(ctx, f.kind)
 	if err != nil {
 		return err
 	}
 	for !f.has(now) {
-		select {
-		case <-ctx.Done():
+		if s.feed(f.kind) != f || pause(ctx, look) != nil {
 			return errBehind
-		case <-time.After(look):
 		}
 	}
 	return nil
@@ -145,7 +144,7 @@ func (s *Source) CatchUp(ctx context.Context) error {
 	var kinds sync.WaitGroup
 	for _, f := range s.allFeeds() {
 		if readByIPAM(f.kind) {
-			kinds.Go(func() { s.catchUp(ctx, f) })
+			kinds.Go(func() { s.catchUp(ctx, f.kind) })
 		}
 	}
 	kinds.Wait()
@@ -162,14 +161,14 @@ func readByIPAM(k source.Kind) bool {
 	return false
 }
 
-// catchUp tries until it works, the feed has ended, or ctx has.
-func (s *Source) catchUp(ctx context.Context, f *feed) {
-	for ctx.Err() == nil && s.feed(f.kind) == f {
+// catchUp tries until it works, the kind is no longer followed, or ctx has ended.
+func (s *Source) catchUp(ctx context.Context, kind source.Kind) {
+	for f := s.feed(kind); f != nil && ctx.Err() == nil; f = s.feed(kind) {
 		err := s.await(ctx, f)
-		if err == nil || apierrors.IsNotFound(err) && f.kind.Foreign() {
+		if err == nil || apierrors.IsNotFound(err) && kind.Foreign() {
 			return
 		}
-		s.log.Debug("compare tables with the API server", "kind", f.kind.Plural, "err", err)
+		s.log.Debug("compare tables with the API server", "kind", kind.Plural, "err", err)
 		_ = pause(ctx, s.cfg.LeaseRenew) // its error is ctx's
 	}
 }
