@@ -32,7 +32,7 @@ func ClusterProblems(db *state.DB, r state.Reader) []state.Problem {
 			if group != "" {
 				message += fmt.Sprintf(", and so are all objects of %s", group)
 			}
-			message += "; Seamark serves those of its own classes, and those it gave their addresses before"
+			message += "; Seamark serves those of its own classes, and those that it gave addresses of its own pools"
 		case group != "":
 			message += fmt.Sprintf("all objects of %s are left to it", group)
 		default:

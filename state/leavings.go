@@ -1,6 +1,12 @@
 package state
 
-import "github.com/seamark-lb/seamark/api/v1alpha1"
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/meta"
+)
 
 // Products whose kinds, and classes of Services, Seamark understands, as
 // Agents name them.
@@ -18,6 +24,8 @@ type Leavings struct {
 	pools map[string]bool
 	// classless is the product that Services without a class are left to.
 	classless string
+	// own are the pools that are Seamark's; not filled in for no classless.
+	own PoolIndex
 }
 
 // LeavingsOf works the Leavings out. Whoever decides by them waits for Agents
@@ -41,13 +49,30 @@ func LeavingsOf(db *DB, r Reader) Leavings {
 			l.classless = a.Product
 		}
 	}
+	if l.classless != "" {
+		l.own = IndexPools(slices.DeleteFunc(db.Pools.Rows(r), func(p Pool) bool {
+			return l.products[ProductCilium] && p.Origin.Kind == poolKind(ProductCilium) ||
+				l.products[ProductMetalLB] && p.Origin.Kind == poolKind(ProductMetalLB)
+		}))
+	}
 	return l
+}
+
+// poolKind is the product's kind of pools, "" when Seamark reads none.
+func poolKind(product string) string {
+	switch product {
+	case ProductCilium:
+		return "CiliumLoadBalancerIPPool"
+	case ProductMetalLB:
+		return "IPAddressPool"
+	}
+	return ""
 }
 
 // hasPools says whether the product has pools to give addresses from.
 func hasPools(db *DB, r Reader, product string) bool {
-	kind, known := map[string]string{ProductCilium: "CiliumLoadBalancerIPPool", ProductMetalLB: "IPAddressPool"}[product]
-	if !known {
+	kind := poolKind(product)
+	if kind == "" {
 		return true
 	}
 	for p := range db.Pools.All(r) {
@@ -70,8 +95,9 @@ func (l Leavings) HasPools(product string) bool { return l.pools[product] }
 // they are Seamark's.
 func (l Leavings) Classless() string { return l.classless }
 
-// Service is the product that svc is left to, "" when it is not. What Seamark
-// gave a Service without a class stays given.
+// Service is the product that svc is left to, "" when it is not. A Service
+// without a class that Seamark gave an address of its own pools keeps it; one
+// of a pool that is the product's, since it runs, is handed over as it is.
 func (l Leavings) Service(svc Service) string {
 	if svc.ClassOf != "" {
 		if l.products[svc.ClassOf] {
@@ -79,10 +105,20 @@ func (l Leavings) Service(svc Service) string {
 		}
 		return ""
 	}
-	if svc.Class == "" && !ConditionTrue(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) {
+	if svc.Class == "" && !l.given(svc) {
 		return l.classless
 	}
 	return ""
+}
+
+// given says whether Seamark gave svc an address of its own pools, if not all
+// that it wants.
+func (l Leavings) given(svc Service) bool {
+	return meta.FindStatusCondition(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) != nil &&
+		slices.ContainsFunc(svc.Ingress, func(a netip.Addr) bool {
+			_, own := l.own.Holding(a.Unmap())
+			return own
+		})
 }
 
 // ForSeamark says whether a Service is for Seamark to serve, by its type and

@@ -1,12 +1,18 @@
 package state_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+func single(addr string) []state.Range {
+	a := netip.MustParseAddr(addr)
+	return []state.Range{{From: a, To: a}}
+}
 
 // While MetalLB runs with pools, and Cilium without: whose is a Service?
 func TestLeavings(t *testing.T) {
@@ -15,6 +21,7 @@ func TestLeavings(t *testing.T) {
 		t.Errorf("alone, a Service is left to %q", by)
 	}
 	given := []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionTrue}}
+	ours, theirs := []netip.Addr{single("10.0.0.2")[0].From}, []netip.Addr{single("10.0.0.1")[0].From}
 	wanting := []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionFalse}}
 	w.Update(func(tx *state.Tx) {
 		for _, a := range []state.Agent{
@@ -24,7 +31,8 @@ func TestLeavings(t *testing.T) {
 			a.Object.Name = a.Product
 			db.Agents.Put(tx, a)
 		}
-		db.Pools.Put(tx, state.Pool{Name: "p", Origin: state.ObjectRef{Kind: "IPAddressPool", Name: "p"}})
+		db.Pools.Put(tx, state.Pool{Name: "theirs", Origin: state.ObjectRef{Kind: "IPAddressPool", Name: "theirs"}, Ranges: single("10.0.0.1")})
+		db.Pools.Put(tx, state.Pool{Name: "ours", Origin: state.ObjectRef{Kind: "IPPool", Name: "ours"}, Ranges: single("10.0.0.2")})
 	})
 	for _, tc := range []struct {
 		svc  state.Service
@@ -32,7 +40,10 @@ func TestLeavings(t *testing.T) {
 	}{
 		{state.Service{}, "MetalLB"},
 		{state.Service{Conditions: wanting}, "MetalLB"},
-		{state.Service{Conditions: given}, ""},
+		{state.Service{Conditions: given, Ingress: ours}, ""},
+		{state.Service{Conditions: wanting, Ingress: ours}, ""}, // and wants another, too
+		{state.Service{Ingress: ours}, "MetalLB"},
+		{state.Service{Conditions: given, Ingress: theirs}, "MetalLB"},
 		{state.Service{Class: v1alpha1.ClassL2}, ""},
 		{state.Service{Class: v1alpha1.ClassL2, ClassOf: "Cilium"}, "Cilium"},
 		{state.Service{Class: "example.com/lb"}, ""},

@@ -148,15 +148,19 @@ func gone(err error) bool {
 		slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
 }
 
-// Delete takes back the addresses of row, and no others.
+// Delete takes back the addresses of row, and no others. A Service that is left
+// to another project's program is handed over with them.
 func (a *allocations) Delete(ctx context.Context, row state.Allocation) error {
 	a.forget(row.Service)
 	if f := a.feed(source.KindService()); f != nil && f.without(row.Service.String()) {
 		return nil
 	}
+	snap := a.db.Snapshot()
+	svc, ok := a.db.Services.Get(snap, row.Service.String())
+	handedOver := ok && svc.UID == row.UID && svc.ForSeamark() && state.LeavingsOf(a.db, snap).Service(svc) != ""
 	return a.withdraw(ctx, row.Service, row.UID, func(_ *corev1.Service, in corev1.LoadBalancerIngress) bool {
 		addr, err := netip.ParseAddr(in.IP)
-		return err == nil && slices.Contains(row.Addrs, addr)
+		return !handedOver && err == nil && slices.Contains(row.Addrs, addr)
 	})
 }
 

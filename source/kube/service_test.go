@@ -3,6 +3,7 @@ package kube_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -247,6 +248,46 @@ func TestNeverFight(t *testing.T) {
 	w.shows()
 	w.update(row)
 	w.shows("192.168.10.211")
+}
+
+const metallbController = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: controller, namespace: metallb-system, labels: {app: metallb, component: controller}}
+spec:
+  selector: {matchLabels: {app: metallb}}
+  template:
+    metadata: {labels: {app: metallb}}
+    spec: {containers: [{name: controller, image: controller}]}
+`
+
+// Whoever goes back to MetalLB, whose pools Seamark gave addresses of, keeps them.
+func TestHandOver(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	src, db := c.source(t, kube.Config{})
+	w := webService{t, c, src, db}
+	crd, err := os.ReadFile("../../deploy/crds-compat/metallb/ipaddresspools.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.createCRD(t, crd)
+	c.mustCreate(t, "{apiVersion: v1, kind: Namespace, metadata: {name: metallb-system}}")
+	c.mustCreate(t, "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: pool, namespace: metallb-system}, spec: {addresses: [192.168.10.211-192.168.10.215]}}")
+	conformance.Wait(t, db, "the pool", func(snap state.Snapshot) bool { return len(db.Pools.Rows(snap)) == 1 })
+	row := w.row(c.mustCreate(t, webManifest)[0], "192.168.10.211")
+	w.update(row)
+	w.shows("192.168.10.211")
+	c.mustCreate(t, metallbController)
+	conformance.Wait(t, db, "the service is left to MetalLB", func(snap state.Snapshot) bool {
+		svc, _ := db.Services.Get(snap, "default/web")
+		return state.LeavingsOf(db, snap).Service(svc) == state.ProductMetalLB
+	})
+	w.delete(row)
+	svc := w.now()
+	if len(source.IngressOf(svc)) != 1 || len(source.ConditionsOf(svc)) != 0 {
+		t.Errorf("handed over with status %v", svc.Object["status"])
+	}
 }
 
 // A Service that no pool has an address for keeps what another load balancer
