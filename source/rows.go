@@ -27,6 +27,7 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		Families:    serviceFamilies(s),
 		Conditions:  s.Status.Conditions,
 
+		HealthCheckNodePort:        uint16(s.Spec.HealthCheckNodePort),
 		ExternalTrafficPolicyLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}

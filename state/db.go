@@ -38,6 +38,7 @@ type DB struct {
 	Assignments    Table[Assignment]
 	Frontends      Table[Frontend]
 	Announcements  Table[Announcement]
+	HealthChecks   Table[HealthCheck]
 	Routes         Table[Route]
 	Attachments    Table[Attachment]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
@@ -82,6 +83,7 @@ func New() (*DB, *Writer) {
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),
 		Announcements: newTable(schema, "announcements",
 			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
+		HealthChecks:    newTable[HealthCheck](schema, "healthchecks"),
 		Routes:          newTable[Route](schema, "routes"),
 		Attachments:     newTable[Attachment](schema, "attachments"),
 		NodeProblems:    newTable[Problem](schema, "nodeproblems"),

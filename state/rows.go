@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,6 +110,8 @@ type Service struct {
 	// Conditions is status.conditions as the source holds it.
 	Conditions []metav1.Condition
 	Ports      []ServicePort
+	// HealthCheckNodePort is spec.healthCheckNodePort, 0 when it has none.
+	HealthCheckNodePort uint16
 	// ExternalTrafficPolicyLocal and InternalTrafficPolicyLocal: only backends on the receiving node.
 	ExternalTrafficPolicyLocal bool
 	InternalTrafficPolicyLocal bool
@@ -489,6 +492,31 @@ func (f Frontend) WithStatus(s Status) Frontend { f.Status = s; return f }
 func (f Frontend) SameSpec(g Frontend) bool {
 	return f.Addr == g.Addr && f.Port == g.Port && f.Protocol == g.Protocol && f.Service == g.Service &&
 		f.PortName == g.PortName && f.Kind == g.Kind && slices.Equal(f.Backends, g.Backends)
+}
+
+// HealthCheck is a port of this node on which load balancers in front of the
+// cluster ask whether a Service has a backend here (spec.healthCheckNodePort).
+type HealthCheck struct {
+	Service ObjectName
+	Port    uint16
+	// Local is how many ready backends of the Service run on this node.
+	Local  int
+	Status Status
+}
+
+// RowKey of a HealthCheck is its port: who has one, has it on every node.
+func (h HealthCheck) RowKey() string { return strconv.Itoa(int(h.Port)) }
+
+// RowStatus and WithStatus make a HealthCheck reconcilable.
+func (h HealthCheck) RowStatus() Status { return h.Status }
+
+// WithStatus returns h with its status replaced.
+func (h HealthCheck) WithStatus(s Status) HealthCheck { h.Status = s; return h }
+
+// SameSpec compares everything but the status.
+func (h HealthCheck) SameSpec(i HealthCheck) bool {
+	h.Status, i.Status = Status{}, Status{}
+	return h == i
 }
 
 // Announcement is an address that this node answers ARP/NDP for, on one interface.

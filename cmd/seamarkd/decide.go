@@ -56,6 +56,14 @@ func (d *deciders) frontends(ctx context.Context) error {
 		d.db.Agents.Watch(), d.db.MarksChanged)
 }
 
+func (d *deciders) healthChecks(ctx context.Context) error {
+	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Agents.Synced(snap) {
+			want(d, d.db.HealthChecks, datapath.HealthChecks(d.db, snap, d.node))
+		}
+	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Agents.Watch(), d.db.MarksChanged)
+}
+
 func (d *deciders) routes(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		if d.db.Nodes.Synced(snap) && d.db.Devices.Synced(snap) {

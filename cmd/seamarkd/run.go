@@ -11,6 +11,7 @@ import (
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/datapath"
+	"github.com/seamark-lb/seamark/datapath/health"
 	"github.com/seamark-lb/seamark/datapath/kernel"
 	"github.com/seamark-lb/seamark/datapath/pod"
 	"github.com/seamark-lb/seamark/state"
@@ -95,11 +96,14 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		})
 	}
 	decide := &deciders{db: db, writer: writer, node: node.name, log: log}
+	checks := health.NewChecks(func() bool { return state.Marked(db.Snapshot(), state.PrunedMark(db.Frontends.Name())) }, log)
+	defer checks.Close()
 	others := &beside{deciders: decide}
 	part("look beside", (&coexist.Watcher{Host: coexist.Host{CNIDir: node.cniConfDir, Proc: "/proc"}, Log: log, Report: others.found}).Run)
 	part("decide what others mean", others.run)
 	part("watch devices", (&pod.Devices{DB: db, Writer: writer, Log: log}).Run)
 	part("decide frontends", decide.frontends)
+	part("decide health checks", decide.healthChecks)
 	part("decide routes", decide.routes)
 	part("decide attachments", decide.attachments)
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
@@ -107,6 +111,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
 	part("reconcile endpoints", (&state.Reconciler[state.Endpoint]{DB: db, Writer: writer, Table: db.Endpoints, Log: log,
 		Target: datapath.NewEndpointTarget(maps, kern), Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
+	part("reconcile health checks", (&state.Reconciler[state.HealthCheck]{DB: db, Writer: writer, Table: db.HealthChecks, Log: log,
+		Target: checks, Gate: decide.decided(db.HealthChecks.Name())}).Run)
 	part("reconcile routes", (&state.Reconciler[state.Route]{DB: db, Writer: writer, Table: db.Routes, Log: log,
 		Target: pod.RouteTable{}, Gate: decide.decided(db.Routes.Name())}).Run)
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
