@@ -43,7 +43,7 @@ const maxEvents = 64
 
 // OfCluster returns what the coordinator tells when what was before is now:
 // of Services, pools and policies, and of the Problems that concern no single
-// node. before is nil at the coordinator's first look: then it tells of what
+// node: also of those of Services, which every node finds. before is nil at the coordinator's first look: then it tells of what
 // is wrong. Both snapshots are of one term of office: after it, the
 // coordinator's tables are empty, which is no news.
 func OfCluster(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event {
@@ -54,14 +54,24 @@ func OfCluster(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event
 	changes(&t, db.PolicyStatuses, t.policy)
 	changes(&t, db.ClusterProblems, t.problem)
 	changes(&t, db.SourceProblems, t.problem)
+	changes(&t, db.NodeProblems, func(was, is *state.Problem) {
+		if is != nil && is.Object.Group == "" && is.Object.Kind == "Service" {
+			t.problem(was, is)
+		}
+	})
 	return t.bounded()
 }
 
-// OfNode returns what every node tells: of the Problems it has. before is nil
-// at its first look.
+// OfNode returns what every node tells: of the Problems that it has itself. A
+// thousand nodes would tell the same of anything else. before is nil at its
+// first look.
 func OfNode(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event {
 	t := teller{db: db, before: before, now: now}
-	changes(&t, db.NodeProblems, t.problem)
+	changes(&t, db.NodeProblems, func(was, is *state.Problem) {
+		if is != nil && is.Object.Group == "" && is.Object.Kind == "Node" {
+			t.problem(was, is)
+		}
+	})
 	return t.bounded()
 }
 

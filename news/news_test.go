@@ -222,6 +222,7 @@ func TestOfCluster(t *testing.T) {
 	}
 }
 
+// A node tells of itself. What every node finds of a Service, the coordinator tells.
 func TestOfNode(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) {
@@ -231,15 +232,22 @@ func TestOfNode(t *testing.T) {
 	})
 	before := db.Snapshot()
 	w.Update(func(tx *state.Tx) {
+		db.NodeProblems.Put(tx, state.Problem{Object: state.NodeRef("n"), Message: "new"})
+		db.NodeProblems.Put(tx, state.Problem{Object: policy("all").Origin, Message: "matches no interface of node n"})
 		db.NodeProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Field: "spec.externalIPs", Message: "is a node's", Cure: "use another"})
 	})
 	now := db.Snapshot()
-	const told = "Warning service/d/web uid-web NotHonoured Ignore: spec.externalIPs: is a node's; use another\n"
-	if got := text(OfNode(db, &before, now)); got != told {
-		t.Errorf("got\n%swant\n%s", got, told)
-	}
-	if got := text(OfNode(db, nil, now)); got != "Warning node/n  NotHonoured Ignore: old\n"+told {
-		t.Errorf("at the first look, got\n%s", got)
+	for _, tc := range []struct {
+		who, want string
+		got       []Event
+	}{
+		{"the node", "Warning node/n  NotHonoured Ignore: new\n", OfNode(db, &before, now)},
+		{"the node at its first look", "Warning node/n  NotHonoured Ignore: new\nWarning node/n  NotHonoured Ignore: old\n", OfNode(db, nil, now)},
+		{"the coordinator", "Warning service/d/web uid-web NotHonoured Ignore: spec.externalIPs: is a node's; use another\n", OfCluster(db, &before, now)},
+	} {
+		if got := text(tc.got); got != tc.want {
+			t.Errorf("%s: got\n%swant\n%s", tc.who, got, tc.want)
+		}
 	}
 }
 
