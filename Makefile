@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-down test test-kube test-short kube verify generate bench lint deps-lab deps-bpf clean
+.PHONY: build demo demo-kube demo-down test test-kube test-short kube verify generate bench lint deps-lab deps-bpf clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -18,6 +18,9 @@ build: ## static binaries in bin/
 
 demo: deps-lab build ## the main job, live; CI=1 ends by itself with an exit code
 	@deploy/demo/demo.sh
+
+demo-kube: kube deps-lab ## the same on a real Kubernetes control plane, through kubectl
+	@CONTROL_PLANE=kube deploy/demo/demo.sh
 
 demo-down: build ## remove the demo's lab
 	@$(BIN)/testlab down --name sm

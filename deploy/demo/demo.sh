@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The main job, live: an external IP that an outside router can arp and curl,
-# and that outlives the node that announces it. Run it with `make demo`.
+# and that outlives the node that announces it. Run it with `make demo`, or with
+# `make demo-kube` on a real Kubernetes control plane and through kubectl.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/bin:$PATH"
 manifests=$PWD/deploy/demo/manifests
+plane=${CONTROL_PLANE:-etcd}
 started=$SECONDS
 work=$(mktemp -d)
 failures=0
@@ -66,16 +68,26 @@ taken_over() {
 
 step "A lab: router, three nodes (k8s-w0 behind the router), a pod on each, a daemon on each"
 testlab down --name sm >/dev/null 2>&1 || true
-run testlab up --name sm
+run testlab up --name sm $([ "$plane" = etcd ] || echo "--control-plane $plane")
 
 step "1. A pool, a policy, a Service of type LoadBalancer"
-run testlab exec k8s-ctr -- seamark apply -f "$manifests"
+if [ "$plane" = kube ]; then
+	run testlab kubectl -- apply -f "$manifests"
+else
+	run testlab exec k8s-ctr -- seamark apply -f "$manifests"
+fi
 vip=192.168.10.211
 until_true 15 "the Service's address" on k8s-ctr sh -c "seamark get service webpod | grep -qw $vip"
 until_true 15 "its announcement" announced
 until_true 15 "an answer" on router curl -sf -m 1 "http://$vip/"
-run testlab exec k8s-ctr -- seamark get service
-run testlab exec k8s-ctr -- seamark get ippool
+if [ "$plane" = kube ]; then
+	run testlab kubectl -- get services,endpointslices
+	run testlab kubectl -- get ippools.seamark.dev
+	run testlab kubectl -- get events --field-selector involvedObject.name=webpod
+else
+	run testlab exec k8s-ctr -- seamark get service
+	run testlab exec k8s-ctr -- seamark get ippool
+fi
 run testlab exec k8s-ctr -- seamark get announcement
 available=$(on k8s-ctr seamark get ippool lab -o json | sed -n 's/.*"available": *"\([0-9]*\)".*/\1/p' | head -n 1)
 check "Service has an address from the pool" "$vip, $available of 5 left" [ "$available" = 4 ]
