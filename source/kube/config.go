@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -180,8 +181,22 @@ type counting struct {
 
 func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.requests.Add(1)
-	return c.RoundTripper.RoundTrip(r)
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if err == nil || r.Context().Err() != nil || utilnet.IsConnectionRefused(err) {
+		return resp, err
+	}
+	return nil, failed{err}
 }
+
+// failed is why a connection did, in no words or types that client-go knows. Of
+// one that was cut or timed out it would try again ten times, a second apart,
+// and make of a watch that could not begin one that ends at once, as if all were
+// well: behind a load balancer, which goes on accepting connections, an API
+// server that is gone would never be missed. (That connections are refused it
+// does hand on, and the watch goes on where it was.)
+type failed struct{ cause error }
+
+func (failed) Error() string { return "the connection failed" }
 
 func (c *clients) close() {
 	for _, closeIdle := range c.closers {

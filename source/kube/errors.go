@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +72,7 @@ func unreachable(err error) bool {
 		apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err)
 }
 
-// withoutURL drops "Get https://…:", which differs from request to request.
+// withoutURL drops "Get https://…:", and what else differs from request to request.
 func withoutURL(err error) error {
 	if errors.Is(err, errNoAnswer) {
 		return errNoAnswer
@@ -80,9 +81,17 @@ func withoutURL(err error) error {
 	if errors.As(err, &at) {
 		err = at.Err
 	}
+	var connection failed
+	if errors.As(err, &connection) {
+		err = connection.cause
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
-		return op.Err
+		err = op.Err
+	}
+	var call *os.SyscallError // read, write or connect, as it happens
+	if errors.As(err, &call) {
+		err = call.Err
 	}
 	return err
 }
