@@ -118,6 +118,8 @@ func TestOfCluster(t *testing.T) {
 				"Normal " + uid + " AddressAssigned Allocate: 10.0.0.1 of pool p\n", ""},
 		{"of another class now", rows(pools(pool("p")), web, allocation(given("web", addr(1)))), allocation(given("web", addr(1)).WithStatus(leaving)),
 			"Normal " + uid + " AddressReleased Release: 10.0.0.1: the Service is no longer for Seamark to serve\n", ""},
+		{"handed over with its pool", rows(web, allocation(given("web", addr(1)))), allocation(given("web", addr(1)).WithStatus(leaving)),
+			"Normal " + uid + " AddressReleased Release: 10.0.0.1: the Service is no longer for Seamark to serve\n", ""},
 		{"and then its row goes", rows(pools(pool("p")), web, allocation(given("web", addr(1)).WithStatus(leaving))),
 			func(db *state.DB, tx *state.Tx) { db.Allocations.Delete(tx, "d/web") }, "", ""},
 		{"Service deleted", rows(pools(pool("p")), web, allocation(given("web", addr(1)))), func(db *state.DB, tx *state.Tx) {

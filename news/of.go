@@ -54,10 +54,10 @@ func (t *teller) allocation(was, is *state.Allocation) {
 	if len(released) > 0 {
 		message := strings.Join(released, ", ")
 		switch {
-		case !held:
-			t.warn(object, svc.UID, ReasonAddressReleased, "Release", message+": no pool holds it any longer; add a block that does, to have it back")
 		case is == nil:
 			t.tell(object, svc.UID, ReasonAddressReleased, "Release", message+": the Service is no longer for Seamark to serve")
+		case !held:
+			t.warn(object, svc.UID, ReasonAddressReleased, "Release", message+": no pool holds it any longer; add a block that does, to have it back")
 		default:
 			t.tell(object, svc.UID, ReasonAddressReleased, "Release", message+": the Service does not ask for it any longer, or may not share it")
 		}
