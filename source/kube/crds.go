@@ -82,13 +82,13 @@ func (c *crds) wake() {
 	}
 }
 
-// versionOf says which version of the kind to read, "" for none; known is
-// false while that is still to be found out.
-func (c *crds) versionOf(k source.Kind) (version string, known bool) {
+// versionOf says which version of the kind to read, "" for none, and whether
+// its CRD is there; known is false while that is still to be found out.
+func (c *crds) versionOf(k source.Kind) (version string, there, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	version, there := c.served[crdOf(k)]
-	return version, c.listed && (!there || c.asked[crdOf(k)])
+	version, there = c.served[crdOf(k)]
+	return version, there, c.listed && (!there || c.asked[crdOf(k)])
 }
 
 // toAsk takes the kinds whose CRDs are to be asked about.
@@ -169,11 +169,14 @@ const crdFeed = "customresourcedefinitions"
 
 // settle starts, restarts or stops following a kind, as its CRD is now.
 func (s *Source) settle(ctx context.Context, running map[string]*foreignFeed, kind source.Kind) {
-	version, known := s.crds.versionOf(kind)
+	version, there, known := s.crds.versionOf(kind)
 	if !known {
 		return
 	}
 	now := running[crdOf(kind)]
+	if there && version == "" && now != nil && now.version != "" {
+		return // its objects are there, and cannot be read: what is known of them stays in force
+	}
 	if now != nil && now.version == version {
 		return
 	}

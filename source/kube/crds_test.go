@@ -44,7 +44,7 @@ func TestStopWhileAsking(t *testing.T) {
 	if s.askCRDs(stopped, []source.Kind{kind}) {
 		t.Error("it was answered")
 	}
-	if version, known := s.crds.versionOf(kind); known {
+	if version, _, known := s.crds.versionOf(kind); known {
 		t.Errorf("version %q is known", version)
 	}
 	if err := s.Err(); err != nil {
@@ -53,8 +53,27 @@ func TestStopWhileAsking(t *testing.T) {
 	if !s.askCRDs(t.Context(), []source.Kind{kind}) {
 		t.Error("it was not answered")
 	}
-	if version, known := s.crds.versionOf(kind); !known || version != "" {
+	if version, _, known := s.crds.versionOf(kind); !known || version != "" {
 		t.Errorf("version %q, known %v; want none", version, known)
+	}
+}
+
+// A CRD that does not serve a version that Seamark reads has not taken its
+// objects along, as one that is gone has.
+func TestVersionNoLongerServed(t *testing.T) {
+	s := newTestSource(t, http.NotFound)
+	kind := source.ForeignKinds()[0]
+	stopped := false
+	running := map[string]*foreignFeed{crdOf(kind): {version: kind.Version, stop: func() { stopped = true }}}
+	s.crds.replace(nil, map[string]any{crdOf(kind): struct{}{}})
+	s.crds.toAsk([]source.Kind{kind})
+	s.crds.answer(kind, "", nil)
+	if s.settle(t.Context(), running, kind); stopped {
+		t.Error("it is no longer followed, though its CRD is there")
+	}
+	s.crds.remove(nil, crdOf(kind))
+	if s.settle(t.Context(), running, kind); !stopped {
+		t.Error("it is followed without its CRD")
 	}
 }
 
