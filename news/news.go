@@ -99,6 +99,18 @@ func changes[T state.Row](t *teller, table state.Table[T], tell func(was, is *T)
 	}
 }
 
+// source returns the row of a table of the source's as it was before. At the
+// first look, that is as it is.
+func source[T state.Row](t *teller, table state.Table[T], key string) *T {
+	if t.before != nil {
+		return earlier(t, table, key)
+	}
+	if row, ok := table.Get(t.now, key); ok {
+		return &row
+	}
+	return nil
+}
+
 // earlier returns the row as it was before, nil when it was not.
 func earlier[T state.Row](t *teller, table state.Table[T], key string) *T {
 	if t.before == nil {
@@ -122,11 +134,8 @@ func (t *teller) warn(object state.ObjectRef, uid string, reason state.Reason, a
 	t.events = append(t.events, Event{Object: object, UID: uid, Warning: true, Reason: reason, Action: action, Message: message})
 }
 
-// tell is for what is as it should be: nothing to begin with.
 func (t *teller) tell(object state.ObjectRef, uid string, reason state.Reason, action, message string) {
-	if t.before != nil {
-		t.events = append(t.events, Event{Object: object, UID: uid, Reason: reason, Action: action, Message: message})
-	}
+	t.events = append(t.events, Event{Object: object, UID: uid, Reason: reason, Action: action, Message: message})
 }
 
 // bounded returns the Events, each once, warnings first; instead of those

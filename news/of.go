@@ -73,7 +73,7 @@ func (t *teller) had(was *state.Allocation, svc state.Service) []netip.Addr {
 	if was != nil {
 		return was.Addrs
 	}
-	if before := earlier(t, t.db.Services, svc.RowKey()); before != nil && before.UID == svc.UID {
+	if before := source(t, t.db.Services, svc.RowKey()); before != nil && before.UID == svc.UID {
 		return before.Ingress
 	}
 	return nil
@@ -92,7 +92,7 @@ func (t *teller) inPool(addr netip.Addr) bool {
 // before, and that none does.
 func (t *teller) assignment(was, is *state.Assignment) {
 	if was == nil && is != nil {
-		was = earlier(t, t.db.Assigned, is.RowKey()) // by the coordinator before this one
+		was = source(t, t.db.Assigned, is.RowKey()) // by the coordinator before this one
 	}
 	switch {
 	case is == nil && was != nil:
