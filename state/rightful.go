@@ -5,11 +5,14 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+
+	"github.com/seamark-lb/seamark/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Rightful returns the Services with only the addresses that Seamark is to
-// serve: those of other load balancers, by class or because their programs run
-// (Leavings), have no Ingress here. Of the others each has a Problem. Served, a node's address would take all
+// serve: those of other load balancers, by class, because their programs run
+// (Leavings) or because Seamark has given in to them, have no Ingress here. Of the others each has a Problem. Served, a node's address would take all
 // the node's other traffic; a gateway's or another Service's, theirs; and
 // announced, their place on the wire (CVE-2020-8554). Anyone who may write a
 // Service can write spec.externalIPs, so an address of a pool is refused there
@@ -42,12 +45,19 @@ func Rightful(db *DB, r Reader) ([]Service, []Problem) {
 	}
 	for i, svc := range services { // a copy of the table's
 		services[i].Ingress = nil
-		if svc.ForSeamark() && left.Service(svc) == "" {
+		if svc.ForSeamark() && !disputed(svc) && left.Service(svc) == "" {
 			services[i].Ingress = rightful(svc, "status.loadBalancer.ingress", svc.Ingress)
 		}
 		services[i].ExternalIPs = rightful(svc, fieldExternalIPs, svc.ExternalIPs)
 	}
 	return services, problems
+}
+
+// disputed says whether the addresses in svc's status are another controller's.
+func disputed(svc Service) bool {
+	return slices.ContainsFunc(svc.Conditions, func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ConditionIPAMRequestSatisfied && c.Reason == string(ReasonDisputed)
+	})
 }
 
 const fieldExternalIPs = "spec.externalIPs"

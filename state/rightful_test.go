@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -54,6 +56,10 @@ func TestRightful(t *testing.T) {
 		{"an address of a pool, which it was given once", svc(func(s *state.Service) {
 			s.Type, s.Ingress, s.ExternalIPs = "ClusterIP", addrs("192.168.10.212"), addrs("192.168.10.212")
 		}), " | ", "spec.externalIPs: 192.168.10.212 is in pool lab"},
+		{"given in to another controller", svc(func(s *state.Service) {
+			s.Ingress = addrs("192.168.10.212")
+			s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionFalse, Reason: string(state.ReasonDisputed)}}
+		}), " | ", ""},
 		{"another load balancer's Service", svc(func(s *state.Service) {
 			s.Class, s.Ingress = "example.com/lb", addrs("192.168.10.212")
 		}), " | ", ""},

@@ -15,6 +15,9 @@ const (
 	ReasonAlreadyAssigned Reason = "AlreadyAssigned" // an address asked for is another Service's
 	ReasonPoolNotAllowed  Reason = "PoolNotAllowed"  // it is in a pool that does not take this Service
 	ReasonWrongFamily     Reason = "WrongFamily"     // it is of an IP family the Service does not have
+	// ReasonDisputed: another controller writes the Service's addresses, too,
+	// and Seamark has given in to it.
+	ReasonDisputed Reason = "Disputed"
 )
 
 // Reasons of an Assignment.

@@ -80,9 +80,26 @@ func (a *allocations) Update(ctx context.Context, row state.Allocation) error {
 	}
 	overwritten := current && sent && !right
 	if err := a.mayWrite(ctx, row, overwritten); err != nil {
+		var disputed errDisputed
+		if errors.As(err, &disputed) {
+			return errors.Join(err, a.giveIn(ctx, row, svc.Conditions, conditions, disputed.message()))
+		}
 		return err
 	}
 	return a.apply(ctx, row, svc.Conditions, conditions)
+}
+
+// giveIn says in the Service's conditions that its addresses are another's now:
+// every node goes by that.
+func (a *allocations) giveIn(ctx context.Context, row state.Allocation, had, wanted []metav1.Condition, message string) error {
+	for i := range wanted {
+		wanted[i].Status, wanted[i].Reason, wanted[i].Message = metav1.ConditionFalse, string(state.ReasonDisputed), message
+	}
+	if hasConditions(had, wanted) {
+		return nil
+	}
+	row.Addrs = nil
+	return a.apply(ctx, row, had, wanted)
 }
 
 // hasConditions says whether those wanted are among the conditions, and no

@@ -13,7 +13,8 @@ import (
 
 // dispute is about the addresses in one Service's status: another controller
 // writes them, too. Two that both insist would write for ever, so Seamark gives
-// in until the other is gone.
+// in, says so in the Service's condition, and tries again once in a while: the
+// other may have gone, and what it wrote not.
 type dispute struct {
 	// overwritten is when (CLOCK_BOOTTIME) the other last wrote over what was ours.
 	overwritten time.Duration
@@ -26,10 +27,22 @@ type dispute struct {
 // disputeWindow is how close together two overwrites are no accident.
 const disputeWindow = 10 * time.Minute
 
-func (d *dispute) err(name state.ObjectName) error {
-	return fmt.Errorf("write status of Service %s: %s writes status.loadBalancer, too: "+
-		"give the Service a spec.loadBalancerClass, or stop that controller", name, d.manager)
+// errDisputed is why Seamark does not write a Service.
+type errDisputed struct {
+	service state.ObjectName
+	manager string
 }
+
+func (e errDisputed) Error() string {
+	return fmt.Sprintf("write status of Service %s: %s", e.service, e.message())
+}
+
+func (e errDisputed) message() string {
+	return fmt.Sprintf("%s writes status.loadBalancer, too: stop that controller (Seamark tries again within %d minutes), "+
+		"or create the Service anew with a spec.loadBalancerClass", e.manager, int(disputeWindow.Minutes()))
+}
+
+func (d *dispute) err(name state.ObjectName) error { return errDisputed{name, d.manager} }
 
 // mayWrite returns an error when Seamark has given in to another controller.
 // overwritten: what Seamark wrote is there no longer.
@@ -43,7 +56,7 @@ func (a *allocations) mayWrite(ctx context.Context, row state.Allocation, overwr
 		return nil
 	case d != nil && d.manager == "" && !overwritten:
 		return nil
-	case d != nil && d.manager != "" && version <= d.seen:
+	case d != nil && d.manager != "" && version <= d.seen && source.Boottime()-d.overwritten <= disputeWindow:
 		return d.err(row.Service)
 	}
 	manager, seen, err := a.statusManager(ctx, row)
@@ -70,8 +83,10 @@ func (d *dispute) look(manager string, version int64, now time.Duration) *disput
 	switch {
 	case manager == "":
 		return nil
-	case d == nil, d.manager != "" && d.manager != manager, d.manager == "" && now-d.overwritten > disputeWindow:
+	case d == nil, d.manager != "" && d.manager != manager, now-d.overwritten > disputeWindow:
 		return &dispute{overwritten: now}
+	case d.manager != "":
+		return &dispute{overwritten: d.overwritten, manager: manager, seen: version}
 	}
 	return &dispute{overwritten: now, manager: manager, seen: version}
 }

@@ -23,9 +23,11 @@ func TestDispute(t *testing.T) {
 	look("once", "other", 1*m, true, "")
 	look("again much later", "other", 12*m, true, "")
 	look("twice within the window", "other", 21*m, true, "other")
-	look("still theirs", "other", 40*m, true, "other")
-	look("another one's", "third", 41*m, true, "")
-	look("the other has left", "", 42*m, false, "")
+	look("still theirs", "other", 30*m, true, "other")
+	look("tried again after a while", "other", 32*m, true, "")
+	look("and overwritten again", "other", 33*m, true, "other")
+	look("another one's", "third", 34*m, true, "")
+	look("the other has left", "", 35*m, false, "")
 }
 
 func TestIngressManager(t *testing.T) {

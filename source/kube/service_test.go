@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/source/conformance"
 	"github.com/seamark-lb/seamark/source/kube"
 	"github.com/seamark-lb/seamark/state"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -219,8 +221,8 @@ func TestNeverFight(t *testing.T) {
 	w.shows("192.168.10.211")
 	w.patch("other-lb", theirs, "status")
 	w.shows("10.9.9.9")
-	for range 3 {
-		before := src.Requests()
+	before := src.Requests()
+	for range 5 {
 		err := src.Allocations().Update(t.Context(), row)
 		if err == nil {
 			t.Fatal("it went on writing")
@@ -230,11 +232,20 @@ func TestNeverFight(t *testing.T) {
 				t.Errorf("%v\ndoes not say %q", err, want)
 			}
 		}
-		if n := src.Requests() - before; n > 1 {
-			t.Errorf("%d requests to say so", n)
-		}
+		conformance.Wait(t, db, "the condition", func(snap state.Snapshot) bool {
+			svc, _ := db.Services.Get(snap, "default/web")
+			c := meta.FindStatusCondition(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied)
+			return c != nil && c.Status == metav1.ConditionFalse && c.Reason == string(state.ReasonDisputed) && strings.Contains(c.Message, "other-lb")
+		})
+	}
+	// A look and the condition; and a look after that write.
+	if n := src.Requests() - before; n > 3 {
+		t.Errorf("%d requests to say so", n)
 	}
 	w.shows("10.9.9.9")
+	if services, _ := state.Rightful(db, db.Snapshot()); len(services[0].Ingress) != 0 {
+		t.Errorf("the other's address is served: %v", services[0].Ingress)
+	}
 	// A change by others does not end it; their leaving does.
 	w.patch("kubectl", `{"metadata":{"labels":{"a":"b"}}}`)
 	conformance.Wait(t, db, "the label", func(snap state.Snapshot) bool {

@@ -204,7 +204,7 @@ func TestRival(t *testing.T) {
 	l.eventually("the coordinator names the rival", func() error {
 		out, err := l.try(coordinator, "seamark", "status")
 		if err == nil && !strings.Contains(out, "write status of Service default/webpod: rival writes status.loadBalancer, too: "+
-			"give the Service a spec.loadBalancerClass, or stop that controller") {
+			"stop that controller") {
 			err = errors.New(out)
 		}
 		return err
