@@ -213,28 +213,30 @@ func TestPolicyLimitedToPools(t *testing.T) {
 		want     string
 		problem  string
 	}{
-		{"absent: no limit", nil, nil, "2 211 221", ""},
+		{"absent: no limit", nil, nil, "2 211 221 230", ""},
 		{"one", []string{"lab"}, nil, "2 211", ""},
 		{"another project's, by its name there", []string{"theirs"}, nil, "2 221", ""},
 		{"another project's, by its row", []string{"IPAddressPool/metallb-system/theirs"}, nil, "2 221", ""},
 		{"by labels", nil, matchLabels("tier", "gold"), "2 221", ""},
 		{"by name or labels", []string{"lab"}, matchLabels("tier", "gold"), "2 211 221", ""},
 		{"by labels that no pool has", nil, matchLabels("tier", "tin"), "2", ""},
-		{"every pool", nil, &metav1.LabelSelector{}, "2 211 221", ""},
+		{"every pool", nil, &metav1.LabelSelector{}, "2 211 221 230", ""},
 		{"one that is not there", []string{"lab", "gone"}, nil, "2 211",
-			`l2policy/all: spec.pools[1]: there is no pool "gone"; create it, or name IPAddressPool/metallb-system/theirs, lab`},
+			`l2policy/all: spec.pools[1]: there is no pool "gone"; create it, or name IPAddressPool/metallb-system/theirs, lab, unread`},
+		{"one that nobody can read: what no pool holds may be of it", []string{"unread"}, nil, "2 230", ""},
 		{"bad selector", nil, &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}},
 			"", "l2policy/all: spec.poolSelector: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := lab()
-			in.Services = append(in.Services, service("shop", addr(221)))
+			in.Services = append(in.Services, service("shop", addr(221)), service("unread", addr(230)))
 			in.Services[0].ExternalIPs = []netip.Addr{addr(2)}
 			in.Policies[0].Pools, in.Policies[0].PoolSelector = tc.pools, tc.selector
 			in.Pools = []state.Pool{
 				{Name: "lab", Origin: state.ObjectRef{Kind: "IPPool", Name: "lab"}, Ranges: []state.Range{{From: addr(211), To: addr(215)}}},
 				{Name: "IPAddressPool/metallb-system/theirs", Origin: state.ObjectRef{Kind: "IPAddressPool", Namespace: "metallb-system", Name: "theirs"},
 					Labels: map[string]string{"tier": "gold"}, Ranges: []state.Range{{From: addr(221), To: addr(225)}}},
+				{Name: "unread", Invalid: "spec.blocks[0].cidr: oops is no CIDR"},
 			}
 			var got []string
 			for _, row := range Place(in, epoch) {

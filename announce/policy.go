@@ -25,6 +25,10 @@ type policy struct {
 	// pools that loadBalancerIPs is limited to, when it is limited.
 	limited bool
 	pools   state.PoolIndex
+	// unread: of one of those pools nobody knows the addresses. They may be any
+	// that no pool holds.
+	unread bool
+	all    state.PoolIndex
 }
 
 // The labels by which a selector can mean a Service's own name and namespace.
@@ -53,6 +57,10 @@ func (p policy) meansBalanced(a netip.Addr) bool {
 		return p.loadBalancerIPs
 	}
 	_, ok := p.pools.Holding(a)
+	if !ok && p.unread {
+		_, held := p.all.Holding(a)
+		return !held
+	}
 	return ok
 }
 
@@ -93,7 +101,11 @@ func compilePolicy(row state.L2Policy, pools []state.Pool) (policy, *state.Probl
 		if err != nil {
 			return p, broken(row, "spec.poolSelector", err.Error(), "mend the selector")
 		}
-		p.limited, p.pools = true, state.IndexPools(slices.DeleteFunc(slices.Clone(pools), func(pool state.Pool) bool { return !meant(pool) }))
+		means := slices.DeleteFunc(slices.Clone(pools), func(pool state.Pool) bool { return !meant(pool) })
+		p.limited, p.pools = true, state.IndexPools(means)
+		if p.unread = slices.ContainsFunc(means, state.Pool.Unread); p.unread {
+			p.all = state.IndexPools(pools)
+		}
 	}
 	return p, nil
 }

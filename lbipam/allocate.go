@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
+	"k8s.io/apimachinery/pkg/api/meta"
 )
 
 // Inputs is all that LB-IPAM looks at. The order of the rows does not matter.
@@ -110,6 +112,8 @@ type allocator struct {
 	tenancies map[netip.Addr]*tenancy
 	reserved  map[netip.Addr][]reservation
 	groups    map[string]*group // by sharing key
+	// kept are the pools that may hold what no pool is known to.
+	kept map[netip.Addr]*pool
 }
 
 // claim is one Service and what it has been given so far.
@@ -139,6 +143,7 @@ func newAllocator(in Inputs) *allocator {
 		tenancies: make(map[netip.Addr]*tenancy, len(in.Services)),
 		reserved:  map[netip.Addr][]reservation{},
 		groups:    map[string]*group{},
+		kept:      map[netip.Addr]*pool{},
 	}
 	a.prefer = slices.Clone(a.pools)
 	slices.SortFunc(a.prefer, byPreference)
@@ -248,13 +253,22 @@ func (a *allocator) reservedFrom(c *claim, addr netip.Addr) string {
 	return ""
 }
 
-// adopt lets every Service have what it carries.
+// adopt lets every Service have what it carries. What Seamark gave and no pool
+// holds stays while there is a pool that cannot be read: it may hold it.
 func (a *allocator) adopt() {
+	unread := slices.IndexFunc(a.pools, func(p *pool) bool { return p.Unread() })
 	for _, c := range a.claims {
+		ours := meta.FindStatusCondition(c.svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) != nil
 		for _, addr := range c.svc.Ingress {
 			f := familyOf(addr)
-			if slices.Contains(c.carried[f], addr) || a.poolOf(addr) == nil {
+			if slices.Contains(c.carried[f], addr) {
 				continue
+			}
+			if a.poolOf(addr) == nil {
+				if unread < 0 || !ours {
+					continue
+				}
+				a.kept[addr] = a.pools[unread]
 			}
 			if t := a.tenancies[addr]; t != nil && t.refuses(c).any() {
 				continue
@@ -288,6 +302,9 @@ func (a *allocator) poolOf(addr netip.Addr) *pool {
 		if p.addrs.contains(addr) && (found == nil || found.conflict != "" && p.conflict == "") {
 			found = p
 		}
+	}
+	if found == nil {
+		return a.kept[addr]
 	}
 	return found
 }

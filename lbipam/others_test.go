@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func avoiding(p *state.Pool) { p.AvoidBuggyIPs = true }
@@ -257,5 +259,25 @@ func TestReadInputs(t *testing.T) {
 	rows, _ = ReadInputs(db, db.Snapshot()).Allocate()
 	if len(rows) != 3 || text(rows[:1]) != "a 10.0.0.3@p\n" || len(rows[2].Addrs) > 0 {
 		t.Errorf("then\n%s", text(rows))
+	}
+}
+
+// A pool that a new daemon cannot read: what was given of it stays, and nothing
+// new is given for it.
+func TestUnreadPool(t *testing.T) {
+	ours := func(s *state.Service) {
+		s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionTrue}}
+	}
+	broken := state.Pool{Name: "broken", AutoAssign: true, Invalid: "spec.blocks[1].cidr: 10.0.1.0-oops is no CIDR"}
+	services := []state.Service{svc("given", 1, carries("10.0.9.1"), ours), svc("twice", 2, carries("10.0.9.1"), ours),
+		svc("written-by-another", 3, carries("10.0.9.2")), svc("new", 4)}
+	rows, _ := allocate(services, []state.Pool{broken, pl("p", 1, few)})
+	want := "given 10.0.9.1@broken\nnew 10.0.0.3@p\ntwice 10.0.0.1@p\nwritten-by-another 10.0.0.2@p\n"
+	if got := text(rows); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	rows, _ = allocate(services[:1], []state.Pool{pl("p", 1, few)})
+	if got, want := text(rows), "given 10.0.0.1@p\n"; got != want {
+		t.Errorf("when the pool is gone, got\n%swant\n%s", got, want)
 	}
 }

@@ -248,6 +248,10 @@ func (p Pool) RowKey() string { return p.Name }
 // Called says whether name means the pool: the row's name, or its object's own.
 func (p Pool) Called(name string) bool { return name == p.Name || name == p.Origin.Name }
 
+// Unread says whether nothing is known of the addresses that the pool holds: its
+// spec does not parse, and no daemon here has seen one that did.
+func (p Pool) Unread() bool { return p.Invalid != "" && len(p.Ranges) == 0 }
+
 // Holds says whether a is in one of the pool's ranges.
 func (p Pool) Holds(a netip.Addr) bool {
 	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.Contains(a) })
