@@ -32,8 +32,8 @@ type Source interface {
 	// while the store cannot be read.
 	LastRead() time.Duration
 
-	// CatchUp returns once all tables hold what was written before it was
-	// called; an error means that ctx has ended.
+	// CatchUp returns once the tables that LB-IPAM decides by hold what was
+	// written before it was called; an error means that ctx has ended.
 	CatchUp(ctx context.Context) error
 
 	// RenewLease writes this node's lease, with everything it reports. It

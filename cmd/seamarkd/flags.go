@@ -117,6 +117,9 @@ func (f *storeFlags) validate() error {
 	if f.kube.config != "" && f.engine != storeKube {
 		return fmt.Errorf("--kubeconfig goes with --store kube, not with --store %s", f.engine)
 	}
+	if f.kube.ignoreOthers && f.engine != storeKube {
+		return fmt.Errorf("--ignore-other-announcers goes with --store kube, not with --store %s, which knows of no others", f.engine)
+	}
 	if f.kube.qps <= 0 {
 		return fmt.Errorf("--kube-qps %v: want a number of requests per second above 0", f.kube.qps)
 	}

@@ -14,6 +14,11 @@ func TestFlagsRefused(t *testing.T) {
 	}{
 		{"--store etcd", []string{"--store etcd", "--etcd-endpoints", "http://"}},
 		{"--store zookeeper", []string{`--store "zookeeper"`, "kube, embedded or etcd"}},
+		{"--kubeconfig k.yaml", []string{"--kubeconfig", "--store kube", "embedded"}},
+		{"--store kube --kube-qps 0", []string{"--kube-qps 0", "above 0"}},
+		{"--ignore-other-announcers", []string{"--ignore-other-announcers", "--store kube"}},
+		{"--store kube --etcd-endpoints http://a:1", []string{"--etcd-endpoints", "--store etcd"}},
+		{"--store kube --kubeconfig /proc/none --bpffs /proc/none", []string{"/proc/none"}},
 		{"--etcd-endpoints http://10.0.2.10:2379", []string{"--etcd-endpoints", "--store etcd"}},
 		{"--store etcd --etcd-endpoints http://a:1 --etcd-cert c.pem", []string{"--etcd-cert", "--etcd-key"}},
 		{"--store etcd --etcd-endpoints http://a:1 --etcd-user u", []string{"--etcd-user", "--etcd-password-file"}},

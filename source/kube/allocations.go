@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/source"
@@ -298,14 +299,27 @@ func (a *allocations) DeleteAll(ctx context.Context, rows []state.Allocation) []
 	return concurrently(rows, func(row state.Allocation) error { return a.Delete(ctx, row) })
 }
 
+// concurrently returns the error of each row. Once the API server cannot be
+// reached the rest is not tried: each would wait in vain, and newer decisions
+// behind it.
 func concurrently[T any](rows []T, write func(T) error) []error {
 	errs := make([]error, len(rows))
 	var writers sync.WaitGroup
+	var down atomic.Pointer[explained]
 	turn := make(chan struct{}, concurrentWrites)
 	for i, row := range rows {
 		turn <- struct{}{}
+		if e := down.Load(); e != nil {
+			errs[i] = *e
+			<-turn
+			continue
+		}
 		writers.Go(func() {
 			errs[i] = write(row)
+			var e explained
+			if errors.As(errs[i], &e) && e.class == classUnreachable {
+				down.Store(&e)
+			}
 			<-turn
 		})
 	}

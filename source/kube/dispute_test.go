@@ -2,7 +2,9 @@ package kube
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,5 +86,26 @@ func TestOutages(t *testing.T) {
 	o.set("pods", down)
 	if len(told) != 3 {
 		t.Errorf("told %q: not of the next outage", told)
+	}
+}
+
+// When the API server is gone, thousands of writes are not tried one by one.
+func TestWritesGiveUpTogether(t *testing.T) {
+	rows := make([]int, 1000)
+	var tried atomic.Int64
+	down := fmt.Errorf("write Service x: %w", explained{errors.New("reach API server: down"), classUnreachable})
+	errs := concurrently(rows, func(int) error { tried.Add(1); return down })
+	if n := tried.Load(); n > concurrentWrites {
+		t.Errorf("%d tried", n)
+	}
+	for i, err := range errs {
+		if err == nil {
+			t.Fatalf("row %d counts as written", i)
+		}
+	}
+	tried.Store(0)
+	other := errors.New("refused")
+	if errs := concurrently(rows, func(int) error { tried.Add(1); return other }); tried.Load() != 1000 || errs[999] != other {
+		t.Errorf("%d tried; the last: %v", tried.Load(), errs[999])
 	}
 }

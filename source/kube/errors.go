@@ -27,6 +27,9 @@ const (
 	cureRBAC      = "grant it: kubectl apply -f deploy/manifests/rbac.yaml, or the Helm chart"
 )
 
+// classUnreachable is the class of errors of an API server that does not answer.
+const classUnreachable = "unreachable"
+
 // explained is an error in words that say what to mend. Errors of one class
 // have one cure.
 type explained struct {
@@ -44,7 +47,7 @@ func (c *clients) explain(what string, kind source.Kind, err error) error {
 	case err == nil:
 		return nil
 	case unreachable(err):
-		return explained{fmt.Errorf("reach API server at %s: %w: is it up, and is %s right?", c.server, withoutURL(err), flagKubeconfig), "unreachable"}
+		return explained{fmt.Errorf("reach API server at %s: %w: is it up, and is %s right?", c.server, withoutURL(err), flagKubeconfig), classUnreachable}
 	case apierrors.IsUnauthorized(err):
 		return explained{fmt.Errorf("log in to API server at %s: %w: give a valid token or certificate (%s)", c.server, err, flagKubeconfig), "unauthorized"}
 	case apierrors.IsForbidden(err):

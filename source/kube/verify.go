@@ -151,11 +151,11 @@ func (s *Source) CatchUp(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// readByIPAM says whether LB-IPAM, or the election of the coordinator that runs
-// it, depends on the kind.
+// readByIPAM says whether what LB-IPAM gives, or the election of the coordinator
+// that runs it, depends on the kind.
 func readByIPAM(k source.Kind) bool {
 	switch k.Kind {
-	case "Service", "Namespace", "Lease", "IPPool", "AnnouncementSlice", "CiliumLoadBalancerIPPool", "IPAddressPool":
+	case "Service", "Node", "Namespace", "Lease", "IPPool", "AnnouncementSlice", "CiliumLoadBalancerIPPool", "IPAddressPool":
 		return true
 	}
 	return false
