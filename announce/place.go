@@ -75,8 +75,9 @@ func sortByAddr(rows []state.Assignment) {
 
 // Place decides which node announces each address that a policy announces: the
 // one that does, for as long as it may; else, of those that may, the one with
-// the fewest addresses, the first by name when several have. now is for
-// people. Sorted by address.
+// the fewest addresses, the first by name when several have. What is decided,
+// and no policy announces any more, stays as it is while there is a policy that
+// cannot be read: it may be the one. now is for people. Sorted by address.
 func Place(in Inputs, now time.Time) []state.Assignment {
 	site := survey(in)
 	decided := make(map[netip.Addr]state.Assignment, len(in.Decided))
@@ -106,6 +107,33 @@ func Place(in Inputs, now time.Time) []state.Assignment {
 		}
 		move(&rows[i], choose(candidates, site.verdicts, load, last), candidates, site.verdicts, now)
 		load[rows[i].Node]++
+	}
+	if slices.ContainsFunc(in.Policies, state.L2Policy.Unread) {
+		rows = append(rows, left(in, wanted)...)
+		sortByAddr(rows)
+	}
+	return rows
+}
+
+// left are the decisions about addresses that are not wanted, and that Services
+// still have.
+func left(in Inputs, wanted []wantedAddr) []state.Assignment {
+	skip := map[netip.Addr]bool{}
+	for _, w := range wanted {
+		skip[w.addr] = true
+	}
+	had := map[netip.Addr]bool{}
+	for _, svc := range in.Services {
+		for _, addr := range slices.Concat(svc.Ingress, svc.ExternalIPs) {
+			had[addr] = had[addr] || forL2(svc)
+		}
+	}
+	var rows []state.Assignment
+	for _, row := range in.Decided {
+		if had[row.Addr] && !skip[row.Addr] {
+			row.Status = state.Status{}
+			rows = append(rows, row)
+		}
 	}
 	return rows
 }

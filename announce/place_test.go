@@ -253,6 +253,26 @@ func TestPolicyLimitedToPools(t *testing.T) {
 	}
 }
 
+// A policy that a new coordinator cannot read takes no announcement away.
+func TestUnreadPolicy(t *testing.T) {
+	in := lab()
+	in.Services = append(in.Services, service("gone", addr(212)))
+	in.Decided = Place(in, epoch)
+	if len(in.Decided) != 2 {
+		t.Fatalf("placed %v", in.Decided)
+	}
+	in.Services = in.Services[:len(in.Services)-1]
+	before := in.Decided[0]
+	in.Policies = []state.L2Policy{{Name: "all", Origin: policyRef("all"), Invalid: "spec.interfaces[0]: bad"}}
+	if rows := Place(in, epoch.Add(time.Hour)); len(rows) != 1 || !rows[0].SameSpec(before) {
+		t.Errorf("unread: %v, want %v", rows, before)
+	}
+	in.Policies = nil
+	if rows := Place(in, epoch); len(rows) != 0 {
+		t.Errorf("without a policy: %v", rows)
+	}
+}
+
 // What the datapath does not serve is not announced.
 func TestReadInputsRefuses(t *testing.T) {
 	db, w := state.New()

@@ -294,6 +294,10 @@ type L2Policy struct {
 	Conditions   []metav1.Condition
 }
 
+// Unread says whether nothing is known of what the policy announces: its spec
+// does not parse, and no daemon here has seen one that did.
+func (p L2Policy) Unread() bool { return p.Invalid != "" && !p.LoadBalancerIPs && !p.ExternalIPs }
+
 // RowKey of an L2Policy is its name.
 func (p L2Policy) RowKey() string { return p.Name }
 
