@@ -110,23 +110,20 @@ spec: {interfaces: [^eth1$], loadBalancerIPs: true}
 		}
 	}
 
-	// It comes again: what Seamark gave from a pool of its own stays given.
+	// It comes again: what is of its pools is handed over as it is, and what
+	// Seamark gave from a pool of its own stays given.
 	l.apply(loadBalanced("classless-own", "seamark.dev/pool: own", ""))
 	l.given("classless-own", "192.168.10.213")
 	l.apply(metallb)
 	l.metallbSeen()
 	l.apply(loadBalanced("own-three", "", ", loadBalancerClass: seamark.dev/l2")) // decided after that
-	l.eventually("a new Service is served", func() error {
-		places, err := l.places()
-		if err == nil && !strings.HasSuffix(places["own-three"], " announced") {
-			err = fmt.Errorf("%v", places)
-		}
-		return err
-	})
-	for name, address := range map[string]string{"own": "192.168.10.211", "own-too": "192.168.10.212", "classless-own": "192.168.10.213"} {
-		l.given(name, address)
+	l.placed(map[string]string{"own": "192.168.10.211 announced", "own-too": "192.168.10.212 announced",
+		"classless-own": "192.168.10.213 announced", "own-three": "192.168.10.214 announced",
+		"webpod": "192.168.10.222", "classless": "192.168.10.220"})
+	for _, address := range []string{"192.168.10.211", "192.168.10.213", "192.168.10.214"} {
 		l.answersAt(address)
 	}
+	l.withdrawn("192.168.10.222")
 }
 
 // problems are what the daemon of each node says that a person should mend.

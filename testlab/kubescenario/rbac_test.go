@@ -118,7 +118,7 @@ spec: {loadBalancerIPs: true}
 	l.apply(metallb)
 	l.metallbSeen()
 	l.kubectl("delete", "-n", "metallb-system", "daemonset/speaker", "deployment/controller")
-	l.kubectlSays("0 4", "get", "ipaddresspool", "-n", "metallb-system", "first", "-o", "jsonpath={.status.assignedIPv4} {.status.availableIPv4}")
+	l.kubectl("wait", "--for=jsonpath={.status.availableIPv4}", "--timeout=60s", "-n", "metallb-system", "ipaddresspool/first")
 	l.repeated()
 
 	// Kinds for BGP: their statuses say that they are not spoken yet.
