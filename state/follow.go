@@ -27,14 +27,22 @@ func Wait(ctx context.Context, snap Snapshot, d time.Duration, watches ...Watch)
 	return ctx.Err()
 }
 
+// pace is how far apart the calls of a Follow are at least: a thousand changes
+// that come one after another are a few decisions about all rows, not a thousand.
+const pace = 50 * time.Millisecond
+
 // Follow calls decide with the present Snapshot, and again whenever one of the
-// watches fires or every has gone by, until ctx ends. Changes that come while
-// decide runs are one call.
+// watches fires or every has gone by, until ctx ends. The first change after a
+// quiet time is decided at once; changes that come while decide runs, or within
+// pace of its beginning, are one call.
 func (db *DB) Follow(ctx context.Context, every time.Duration, decide func(Snapshot), watches ...Watch) error {
 	for {
-		snap := db.Snapshot()
+		snap, began := db.Snapshot(), time.Now()
 		decide(snap)
 		if Wait(ctx, snap, every, watches...) != nil {
+			return nil
+		}
+		if rest := pace - time.Since(began); rest > 0 && Wait(ctx, snap, rest) != nil {
 			return nil
 		}
 	}
