@@ -1,0 +1,353 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Allocation is what LB-IPAM decided for one Service: its addresses, or why it has none.
+type Allocation struct {
+	Service ObjectName
+	UID     string
+	Addrs   []netip.Addr
+	// Pool each address came from, in the order of Addrs.
+	Pools []string
+	// Reason is Satisfied, or why not; Message says what to do.
+	Reason  Reason
+	Message string
+	Status  Status
+}
+
+// RowKey of an Allocation is its Service's name.
+func (a Allocation) RowKey() string { return a.Service.String() }
+
+// RowStatus and WithStatus make an Allocation reconcilable.
+func (a Allocation) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Allocation) WithStatus(s Status) Allocation { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Allocation) SameSpec(b Allocation) bool {
+	return a.Service == b.Service && a.UID == b.UID && slices.Equal(a.Addrs, b.Addrs) &&
+		slices.Equal(a.Pools, b.Pools) && a.Reason == b.Reason && a.Message == b.Message
+}
+
+// PoolStatus is what LB-IPAM has to say of one Pool. The counts are decimal
+// strings, since IPv6 blocks exceed 64 bits.
+type PoolStatus struct {
+	Pool                   string
+	Total, Available, Used string
+	// Conflict names the older pool and the range shared with it; "" when none.
+	Conflict string
+	// Invalid as in Pool.
+	Invalid string
+	Status  Status
+}
+
+// RowKey of a PoolStatus is its Pool's name.
+func (p PoolStatus) RowKey() string { return p.Pool }
+
+// RowStatus and WithStatus make a PoolStatus reconcilable.
+func (p PoolStatus) RowStatus() Status { return p.Status }
+
+// WithStatus returns p with its status replaced.
+func (p PoolStatus) WithStatus(s Status) PoolStatus { p.Status = s; return p }
+
+// SameSpec compares everything but the status.
+func (p PoolStatus) SameSpec(q PoolStatus) bool {
+	p.Status, q.Status = Status{}, Status{}
+	return p == q
+}
+
+// PolicyStatus is what the coordinator has to say of one L2Policy.
+type PolicyStatus struct {
+	Policy string
+	// Problem is what keeps the policy from doing what it says, with the
+	// field and the cure; "" when nothing does.
+	Problem string
+	Status  Status
+}
+
+// RowKey of a PolicyStatus is its L2Policy's name.
+func (p PolicyStatus) RowKey() string { return p.Policy }
+
+// RowStatus and WithStatus make a PolicyStatus reconcilable.
+func (p PolicyStatus) RowStatus() Status { return p.Status }
+
+// WithStatus returns p with its status replaced.
+func (p PolicyStatus) WithStatus(s Status) PolicyStatus { p.Status = s; return p }
+
+// SameSpec compares everything but the status.
+func (p PolicyStatus) SameSpec(q PolicyStatus) bool {
+	return p.Policy == q.Policy && p.Problem == q.Problem
+}
+
+// ObjectStatus is what the coordinator has to say of an object of a kind that
+// has no status row of its own: what of it cannot be honoured.
+type ObjectStatus struct {
+	Object ObjectRef
+	// Problem names the fields and the cures.
+	Problem string
+	Status  Status
+}
+
+// RowKey of an ObjectStatus is its object, with the group.
+func (o ObjectStatus) RowKey() string { return o.Object.Group + "/" + o.Object.String() }
+
+// RowStatus and WithStatus make an ObjectStatus reconcilable.
+func (o ObjectStatus) RowStatus() Status { return o.Status }
+
+// WithStatus returns o with its status replaced.
+func (o ObjectStatus) WithStatus(s Status) ObjectStatus { o.Status = s; return o }
+
+// SameSpec compares everything but the status.
+func (o ObjectStatus) SameSpec(p ObjectStatus) bool {
+	return o.Object == p.Object && o.Problem == p.Problem
+}
+
+// Assignment is the coordinator's decision for one address, as the
+// AnnouncementSlices hold it.
+type Assignment struct {
+	Addr    netip.Addr
+	Service ObjectName
+	// Node that announces; "": nobody may, and Reason says why.
+	Node       string
+	Interfaces []string
+	// Since the node has held it (the coordinator's wall clock; for people).
+	Since time.Time
+	// Generation rises by one each time the address changes hands.
+	Generation int64
+	Reason     Reason
+	Previous   string
+	Status     Status
+}
+
+// RowKey of an Assignment is its address.
+func (a Assignment) RowKey() string { return a.Addr.String() }
+
+// RowStatus and WithStatus make an Assignment reconcilable.
+func (a Assignment) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Assignment) WithStatus(s Status) Assignment { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Assignment) SameSpec(b Assignment) bool {
+	return a.Addr == b.Addr && a.Service == b.Service && a.Node == b.Node &&
+		slices.Equal(a.Interfaces, b.Interfaces) && a.Since.Equal(b.Since) &&
+		a.Generation == b.Generation && a.Reason == b.Reason && a.Previous == b.Previous
+}
+
+// Frontend is one address:port that this node serves, and its backends.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	Service  ObjectName
+	PortName string
+	Kind     FrontendKind
+	// Backends sorted by address and port: the ready ones, or, when none is,
+	// those that terminate but still serve.
+	Backends []Backend
+	Status   Status
+}
+
+// FrontendKind says where a frontend's address comes from.
+type FrontendKind string
+
+// The kinds of frontend.
+const (
+	KindLoadBalancer FrontendKind = "LoadBalancer"
+	KindExternalIP   FrontendKind = "ExternalIP"
+)
+
+// RowKey of a Frontend is addr:port/protocol.
+func (f Frontend) RowKey() string {
+	return netip.AddrPortFrom(f.Addr, f.Port).String() + "/" + f.Protocol.String()
+}
+
+// RowStatus and WithStatus make a Frontend reconcilable.
+func (f Frontend) RowStatus() Status { return f.Status }
+
+// WithStatus returns f with its status replaced.
+func (f Frontend) WithStatus(s Status) Frontend { f.Status = s; return f }
+
+// SameSpec compares everything but the status.
+func (f Frontend) SameSpec(g Frontend) bool {
+	return f.Addr == g.Addr && f.Port == g.Port && f.Protocol == g.Protocol && f.Service == g.Service &&
+		f.PortName == g.PortName && f.Kind == g.Kind && slices.Equal(f.Backends, g.Backends)
+}
+
+// HealthCheck is a port of this node on which load balancers in front of the
+// cluster ask whether a Service has a backend here (spec.healthCheckNodePort).
+type HealthCheck struct {
+	Service ObjectName
+	Port    uint16
+	// Local is how many ready backends of the Service run on this node.
+	Local  int
+	Status Status
+}
+
+// RowKey of a HealthCheck is its port: who has one, has it on every node.
+func (h HealthCheck) RowKey() string { return strconv.Itoa(int(h.Port)) }
+
+// RowStatus and WithStatus make a HealthCheck reconcilable.
+func (h HealthCheck) RowStatus() Status { return h.Status }
+
+// WithStatus returns h with its status replaced.
+func (h HealthCheck) WithStatus(s Status) HealthCheck { h.Status = s; return h }
+
+// SameSpec compares everything but the status.
+func (h HealthCheck) SameSpec(i HealthCheck) bool {
+	h.Status, i.Status = Status{}, Status{}
+	return h == i
+}
+
+// Announcement is an address that this node answers ARP/NDP for, on one interface.
+type Announcement struct {
+	Addr       netip.Addr
+	Interface  string
+	Service    ObjectName
+	Generation int64
+	Status     Status
+}
+
+// RowKey of an Announcement is addr@interface.
+func (a Announcement) RowKey() string { return a.Addr.String() + "@" + a.Interface }
+
+// RowStatus and WithStatus make an Announcement reconcilable.
+func (a Announcement) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Announcement) WithStatus(s Status) Announcement { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Announcement) SameSpec(b Announcement) bool {
+	a.Status, b.Status = Status{}, Status{}
+	return a == b
+}
+
+// Device is a network interface of this node, as the kernel has it now.
+type Device struct {
+	Name     string
+	Index    int
+	MAC      string
+	Up       bool // administratively up, with carrier
+	Type     string
+	Prefixes []netip.Prefix
+	// Gateways of the default routes through it.
+	Gateways []netip.Addr
+}
+
+// RowKey of a Device is its name.
+func (d Device) RowKey() string { return d.Name }
+
+// Endpoint is a pod on this node that seamark-cni wired up.
+type Endpoint struct {
+	// ContainerID and Interface identify the attachment (CNI_CONTAINERID, CNI_IFNAME).
+	ContainerID string
+	Interface   string
+	Pod         ObjectName
+	Addr        netip.Addr
+	// HostDevice is the veth's name on the host.
+	HostDevice string
+	// PodMAC and HostMAC are the two ends of the veth.
+	PodMAC, HostMAC string
+	Status          Status
+}
+
+// RowKey of an Endpoint is containerID/interface.
+func (e Endpoint) RowKey() string { return e.ContainerID + "/" + e.Interface }
+
+// RowStatus and WithStatus make an Endpoint reconcilable.
+func (e Endpoint) RowStatus() Status { return e.Status }
+
+// WithStatus returns e with its status replaced.
+func (e Endpoint) WithStatus(s Status) Endpoint { e.Status = s; return e }
+
+// SameSpec compares everything but the status.
+func (e Endpoint) SameSpec(f Endpoint) bool {
+	e.Status, f.Status = Status{}, Status{}
+	return e == f
+}
+
+// Route is a route to another node's pods that this node installs.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Node   string // whose pods
+	Status Status
+}
+
+// RowKey of a Route is its destination.
+func (r Route) RowKey() string { return r.Dst.String() }
+
+// RowStatus and WithStatus make a Route reconcilable.
+func (r Route) RowStatus() Status { return r.Status }
+
+// WithStatus returns r with its status replaced.
+func (r Route) WithStatus(s Status) Route { r.Status = s; return r }
+
+// SameSpec compares everything but the status.
+func (r Route) SameSpec(s Route) bool {
+	r.Status, s.Status = Status{}, Status{}
+	return r == s
+}
+
+// Problem is something a person should mend: a decider found it in what the
+// sources say or in what this node is, and went on without it.
+type Problem struct {
+	// Object that is wrong.
+	Object ObjectRef
+	// Field of it, as a path; "" for the whole.
+	Field string
+	// Message says what is wrong, and Cure what to do.
+	Message, Cure string
+	// Finder is who found it: several may find the same.
+	Finder string
+}
+
+// RowKey of a Problem is its object, field, message and finder.
+func (p Problem) RowKey() string {
+	return strings.Join([]string{p.Object.String(), p.Field, p.Message, p.Finder}, " ")
+}
+
+func (p Problem) String() string {
+	s := p.Object.String() + ": "
+	if p.Field != "" {
+		s += p.Field + ": "
+	}
+	s += p.Message
+	if p.Cure != "" {
+		s += "; " + p.Cure
+	}
+	return s
+}
+
+// Attachment is an outside device that the load balancer's programs run on.
+type Attachment struct {
+	Device string
+	Index  int
+	// MAC that frames for this node go to.
+	MAC    string
+	Status Status
+}
+
+// RowKey of an Attachment is the device's name.
+func (a Attachment) RowKey() string { return a.Device }
+
+// RowStatus and WithStatus make an Attachment reconcilable.
+func (a Attachment) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a Attachment) WithStatus(s Status) Attachment { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a Attachment) SameSpec(b Attachment) bool {
+	a.Status, b.Status = Status{}, Status{}
+	return a == b
+}
