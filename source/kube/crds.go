@@ -143,7 +143,7 @@ func (s *Source) followCRDs(ctx context.Context) {
 		}
 	}()
 	for {
-		const again = 2 * time.Second
+		const again = hasty
 		var retry <-chan time.Time
 		if !s.askCRDs(ctx, kinds) {
 			retry = time.After(again)

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
@@ -183,12 +184,33 @@ func identify(obj any) (name string, version int64, err error) {
 	return source.ObjectKey(m.GetNamespace(), m.GetName()), revision(m.GetResourceVersion()), nil
 }
 
+// list tries again by itself, and soon, while the first list cannot be had: until
+// all is known this node renews no lease, and a daemon that was started during
+// an outage would lose its addresses to those that know already.
 func (f *feed) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-	list, err := f.lists.list(ctx, options)
-	if err != nil && ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+	for refused := 0; ; {
+		list, err := f.lists.list(ctx, options)
+		if err == nil || ctx.Err() != nil || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+			return list, err
+		}
 		f.failed(err)
+		if apierrors.IsForbidden(err) {
+			refused++ // an API server that has just started knows no rights yet
+		}
+		if f.listed() || !unreachable(err) && (refused == 0 || refused > maxRefused) || pause(ctx, hasty/2+rand.N(hasty/2)) != nil {
+			return nil, err
+		}
 	}
-	return list, err
+}
+
+// maxRefused is how often a first list that is forbidden is tried again soon.
+const maxRefused = 8
+
+// listed says whether the tables hold, or have held, all objects.
+func (f *feed) listed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.synced
 }
 
 func (f *feed) watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {

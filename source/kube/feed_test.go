@@ -2,13 +2,20 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -64,6 +71,49 @@ func TestTurned(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("a list")
+}
+
+// A daemon that is started during an outage has the first list within a second
+// of the API server's return, however long that takes; later lists are left to
+// the reflector, which is in less of a hurry.
+func TestFirstListIsSoon(t *testing.T) {
+	gone := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no rights yet"))
+	for name, tc := range map[string]struct {
+		err    error
+		synced bool
+		tries  int // 0: until the API server is back
+	}{
+		"unreachable":       {gone, false, 0},
+		"and was known":     {gone, true, 1},
+		"just started":      {forbidden, false, maxRefused + 1},
+		"something else":    {errors.New("odd"), false, 1},
+		"forbidden, as was": {forbidden, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newTestFeed()
+				f.synced = tc.synced
+				back := time.Now().Add(time.Minute)
+				tries := 0
+				f.lists.list = func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+					tries++
+					if time.Now().Before(back) {
+						return nil, tc.err
+					}
+					return &corev1.PodList{}, nil
+				}
+				_, err := f.list(t.Context(), metav1.ListOptions{})
+				if tc.tries > 0 {
+					if tries != tc.tries || err != tc.err {
+						t.Errorf("%d tries, then %v; want %d", tries, err, tc.tries)
+					}
+				} else if late := time.Since(back); err != nil || late > hasty {
+					t.Errorf("listed %v after it was back: %v", late, err)
+				}
+			})
+		})
+	}
 }
 
 func TestFeedHas(t *testing.T) {
