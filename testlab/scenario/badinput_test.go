@@ -127,7 +127,7 @@ spec:
 		l.apply(strings.Replace(services("far"), "namespace: default", "namespace: default, annotations: {seamark.dev/ips: 192.168.99.1}", 1))
 		l.eventually("the Service is told", func() error {
 			out, err := l.try(ctr, "seamark", "describe", "service", "far")
-			for _, want := range []string{"seamark.dev/IPAMRequestSatisfied", "False", "OutsidePools", "192.168.99.1", "annotation seamark.dev/ips", "add a block"} {
+			for _, want := range []string{"seamark.dev/IPAMRequestSatisfied", "False", "OutsidePools", "192.168.99.1", "metadata.annotations[seamark.dev/ips]", "add a block"} {
 				if err == nil && !strings.Contains(out, want) {
 					err = fmt.Errorf("no %q in\n%s", want, out)
 				}
@@ -197,7 +197,7 @@ spec:
 	mistake("flags", func(t *testing.T, l lab) {
 		for _, bad := range []struct{ flags, want string }{
 			{"--no-such-flag", "unknown flag: --no-such-flag"},
-			{"--store=consul", `--store "consul": want embedded or etcd`},
+			{"--store=consul", `--store "consul": want kube, embedded or etcd`},
 			{"--store=etcd", "--store etcd needs --etcd-endpoints, such as"},
 			{"--lease-duration=1s", "--lease-duration 1s is less than three times --lease-renew 1s"},
 			{"--restart-grace=1s", "--restart-grace 1s is less than --lease-duration 3s"},
