@@ -138,7 +138,7 @@ func (o *outages) live(name string, happen func()) {
 	o.unmoved(nodes...)
 	o.unbroken(streams, pods...)
 	o.held(answers, o.mac)
-	if lost > 0 {
+	if lost > strays {
 		o.t.Errorf("%s: %d packets of connections were lost", name, lost)
 	}
 	for what, pause := range map[string]time.Duration{
@@ -201,6 +201,11 @@ func (o *outages) settled(node string) {
 		return nil
 	})
 }
+
+// strays are what a busy machine adds to lost: a packet that was sent again for
+// nothing, on a connection of the probe's that was closed before the other end
+// said so. A cable that is pulled counts dozens.
+const strays = 3
 
 // lost is how many packets of connections were lost so far between the router
 // and the pods: those that were sent again, without those of which the other
