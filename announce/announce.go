@@ -146,18 +146,23 @@ func (a *Announcer) Run(ctx context.Context) error {
 	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
 	wg.Go(func() { referee.run(ctx) })
 	wg.Go(func() { herald.run(ctx) })
-	elected := elect(ctx, a.cfg.Lock, a.cfg.Timing, a.cfg.Log, func(ctx context.Context) {
-		var terms sync.WaitGroup
-		defer terms.Wait()
-		terms.Go(func() { placer.run(ctx) })
-		if a.cfg.Lead != nil {
-			terms.Go(func() { a.cfg.Lead(ctx) })
-		}
-	}, func(identity string) { a.coordinator.Store(&identity) })
-	cancel()
+	// Without the store, to give the office back takes long, and so does the last
+	// renewal: neither waits for the other, or a restart would outlast the grace.
+	elected := make(chan error, 1)
+	go func() {
+		defer cancel()
+		elected <- elect(ctx, a.cfg.Lock, a.cfg.Timing, a.cfg.Log, func(ctx context.Context) {
+			var terms sync.WaitGroup
+			defer terms.Wait()
+			terms.Go(func() { placer.run(ctx) })
+			if a.cfg.Lead != nil {
+				terms.Go(func() { a.cfg.Lead(ctx) })
+			}
+		}, func(identity string) { a.coordinator.Store(&identity) })
+	}()
 	wg.Wait()
 	a.leaveLease(fence)
-	return errors.Join(elected, stretched)
+	return errors.Join(<-elected, stretched)
 }
 
 func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {

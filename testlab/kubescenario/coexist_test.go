@@ -201,7 +201,7 @@ func TestRival(t *testing.T) {
 	l.eventually("the coordinator names the rival", func() error {
 		out, err := l.try(coordinator, "seamark", "status")
 		if err == nil && !strings.Contains(out, "write status of Service default/webpod: rival writes status.loadBalancer, too: "+
-			"stop that controller") {
+			"stop that controller (Seamark tries again within 10 minutes), or create the Service anew with a spec.loadBalancerClass") {
 			err = errors.New(out)
 		}
 		return err

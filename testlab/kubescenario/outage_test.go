@@ -3,15 +3,14 @@ package kubescenario
 import (
 	"context"
 	"fmt"
-	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/seamark-lb/seamark/testlab"
 	"github.com/seamark-lb/seamark/testlab/traffic"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // generously is longer than any pause that an event which must not be noticed
@@ -116,8 +115,12 @@ type outages struct {
 func (o *outages) live(name string, happen func()) {
 	o.t.Helper()
 	begin := time.Now()
-	lostBefore := o.lost()
-	streams, arp, probe := o.streams(60), o.watchARP(), o.probe()
+	streams := o.streams(60)
+	before := o.resent() // of the streams alone: the probe's connections come and go
+	if ends := 2 * 80; len(before) < ends {
+		o.t.Fatalf("%s: %d ends of open connections, want %d", name, len(before), ends)
+	}
+	arp, probe := o.watchARP(), o.probe()
 	happen()
 	for _, node := range nodes {
 		o.leased(node)
@@ -125,7 +128,7 @@ func (o *outages) live(name string, happen func()) {
 	}
 	o.flowing(streams, pods...)
 	o.flowing(o.old, pods...)
-	lost := o.lost() - lostBefore
+	lost := o.lostSince(before)
 	r, answers, opened := streams.Result(), arp(), probe()
 	gratuitous := 0
 	for _, n := range answers.Gratuitous {
@@ -138,7 +141,7 @@ func (o *outages) live(name string, happen func()) {
 	o.unmoved(nodes...)
 	o.unbroken(streams, pods...)
 	o.held(answers, o.mac)
-	if lost > strays {
+	if lost > 0 {
 		o.t.Errorf("%s: %d packets of connections were lost", name, lost)
 	}
 	for what, pause := range map[string]time.Duration{
@@ -202,51 +205,49 @@ func (o *outages) settled(node string) {
 	})
 }
 
-// strays are what a busy machine adds to lost: a packet that was sent again for
-// nothing, on a connection of the probe's that was closed before the other end
-// said so. A cable that is pulled counts dozens.
-const strays = 3
-
-// lost is how many packets of connections were lost so far between the router
-// and the pods: those that were sent again, without those of which the other
-// end said that it had them already (RFC 2883), as a busy machine brings about.
-func (l lab) lost() (n int) {
-	l.t.Helper()
-	for _, host := range append([]string{router}, pods...) {
-		l.must(l.host(host).Do(func() error {
-			retransmitted, err := netstat("snmp", "Tcp", "RetransSegs")
-			if err != nil {
-				return err
-			}
-			needless, err := netstat("netstat", "TcpExt", "TCPDSACKRecv")
-			n += retransmitted - needless
-			return err
-		}))
-	}
-	return n
+// connection is one end of a connection that is open.
+type connection struct {
+	host   string
+	cookie [2]uint32 // the kernel's, never used twice
 }
 
-// netstat reads a counter of this thread's network namespace.
-func netstat(file, group, name string) (int, error) {
-	data, err := os.ReadFile("/proc/thread-self/net/" + file)
-	if err != nil {
-		return 0, err
+// resent is how many packets each end of the open connections between the
+// router and the pods has sent again, without those of which the other end said
+// that it had them already (RFC 2883), as a busy machine brings about.
+func (l lab) resent() map[connection]int {
+	l.t.Helper()
+	all := map[connection]int{}
+	for _, host := range append([]string{router}, pods...) {
+		l.must(l.host(host).Do(func() error {
+			// A server that listens on all addresses has IPv6 sockets, also of IPv4.
+			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+				sockets, err := netlink.SocketDiagTCPInfo(family)
+				if err != nil {
+					return fmt.Errorf("list connections of %s: %w", host, err)
+				}
+				for _, s := range sockets {
+					if s.TCPInfo != nil && s.InetDiagMsg.State == netlink.TCP_ESTABLISHED {
+						all[connection{host, s.InetDiagMsg.ID.Cookie}] = int(s.TCPInfo.Total_retrans) - int(s.TCPInfo.Dsack_dups)
+					}
+				}
+			}
+			return nil
+		}))
 	}
-	var names []string
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if fields[0] != group+":" {
-			continue
-		}
-		if names == nil {
-			names = fields
-			continue
-		}
-		if i := slices.Index(names, name); i > 0 {
-			return strconv.Atoi(fields[i])
+	return all
+}
+
+// lostSince is how many packets of the connections that were open before, and
+// still are, were lost.
+func (l lab) lostSince(before map[connection]int) (n int) {
+	l.t.Helper()
+	now := l.resent()
+	for c, resent := range before {
+		if _, open := now[c]; open {
+			n += now[c] - resent
 		}
 	}
-	return 0, fmt.Errorf("no %s of %s in /proc/net/%s", name, group, file)
+	return n
 }
 
 // pass lets time go by, over which nothing may happen.

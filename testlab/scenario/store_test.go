@@ -54,8 +54,7 @@ func TestStoreOutage(t *testing.T) {
 // stopped with is long over.
 func TestRestartWithoutStore(t *testing.T) {
 	t.Parallel()
-	// To stop a coordinator whose store is away takes up to 3.5 s.
-	l := upServing(t, "--restart-grace", "8s")
+	l := upServing(t, "--restart-grace", "4s")
 	holder := l.holder()
 	before := l.announcements(other(holder))
 	streams := l.streams(30)
