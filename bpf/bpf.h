@@ -10,6 +10,7 @@
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
@@ -19,7 +20,8 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-#define AF_INET 2 // <sys/socket.h> is libc's
+#define AF_INET  2 // <sys/socket.h> is libc's
+#define AF_INET6 10
 
 // <linux/icmp.h> and <linux/if_arp.h> include libc; this is what is used of them.
 struct icmphdr {
@@ -27,6 +29,14 @@ struct icmphdr {
 	__u8 code;
 	__sum16 checksum;
 	__be32 rest;
+};
+
+// <linux/sctp.h> has no packet header (RFC 9260, section 3.1).
+struct sctphdr {
+	__be16 source;
+	__be16 dest;
+	__be32 vtag;
+	__le32 checksum; // CRC32c
 };
 
 #define ICMP_ECHOREPLY 0

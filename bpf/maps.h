@@ -9,20 +9,35 @@
 #include "bpf.h"
 #include "reasons.h"
 
+// What ends in 6 is for IPv6; what has no number is for IPv4, which is not
+// made to pay for the longer keys.
+
 // LAYOUT_VERSION rises with every change to a shape below. A daemon migrates
 // or rebuilds what an older one left pinned, and refuses what a newer one did.
-enum layout_version { LAYOUT_VERSION = 1 };
+enum layout_version { LAYOUT_VERSION = 2 };
 
-#define MAX_FRONTENDS 65536
-#define MAX_SETS      16384
-#define MAX_BACKENDS  65536
-#define MAX_NEXT_HOPS 4096
+// Sizes; the loader may be told others for those that it names in its Config.
+#define MAX_FRONTENDS 262144
+#define MAX_SETS      65536
+#define MAX_SERVICES  65536
+#define MAX_BACKENDS  131072 // at most 2^20: what a slot has room for
+#define MAX_NEXT_HOPS 8192
+#define MAX_LOCAL     262144
 #define MAX_ANNOUNCED 16384
 #define MAX_ENDPOINTS 4096
 #define MAX_CLUSTER_MACS 4096
+#define MAX_FLOWS     262144
+#define MAX_HALF_OPEN 65536
+#define MAX_FLOWS6    65536
+#define MAX_HALF_OPEN6 16384
+#define MAX_PINS      262144
+#define MAX_AFFINITY  65536
+#define MAX_SOURCES   65536
+#define MAX_FRAGMENTS 8192
+#define MAX_NAT       262144
 
 // frontend_key is addr:port/proto. With port and proto 0 it stands for the
-// address itself: it answers ping, and an unserved port of it is dropped.
+// address itself (FRONTEND_VIP).
 struct frontend_key {
 	__be32 addr;
 	__be16 port;
@@ -30,39 +45,94 @@ struct frontend_key {
 	__u8 pad;
 };
 
-struct frontend {
-	__u32 set;   // index into sets
-	__u32 flags; // FRONTEND_*
+struct frontend_key6 {
+	__be32 addr[4];
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
 };
 
-// backend_set is the backends of one service port, shared by its frontends.
-// Its two Maglev tables are maglev[2*set] and maglev[2*set+1]: userspace fills
-// the spare one and then flips active, so no packet meets a half-made table.
+enum frontend_flags {
+	FRONTEND_VIP = 1,       // row of an address: it answers ping, and its unserved ports are not let through
+	FRONTEND_INSIDE = 2,    // for pods of this node only: what comes from outside is not ours (ClusterIP)
+	FRONTEND_SNAT = 4,      // to other nodes by address translation, and back the same way
+	FRONTEND_GENEVE = 8,    // to other nodes in Geneve instead of IP in IP
+	FRONTEND_AFFINITY = 16, // a client keeps its backend (sets.affinity)
+	FRONTEND_SOURCES = 32,  // only from the prefixes in sources
+	FRONTEND_REFUSE = 64,   // what cannot be served is answered (TCP RST, ICMP port unreachable)
+	FRONTEND_TRACED = 128,  // every packet is told to events
+};
+
+// What makes a packet leave the fast path: one test for all.
+#define FRONTEND_SLOW (FRONTEND_INSIDE | FRONTEND_SNAT | FRONTEND_GENEVE | FRONTEND_AFFINITY | FRONTEND_SOURCES | FRONTEND_TRACED)
+
+struct frontend {
+	__u32 set;     // index into sets, for packets from outside
+	__u32 flags;   // FRONTEND_*
+	__u32 inside;  // index into sets, for packets from pods of this node
+	__u32 service; // number of the service port: in service_counts, affinity, sources
+};
+
+// backend_set is the backends of one service port (all of them, or those of
+// this node), shared by its frontends. Its Maglev tables are tables[4*set+n], n
+// from 0 to 2: userspace fills the spare one, writes its size, and then flips
+// look, so no packet meets a half-made table.
 struct backend_set {
-	__u32 size[2]; // slots of each table; 0: no backends
-	__u32 active;  // which of the two is looked up
-	__u32 flags;
+	__u32 size[4];  // slots of each table; 0: none, so no backends
+	__u32 look;     // SET_*: which table is which, in one word, so that all change at once
+	__u32 affinity; // timeout in ticks (clock.h) of FRONTEND_AFFINITY
+};
+
+enum set_look {
+	SET_ACTIVE = 3,         // mask: the table that decides
+	SET_PREVIOUS = 12,      // mask: the table that decided before the window of changes opened
+	SET_PREVIOUS_SHIFT = 2,
+	SET_MOVING = 16,        // a window is open: slots of the active table may have SLOT_MOVED
+};
+
+// A word of a Maglev table is three slots of 21 bits each, the first in the
+// lowest: the id of the backend, and whether the slot has moved.
+enum slot {
+	SLOTS_PER_WORD = 3,
+	SLOT_BITS = 21,
+	SLOT_BACKEND = (1 << 20) - 1, // mask: index into backends
+	SLOT_MOVED = 1 << 20,         // changed since the window opened: pins decide first
 };
 
 enum backend_flags {
-	BACKEND_LOCAL = 1, // runs on this node
+	BACKEND_LOCAL = 1,    // runs on this node
+	BACKEND_DRAINING = 2, // keeps its flows and gets no new ones
 };
 
+// backend is a pod (or a host outside the cluster). A row of zeros: there is none.
 struct backend {
-	__be32 addr; // of the pod
+	__be32 addr;
 	__be16 port; // target port
 	__u8 flags;  // BACKEND_*
 	__u8 pad;
 	__u32 next_hop; // index into next_hops; unused when local
 };
 
+struct backend6 {
+	__be32 addr[4];
+	__be16 port;
+	__u8 flags;
+	__u8 pad;
+	__u32 next_hop;
+};
+
 // next_hop is how this node reaches another: many backends share one, so a
 // router that changes its MAC costs one write.
 struct next_hop {
-	__u32 ifindex; // 0: not resolved, ask the FIB
-	__be32 saddr;  // source of the outer header
+	__u32 ifindex; // device that frames leave by; 0: not resolved, ask the FIB
+	__u16 vlan;    // tag on that device (host byte order); 0: none
+	__u16 mtu;     // of IP packets on the way
 	__u8 dmac[6];
 	__u8 smac[6];
+	__be32 saddr;  // source of an IPv4 outer header
+	__be32 node;   // the other node: destination of Geneve over IPv4; 0: unknown
+	__be32 saddr6[4];
+	__be32 node6[4];
 };
 
 // local_key finds the target port of a local pod behind a VIP: what a DSR
@@ -71,6 +141,14 @@ struct local_key {
 	__be32 vip;
 	__be32 pod;
 	__be16 port; // of the frontend
+	__u8 proto;
+	__u8 pad;
+};
+
+struct local_key6 {
+	__be32 vip[4];
+	__be32 pod[4];
+	__be16 port;
 	__u8 proto;
 	__u8 pad;
 };
@@ -90,8 +168,18 @@ struct flow_key {
 	__u8 pad[3];
 };
 
+struct flow_key6 {
+	__be32 pod[4];
+	__be32 client[4];
+	__be16 pod_port;
+	__be16 client_port;
+	__u8 proto;
+	__u8 pad[3];
+};
+
 enum flow_flags {
 	FLOW_REPLIED = 1, // the pod has answered, and not with RST
+	FLOW_CLOSING = 2, // a FIN or RST was seen
 };
 
 // flow is what the pod's packets are rewritten to come from.
@@ -100,7 +188,131 @@ struct flow {
 	__be16 port;
 	__u8 flags; // FLOW_*
 	__u8 pad;
-	__u32 seen; // bpf_jiffies64 >> 8, of the last packet
+	__u32 seen; // ticks (clock.h), of the last packet
+};
+
+struct flow6 {
+	__be32 vip[4];
+	__be16 port;
+	__u8 flags;
+	__u8 pad;
+	__u32 seen;
+};
+
+// tuple is a flow's addresses and ports in one direction. As a key of pins it is
+// what the client sends to the frontend.
+struct tuple {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+struct tuple6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+// pin is the backend of one flow, where the slot alone does not say it.
+struct pin {
+	__u32 backend; // index into backends
+	__u32 set;
+	__u32 seen;  // ticks
+	__u32 flags; // FLOW_CLOSING
+};
+
+struct affinity_key {
+	__be32 client;
+	__u32 service;
+};
+
+struct affinity_key6 {
+	__be32 client[4];
+	__u32 service;
+};
+
+struct affinity {
+	__u32 backend;
+	__u32 seen; // ticks, of the last packet of a new connection
+};
+
+// source_key is a prefix of clients, for an LPM trie: prefixlen counts the 32
+// bits of service, too.
+struct source_key {
+	__u32 prefixlen;
+	__u32 service;
+	__be32 addr;
+};
+
+struct source_key6 {
+	__u32 prefixlen;
+	__u32 service;
+	__be32 addr[4];
+};
+
+// fragment_key is what the fragments of a packet share (RFC 791, section 3.2;
+// RFC 8200, section 4.5).
+struct fragment_key {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 id;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct fragment_key6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be32 id;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+// fragment is what only the first one carries.
+struct fragment {
+	__be16 sport;
+	__be16 dport;
+	__u32 seen; // ticks
+};
+
+enum nat_flags {
+	NAT_REPLIED = 1, // packets were seen in both directions
+	NAT_CLOSING = 2, // a FIN or RST was seen
+	NAT_INSIDE = 4,  // of a pod of this node to a Service, not of a client outside
+};
+
+// nat is what a packet of a translated flow becomes. Each flow has two entries:
+// in nat_out, by what the client sends, and in nat_in, by what the backend answers.
+struct nat {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 flags; // NAT_*
+	__u8 pad[3];
+	__u32 seen;    // ticks
+	__u32 backend; // index into backends
+};
+
+struct nat6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u8 flags;
+	__u8 pad[3];
+	__u32 seen;
+	__u32 backend;
+};
+
+struct in6 {
+	__be32 addr[4];
 };
 
 struct endpoint {
@@ -145,7 +357,7 @@ struct claim {
 	__u8 pad;
 };
 
-struct verdict_count {
+struct count {
 	__u64 packets;
 	__u64 bytes;
 };
@@ -160,8 +372,9 @@ struct device {
 
 enum hook {
 	HOOK_XDP,
-	HOOK_TC_OUTSIDE,
-	HOOK_TC_POD,
+	HOOK_TC_OUTSIDE, // ingress of an outside device
+	HOOK_TC_POD,     // what a pod sends: ingress of its veth on the host
+	HOOK_TC_TO_POD,  // what a pod gets from the kernel: egress there
 	HOOK_MAX,
 };
 
@@ -170,9 +383,25 @@ enum verdict_stride { VERDICT_STRIDE = 64 };
 
 enum max_devices { MAX_DEVICES = 1024 };
 
-// Default sizes; the loader may be told others.
-#define MAX_FLOWS     262144
-#define MAX_HALF_OPEN 65536
+// monitor is what people watch now; all zeros when nobody does.
+struct monitor {
+	__u32 drops; // tell of every dropped packet
+};
+
+enum event_head { EVENT_HEAD = 128 };
+
+// event is one packet that was dropped or traced, told through events.
+struct event {
+	__u64 at; // CLOCK_MONOTONIC, ns
+	__u32 ifindex;
+	__u32 length; // of the frame as it came in
+	__u16 captured; // bytes in head
+	__u8 hook;
+	__u8 reason;
+	__u8 action; // ACT_*
+	__u8 pad[3];
+	__u8 head[EVENT_HEAD]; // as it is now
+};
 
 // The layout version of all that is pinned.
 struct {
@@ -191,6 +420,14 @@ struct {
 	__type(value, struct frontend);
 } frontends SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_FRONTENDS);
+	__type(key, struct frontend_key6);
+	__type(value, struct frontend);
+} frontends6 SEC(".maps");
+
 // The backend sets, by number.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -199,22 +436,22 @@ struct {
 	__type(value, struct backend_set);
 } sets SEC(".maps");
 
-// A Maglev table: backend id by slot. Each has the size its set says.
+// A Maglev table: words of slots. Each has as many as the size its set says needs.
 struct maglev_table {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_INNER_MAP);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 };
 
-// The Maglev tables, two for each set.
+// The Maglev tables, by 4 * set + which (0 to 2).
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, 2 * MAX_SETS);
+	__uint(max_entries, 4 * MAX_SETS);
 	__type(key, __u32);
 	__array(values, struct maglev_table);
-} maglev SEC(".maps");
+} tables SEC(".maps");
 
 // The backends, by id.
 struct {
@@ -223,6 +460,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct backend);
 } backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct backend6);
+} backends6 SEC(".maps");
 
 // The ways to other nodes, by number.
 struct {
@@ -236,10 +480,18 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, MAX_FRONTENDS);
+	__uint(max_entries, MAX_LOCAL);
 	__type(key, struct local_key);
 	__type(value, struct local_target);
 } local_targets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_LOCAL);
+	__type(key, struct local_key6);
+	__type(value, struct local_target);
+} local_targets6 SEC(".maps");
 
 // Flows to local pods that both sides have spoken in: the way back to the VIP.
 struct {
@@ -249,6 +501,13 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FLOWS6);
+	__type(key, struct flow_key6);
+	__type(value, struct flow6);
+} flows6 SEC(".maps");
+
 // Flows before that: what a flood of first packets fills, instead of flows.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -256,6 +515,112 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } half_open SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_HALF_OPEN6);
+	__type(key, struct flow_key6);
+	__type(value, struct flow6);
+} half_open6 SEC(".maps");
+
+// The backends of flows that their slots do not lead to: those of moved slots, and of
+// clients with affinity. Bounded; what finds no room goes where no pin is needed.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PINS);
+	__type(key, struct tuple);
+	__type(value, struct pin);
+} pins SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PINS);
+	__type(key, struct tuple6);
+	__type(value, struct pin);
+} pins6 SEC(".maps");
+
+// Which backend a client had last (FRONTEND_AFFINITY).
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_AFFINITY);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinity SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_AFFINITY);
+	__type(key, struct affinity_key6);
+	__type(value, struct affinity);
+} affinity6 SEC(".maps");
+
+// Who may use a service port (FRONTEND_SOURCES); the value is not read.
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SOURCES);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SOURCES);
+	__type(key, struct source_key6);
+	__type(value, __u32);
+} sources6 SEC(".maps");
+
+// The ports of packets that came in fragments, for those after the first.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTS);
+	__type(key, struct fragment_key6);
+	__type(value, struct fragment);
+} fragments6 SEC(".maps");
+
+// Translated flows by what the client sends, and what that becomes.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_NAT);
+	__type(key, struct tuple);
+	__type(value, struct nat);
+} nat_out SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_NAT);
+	__type(key, struct tuple6);
+	__type(value, struct nat6);
+} nat_out6 SEC(".maps");
+
+// Translated flows by what the backend answers, and what that becomes.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_NAT);
+	__type(key, struct tuple);
+	__type(value, struct nat);
+} nat_in SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_NAT);
+	__type(key, struct tuple6);
+	__type(value, struct nat6);
+} nat_in6 SEC(".maps");
 
 // The pods of this node, by address.
 struct {
@@ -265,6 +630,14 @@ struct {
 	__type(key, __be32);
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_ENDPOINTS);
+	__type(key, struct in6);
+	__type(value, struct endpoint);
+} endpoints6 SEC(".maps");
 
 // The outside devices, by ifindex % MAX_DEVICES: looked up for every packet to a
 // VIP, and a hash costs five times as much. Userspace refuses a second device
@@ -308,10 +681,40 @@ struct {
 	__uint(max_entries, 64 * 1024);
 } claims SEC(".maps");
 
+// Dropped and traced packets, told to userspace while somebody watches.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1024 * 1024);
+} events SEC(".maps");
+
+// What somebody watches.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct monitor);
+} monitors SEC(".maps");
+
+// What was sent to each service port, by its number.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, struct count);
+} service_counts SEC(".maps");
+
+// What was sent to each backend, by its id.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct count);
+} backend_counts SEC(".maps");
+
 // What was done with packets and why: hook * VERDICT_STRIDE + reason.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, HOOK_MAX * VERDICT_STRIDE);
 	__type(key, __u32);
-	__type(value, struct verdict_count);
+	__type(value, struct count);
 } verdicts SEC(".maps");

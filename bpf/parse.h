@@ -4,8 +4,7 @@
 // that make headers safe to believe.
 #pragma once
 
-#include "bpf.h"
-#include "reasons.h"
+#include "ctx.h"
 
 struct cursor {
 	void *pos;
@@ -23,21 +22,34 @@ static __always_inline void *take(struct cursor *c, __u32 size)
 	return at;
 }
 
-// ipv4 is a parsed packet. Ports are 0 for protocols without.
-struct ipv4 {
-	struct iphdr *ip;
+// packet is a parsed packet. It lives in registers: it is passed to inlined
+// functions only, and hook and v6 are constants there. Whoever makes the frame
+// longer or shorter (adjust_head and its like) invalidates all its pointers.
+struct packet {
+	void *ctx; // struct xdp_md or struct __sk_buff, as hook says
+	struct ethhdr *eth;
+	union {
+		void *l3;
+		struct iphdr *ip;
+		struct ipv6hdr *ip6;
+	};
 	union {
 		void *l4;
 		struct tcphdr *tcp;
 		struct udphdr *udp;
-		struct icmphdr *icmp;
+		struct sctphdr *sctp;
+		struct icmphdr *icmp; // ICMPv6 begins alike
 	};
-	__u32 l4_len; // bytes behind the IP header, by its total length
-	__be16 sport;
+	__u32 l3_at;  // offset of the IP header in the frame
+	__u32 l4_at;  // offset of what is behind it
+	__u32 l4_len; // bytes of that, by the IP header's own length
+	__be16 sport; // 0 for protocols without
 	__be16 dport;
 	// Copies: a second look at the packet could find something else, says the verifier.
-	__u8 proto;
+	__u8 proto; // of what is behind the IP header and IPv6's extension headers
 	__u8 tcp_flags; // TCP_*, 0 for other protocols
+	__u8 hook;  // enum hook
+	__u8 v6;    // 0 or 1
 };
 
 // Flags of a TCP header (RFC 9293, section 3.1), in its 14th byte.
@@ -48,10 +60,16 @@ enum {
 	TCP_ACK = 16,
 };
 
+// l3_len is the length of the IP packet, by its own header.
+static __always_inline __u32 l3_len(const struct packet *p)
+{
+	return p->l4_at - p->l3_at + p->l4_len;
+}
+
 // parse_ipv4 takes the IPv4 header with its options. left is how many bytes
 // there are from it to the end of the packet. It returns REASON_UNSPEC when all
 // is well, and otherwise what the kernel would drop the packet for, too.
-static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, struct ipv4 *p)
+static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, struct packet *p)
 {
 	struct iphdr *ip = take(c, sizeof(*ip));
 	if (!ip)
@@ -66,17 +84,15 @@ static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, stru
 	p->ip = ip;
 	p->proto = ip->protocol;
 	p->l4 = (void *)ip + header;
+	p->l4_at = p->l3_at + header;
 	p->l4_len = total - header;
 	c->pos = p->l4;
 	return REASON_UNSPEC;
 }
 
-// parse_l4 checks the header behind IP's.
-static __always_inline enum reason parse_l4(struct cursor *c, struct ipv4 *p)
+// parse_l4 checks the header behind IP's, of a packet or of a first fragment.
+static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 {
-	if (unlikely(p->ip->frag_off & IP_FRAGMENT))
-		return REASON_FRAGMENT;
-
 	switch (p->proto) {
 	case IPPROTO_TCP:
 		if (p->l4_len < sizeof(*p->tcp) || !take(c, sizeof(*p->tcp)))
@@ -84,23 +100,27 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct ipv4 *p)
 		if (p->tcp->doff * 4 < sizeof(*p->tcp) || p->tcp->doff * 4 > p->l4_len)
 			return REASON_BAD_HEADER;
 		p->tcp_flags = ((__u8 *)p->l4)[13];
-		p->sport = p->tcp->source;
-		p->dport = p->tcp->dest;
-		return REASON_UNSPEC;
+		break;
 	case IPPROTO_UDP:
 		if (p->l4_len < sizeof(*p->udp) || !take(c, sizeof(*p->udp)))
 			return REASON_TRUNCATED;
-		if (bpf_ntohs(p->udp->len) < sizeof(*p->udp) || bpf_ntohs(p->udp->len) > p->l4_len)
-			return REASON_BAD_HEADER;
-		p->sport = p->udp->source;
-		p->dport = p->udp->dest;
-		return REASON_UNSPEC;
+		break;
+	case IPPROTO_SCTP:
+		if (p->l4_len < sizeof(*p->sctp) || !take(c, sizeof(*p->sctp)))
+			return REASON_TRUNCATED;
+		break;
 	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
 		if (p->l4_len < sizeof(*p->icmp) || !take(c, sizeof(*p->icmp)))
 			return REASON_TRUNCATED;
 		return REASON_UNSPEC;
+	default:
+		return REASON_UNSERVED_PROTO;
 	}
-	return REASON_UNSERVED_PROTO;
+	// Ports come first in all of them.
+	p->sport = ((__be16 *)p->l4)[0];
+	p->dport = ((__be16 *)p->l4)[1];
+	return REASON_UNSPEC;
 }
 
 static __always_inline int same_mac(const void *a, const void *b)

@@ -32,5 +32,23 @@ enum reason {
 	REASON_TOO_BIG,          // does not fit the next hop's MTU with the outer header
 	REASON_TTL_EXPIRED,      // TTL would reach 0
 	REASON_FLOW_TABLE,       // flow table refused the entry
+	// Since layout 2. Forwarded or answered.
+	REASON_FORWARD_PINNED,   // as FORWARD_REMOTE, to the backend that a pin says
+	REASON_FORWARD_PREVIOUS, // as FORWARD_REMOTE, to the backend before the change: a flow older than it
+	REASON_FORWARD_SNAT,     // translated, to a backend on another node
+	REASON_REPLY_SNAT,       // the backend's answer, translated back
+	REASON_SERVICE_LOCAL,    // of a pod here to a Service, translated
+	REASON_SECOND_CHANCE,    // of a flow unknown here: handed to the slot's other backend
+	REASON_ICMP_FORWARDED,   // ICMP error handed to the backend that owns the flow
+	REASON_ICMP_TOO_BIG,     // answered: packet too big, fragmentation needed
+	REASON_REFUSED,          // answered: port unreachable, or reset
+	REASON_FRAGMENT_PASSED,  // fragment that went where its first one did
+	// Dropped.
+	REASON_FRAGMENT_ORPHAN,  // fragment whose first one was not seen
+	REASON_SOURCE_RANGE,     // client is outside loadBalancerSourceRanges
+	REASON_NAT_PORTS,        // no free port to translate to
+	REASON_NAT_TABLE,        // nat table refused the entry
+	REASON_BAD_TUNNEL,       // Geneve packet that no node of ours sent
+	REASON_ICMP_UNKNOWN,     // ICMP error about no flow of ours
 	REASON_MAX,
 };

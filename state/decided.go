@@ -151,18 +151,60 @@ type Frontend struct {
 	PortName string
 	Kind     FrontendKind
 	// Backends sorted by address and port: the ready ones, or, when none is,
-	// those that terminate but still serve.
+	// those that terminate but still serve. With externalTrafficPolicy Local
+	// only those of this node.
 	Backends []Backend
-	Status   Status
+	// Inside are the backends for connections of this node's own pods, by
+	// internalTrafficPolicy and topology.
+	Inside []Backend
+	// Draining backends are in neither and keep the flows they have (KEP-1669).
+	Draining []Backend
+	// Forwarding and Dispatch are how packets reach backends on other nodes.
+	Forwarding Forwarding
+	Dispatch   Dispatch
+	// Affinity is how long a client keeps its backend after its last
+	// connection; 0: each connection is balanced by itself.
+	Affinity time.Duration
+	// Sources are the prefixes of clients that are let in from outside; nil: any.
+	Sources []netip.Prefix
+	// TableSize is the number of slots of the Maglev table, a prime; 0: by the
+	// number of backends.
+	TableSize uint32
+	// Refuse: what has no backend is answered (TCP RST, ICMP port
+	// unreachable), not dropped in silence.
+	Refuse bool
+	Status Status
 }
 
 // FrontendKind says where a frontend's address comes from.
 type FrontendKind string
 
-// The kinds of frontend.
+// The kinds of frontend. A ClusterIP is served to pods of this node only.
 const (
 	KindLoadBalancer FrontendKind = "LoadBalancer"
 	KindExternalIP   FrontendKind = "ExternalIP"
+	KindNodePort     FrontendKind = "NodePort"
+	KindClusterIP    FrontendKind = "ClusterIP"
+	KindHostPort     FrontendKind = "HostPort"
+)
+
+// Forwarding is how packets reach a backend on another node, and how its
+// answers come back.
+type Forwarding string
+
+// The forwardings. (hybrid is DSR for TCP and SNAT for UDP: decided per port.)
+const (
+	ForwardDSR  Forwarding = "dsr"  // the client's packet as it is, in a tunnel; the answer goes straight to the client
+	ForwardSNAT Forwarding = "snat" // translated to come from this node; the answer comes back here
+)
+
+// Dispatch is the tunnel of DSR.
+type Dispatch string
+
+// The dispatches.
+const (
+	DispatchIPIP   Dispatch = "ipip"   // to the pod's address, which the network between nodes must know
+	DispatchGeneve Dispatch = "geneve" // to the node's address
 )
 
 // RowKey of a Frontend is addr:port/protocol.
@@ -179,7 +221,10 @@ func (f Frontend) WithStatus(s Status) Frontend { f.Status = s; return f }
 // SameSpec compares everything but the status.
 func (f Frontend) SameSpec(g Frontend) bool {
 	return f.Addr == g.Addr && f.Port == g.Port && f.Protocol == g.Protocol && f.Service == g.Service &&
-		f.PortName == g.PortName && f.Kind == g.Kind && slices.Equal(f.Backends, g.Backends)
+		f.PortName == g.PortName && f.Kind == g.Kind && f.Forwarding == g.Forwarding && f.Dispatch == g.Dispatch &&
+		f.Affinity == g.Affinity && f.TableSize == g.TableSize && f.Refuse == g.Refuse &&
+		slices.Equal(f.Backends, g.Backends) && slices.Equal(f.Inside, g.Inside) &&
+		slices.Equal(f.Draining, g.Draining) && (f.Sources == nil) == (g.Sources == nil) && slices.Equal(f.Sources, g.Sources)
 }
 
 // HealthCheck is a port of this node on which load balancers in front of the

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// One view of a packet for XDP and tc. Every function takes the context and
+// the hook, a constant once inlined, so the branch is the compiler's.
+#pragma once
+
+#include "maps.h"
+
+#define AS_XDP(ctx) ((struct xdp_md *)(ctx))
+#define AS_SKB(ctx) ((struct __sk_buff *)(ctx))
+
+static __always_inline void *ctx_data(void *ctx, enum hook hook)
+{
+	return hook == HOOK_XDP ? (void *)(long)AS_XDP(ctx)->data : (void *)(long)AS_SKB(ctx)->data;
+}
+
+static __always_inline void *ctx_end(void *ctx, enum hook hook)
+{
+	return hook == HOOK_XDP ? (void *)(long)AS_XDP(ctx)->data_end : (void *)(long)AS_SKB(ctx)->data_end;
+}
+
+// ctx_device is the ifindex of the device that the packet came in by, or goes out of.
+static __always_inline __u32 ctx_device(void *ctx, enum hook hook)
+{
+	return hook == HOOK_XDP ? AS_XDP(ctx)->ingress_ifindex : AS_SKB(ctx)->ifindex;
+}
+
+// Verdicts: what to do with a packet and why, in one number, so that every
+// path of a program ends in finish, which counts it. ACT_TX sends the frame out
+// of the device it came in by; ACT_REDIRECT says that bpf_redirect or one of its
+// kind was called.
+enum action {
+	ACT_PASS,
+	ACT_DROP,
+	ACT_TX,
+	ACT_REDIRECT,
+};
+
+#define VERDICT(action, reason) ((int)((reason) << 8 | (action)))
+#define PASS(reason)     VERDICT(ACT_PASS, reason)
+#define DROP(reason)     VERDICT(ACT_DROP, reason)
+#define TX(reason)       VERDICT(ACT_TX, reason)
+#define REDIRECT(reason) VERDICT(ACT_REDIRECT, reason)
