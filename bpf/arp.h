@@ -93,29 +93,29 @@ static __always_inline int handle_arp(struct xdp_md *ctx, struct cursor *c, stru
 {
 	struct arp_ipv4 *arp = take(c, sizeof(*arp));
 	if (!arp)
-		return VERDICT(XDP_DROP, REASON_TRUNCATED);
+		return DROP(REASON_TRUNCATED);
 	if (arp->hardware != bpf_htons(ARPHRD_ETHER) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != sizeof(arp->target))
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 
 	__u32 ifindex = ctx->ingress_ifindex;
 	struct announced *a = find_announced(arp->sender, ifindex);
 	if (a) {
 		if (same_mac(arp->sender_mac, a->mac))
-			return VERDICT(XDP_PASS, REASON_NOT_OURS); // our own, come back
+			return PASS(REASON_NOT_OURS); // our own, come back
 		note_claim(a, arp, ifindex);
-		return VERDICT(XDP_PASS, REASON_ARP_CLAIM);
+		return PASS(REASON_ARP_CLAIM);
 	}
 	if (arp->op != bpf_htons(ARPOP_REQUEST))
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	a = find_announced(arp->target, ifindex);
 	// A request to one MAC asks that machine alone, also when the switch floods it.
 	if (!a || !(eth->h_dest[0] & 1 || same_mac(eth->h_dest, a->mac)))
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 
 	enum reason why;
 	if (!may_answer(a, &why))
-		return VERDICT(XDP_PASS, why);
+		return PASS(why);
 	answer_arp(eth, arp, a);
-	return VERDICT(XDP_TX, REASON_ARP_REPLY);
+	return TX(REASON_ARP_REPLY);
 }

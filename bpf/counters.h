@@ -1,20 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Verdicts: what to do with a packet and why, in one number, so that every
-// path of a program ends in finish, which counts it.
+// Counting: every path of a program ends in finish.
 #pragma once
 
-#include "maps.h"
+#include "ctx.h"
 
-#define VERDICT(action, reason) ((int)((reason) << 8 | (__u8)(action)))
-
-static __always_inline int finish(enum hook hook, int verdict, __u64 bytes)
+// finish counts a verdict and returns what the kernel is to be told.
+static __always_inline int finish(void *ctx, enum hook hook, int verdict, __u64 bytes)
 {
 	__u32 at = hook * VERDICT_STRIDE + ((__u32)verdict >> 8);
-	struct verdict_count *count = bpf_map_lookup_elem(&verdicts, &at);
+	struct count *count = bpf_map_lookup_elem(&verdicts, &at);
 	if (likely(count)) {
 		count->packets++;
 		count->bytes += bytes;
 	}
-	return (__s8)verdict; // TC_ACT_UNSPEC is -1
+	switch (verdict & 0xff) {
+	case ACT_PASS:
+		return hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
+	case ACT_TX:
+		return hook == HOOK_XDP ? XDP_TX : bpf_redirect(ctx_device(ctx, hook), 0);
+	case ACT_REDIRECT:
+		return hook == HOOK_XDP ? XDP_REDIRECT : TC_ACT_REDIRECT;
+	}
+	return hook == HOOK_XDP ? XDP_DROP : TC_ACT_SHOT;
 }

@@ -14,7 +14,7 @@
 volatile const __be32 node_addr;
 
 // resolve asks the FIB for a next hop that userspace has not resolved.
-static __always_inline enum reason resolve(struct xdp_md *ctx, struct next_hop *hop, __be32 dst, __u16 total)
+static __always_inline enum reason resolve(void *ctx, struct next_hop *hop, __be32 dst, __u16 total)
 {
 	if (!hop->saddr)
 		hop->saddr = node_addr;
@@ -25,7 +25,7 @@ static __always_inline enum reason resolve(struct xdp_md *ctx, struct next_hop *
 		.family = AF_INET,
 		.l4_protocol = IPPROTO_IPIP,
 		.tot_len = total,
-		.ifindex = ctx->ingress_ifindex,
+		.ifindex = ctx_device(ctx, HOOK_XDP),
 		.ipv4_src = hop->saddr,
 		.ipv4_dst = dst,
 	};
@@ -43,15 +43,15 @@ static __always_inline enum reason resolve(struct xdp_md *ctx, struct next_hop *
 // encapsulate puts an outer header of total bytes in all before a packet. ECN is
 // off in the outer header, so that none has to be carried over at the other end
 // (RFC 6040, section 4.1, compatibility mode).
-static __always_inline int encapsulate(struct xdp_md *ctx, const struct next_hop *hop, __be32 dst, __u32 total, __u8 tos)
+static __always_inline int encapsulate(void *ctx, const struct next_hop *hop, __be32 dst, __u32 total, __u8 tos)
 {
 	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
-		return VERDICT(XDP_DROP, REASON_NO_HEADROOM);
+		return DROP(REASON_NO_HEADROOM);
 
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor c = { ctx_data(ctx, HOOK_XDP), ctx_end(ctx, HOOK_XDP) };
 	__u32 *w = take(&c, ETH_HLEN + sizeof(struct iphdr));
 	if (!w)
-		return VERDICT(XDP_DROP, REASON_TRUNCATED);
+		return DROP(REASON_TRUNCATED);
 
 	struct iphdr *ip = (void *)w + ETH_HLEN;
 	const __u32 *macs = (const __u32 *)hop->dmac; // and smac: they are neighbours here and there
@@ -72,16 +72,17 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct next_hop
 	ip->check = check;
 	ip->saddr = hop->saddr;
 	ip->daddr = dst;
-	if (likely(hop->ifindex == ctx->ingress_ifindex))
-		return VERDICT(XDP_TX, REASON_FORWARD_REMOTE);
-	return VERDICT(bpf_redirect(hop->ifindex, 0), REASON_FORWARD_REMOTE);
+	if (likely(hop->ifindex == ctx_device(ctx, HOOK_XDP)))
+		return TX(REASON_FORWARD_REMOTE);
+	bpf_redirect(hop->ifindex, 0);
+	return REDIRECT(REASON_FORWARD_REMOTE);
 }
 
 // strip_outer takes the outer header off, and keeps the Ethernet header.
-static __always_inline int strip_outer(struct xdp_md *ctx)
+static __always_inline int strip_outer(void *ctx)
 {
 	__u32 mac[3];
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor c = { ctx_data(ctx, HOOK_XDP), ctx_end(ctx, HOOK_XDP) };
 	__u32 *from = take(&c, ETH_HLEN + sizeof(struct iphdr));
 	if (!from)
 		return -1;
@@ -91,7 +92,7 @@ static __always_inline int strip_outer(struct xdp_md *ctx)
 	if (bpf_xdp_adjust_head(ctx, sizeof(struct iphdr)))
 		return -1;
 
-	struct cursor d = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor d = { ctx_data(ctx, HOOK_XDP), ctx_end(ctx, HOOK_XDP) };
 	__u32 *to = take(&d, ETH_HLEN);
 	if (!to)
 		return -1;

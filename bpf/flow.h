@@ -5,10 +5,11 @@
 // a flood of SYNs nor one of ACKs evicts an established flow.
 #pragma once
 
+#include "clock.h"
 #include "maps.h"
 #include "parse.h"
 
-static __always_inline struct flow_key flow_key_of(const struct ipv4 *p, __be32 pod, __be16 pod_port)
+static __always_inline struct flow_key flow_key_of(const struct packet *p, __be32 pod, __be16 pod_port)
 {
 	return (struct flow_key){
 		.pod = pod,
@@ -19,27 +20,22 @@ static __always_inline struct flow_key flow_key_of(const struct ipv4 *p, __be32 
 	};
 }
 
-static __always_inline __u32 flow_clock(void)
-{
-	return bpf_jiffies64() >> 8;
-}
-
 // refresh writes only what changed: the line is shared between CPUs.
-static __always_inline void refresh_flow(struct flow *f, const struct ipv4 *p)
+static __always_inline void refresh_flow(struct flow *f, const struct packet *p)
 {
-	__u32 now = flow_clock();
+	__u32 seen = now();
 
 	if (unlikely(f->vip != p->ip->daddr || f->port != p->dport)) {
 		f->vip = p->ip->daddr;
 		f->port = p->dport;
 	}
-	if (f->seen != now)
-		f->seen = now;
+	if (f->seen != seen)
+		f->seen = seen;
 }
 
 // track_flow remembers where the answers to a client's packet have to come
 // from. It returns 0, or an error when there is no room.
-static __always_inline long track_flow(const struct ipv4 *p, __be32 pod, __be16 pod_port)
+static __always_inline long track_flow(const struct packet *p, __be32 pod, __be16 pod_port)
 {
 	struct flow_key key = flow_key_of(p, pod, pod_port);
 	struct flow *f = bpf_map_lookup_elem(&flows, &key);
@@ -55,7 +51,7 @@ static __always_inline long track_flow(const struct ipv4 *p, __be32 pod, __be16 
 		return 0;
 	}
 
-	struct flow fresh = { .vip = p->ip->daddr, .port = p->dport, .seen = flow_clock() };
+	struct flow fresh = { .vip = p->ip->daddr, .port = p->dport, .seen = now() };
 	if (!f)
 		return bpf_map_update_elem(&half_open, &key, &fresh, BPF_ANY);
 	fresh.flags = FLOW_REPLIED;

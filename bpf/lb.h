@@ -10,7 +10,7 @@
 // flow_hash spreads 5-tuples over 32 bits: two rounds of multiplication, of which
 // the high bits are the good ones. All parts are taken as numbers (host byte
 // order), so every node computes the same. datapath/kernel/hash.go is its twin.
-static __always_inline __u32 flow_hash(const struct ipv4 *p)
+static __always_inline __u32 flow_hash(const struct packet *p)
 {
 	__u64 from = (__u64)bpf_ntohl(p->ip->saddr) << 32 | (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport);
 	__u64 to = (__u64)bpf_ntohl(p->ip->daddr) << 8 | p->proto;
@@ -46,24 +46,26 @@ static __always_inline int is_vip(__be32 addr)
 
 // find_backend returns the backend of a packet to a frontend, or NULL when it
 // has none.
-static __always_inline struct backend *find_backend(const struct frontend *f, const struct ipv4 *p)
+static __always_inline struct backend *find_backend(const struct frontend *f, const struct packet *p)
 {
 	__u32 set = f->set;
 	struct backend_set *s = bpf_map_lookup_elem(&sets, &set);
 	if (!s)
 		return NULL;
 
-	__u32 active = *(volatile __u32 *)&s->active & 1;
-	__u32 size = active ? s->size[1] : s->size[0];
-	__u32 at = 2 * set + active;
-	void *table = bpf_map_lookup_elem(&maglev, &at);
+	__u32 active = *(volatile __u32 *)&s->look & SET_ACTIVE;
+	__u32 size = s->size[active];
+	__u32 at = 4 * set + active;
+	void *table = bpf_map_lookup_elem(&tables, &at);
 	if (!table || !size)
 		return NULL;
 
 	__u32 slot = maglev_slot(flow_hash(p), size);
-	__u32 *id = bpf_map_lookup_elem(table, &slot);
-	if (!id)
+	__u32 word = slot / SLOTS_PER_WORD;
+	__u64 *slots = bpf_map_lookup_elem(table, &word);
+	if (!slots)
 		return NULL;
-	struct backend *b = bpf_map_lookup_elem(&backends, id);
+	__u32 id = *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & SLOT_BACKEND;
+	struct backend *b = bpf_map_lookup_elem(&backends, &id);
 	return b && b->addr ? b : NULL;
 }

@@ -8,7 +8,7 @@
 #include "parse.h"
 
 // dnat sends a packet on to addr:port.
-static __always_inline void dnat(struct ipv4 *p, __be32 addr, __be16 port)
+static __always_inline void dnat(struct packet *p, __be32 addr, __be16 port)
 {
 	__u64 from = p->ip->daddr, to = addr;
 
@@ -37,7 +37,7 @@ static __always_inline void decrement_ttl(struct iphdr *ip)
 }
 
 // answer_echo turns an ICMP echo request into its reply.
-static __always_inline void answer_echo(struct ethhdr *eth, struct ipv4 *p)
+static __always_inline void answer_echo(struct ethhdr *eth, struct packet *p)
 {
 	__u8 mac[ETH_ALEN];
 	__be32 addr = p->ip->daddr;

@@ -90,7 +90,7 @@ static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, stru
 	return REASON_UNSPEC;
 }
 
-// parse_l4 checks the header behind IP's, of a packet or of a first fragment.
+// parse_l4 checks the header behind IP's, of a packet that is no fragment.
 static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 {
 	switch (p->proto) {
@@ -104,6 +104,8 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 	case IPPROTO_UDP:
 		if (p->l4_len < sizeof(*p->udp) || !take(c, sizeof(*p->udp)))
 			return REASON_TRUNCATED;
+		if (bpf_ntohs(p->udp->len) < sizeof(*p->udp) || bpf_ntohs(p->udp->len) > p->l4_len)
+			return REASON_BAD_HEADER;
 		break;
 	case IPPROTO_SCTP:
 		if (p->l4_len < sizeof(*p->sctp) || !take(c, sizeof(*p->sctp)))

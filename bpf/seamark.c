@@ -13,8 +13,14 @@ SHARE(enum, hook);
 SHARE(enum, layout_version);
 SHARE(enum, verdict_stride);
 SHARE(enum, max_devices);
+SHARE(enum, frontend_flags);
+SHARE(enum, set_look);
+SHARE(enum, slot);
 SHARE(enum, backend_flags);
 SHARE(enum, flow_flags);
+SHARE(enum, nat_flags);
+SHARE(enum, action);
 SHARE(struct, claim);
+SHARE(struct, event);
 
 char dual_license[] SEC("license") = "Dual BSD/GPL";

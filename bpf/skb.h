@@ -11,7 +11,7 @@
 
 // parse_skb parses a packet of TCP or UDP over IPv4 and returns its Ethernet
 // header. NULL: it is another, or not well formed, so of no flow that we know.
-static __always_inline struct ethhdr *parse_skb(struct __sk_buff *skb, struct ipv4 *p)
+static __always_inline struct ethhdr *parse_skb(struct __sk_buff *skb, struct packet *p)
 {
 	// Headers beyond the linear part are rare; pull them in.
 	if (skb->data_end - skb->data < HEADERS && skb->data_end - skb->data < skb->len)
@@ -19,7 +19,8 @@ static __always_inline struct ethhdr *parse_skb(struct __sk_buff *skb, struct ip
 
 	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 	struct ethhdr *eth = take(&c, sizeof(*eth));
-	if (!eth || parse_ipv4(&c, skb->len - ETH_HLEN, p) || parse_l4(&c, p) || p->proto == IPPROTO_ICMP)
+	p->l3_at = ETH_HLEN;
+	if (!eth || parse_ipv4(&c, skb->len - ETH_HLEN, p) || p->ip->frag_off & IP_FRAGMENT || parse_l4(&c, p) || p->proto == IPPROTO_ICMP)
 		return NULL;
 	return eth;
 }

@@ -10,7 +10,7 @@
 #include "skb.h"
 
 // of_flow says whether a client's packet, as its pod will see it, is of a VIP's flow.
-static __always_inline int of_flow(const struct ipv4 *p)
+static __always_inline int of_flow(const struct packet *p)
 {
 	struct flow_key key = flow_key_of(p, p->ip->daddr, p->dport);
 
@@ -23,23 +23,24 @@ static __always_inline int deliver(struct __sk_buff *skb)
 
 	// A frame to another host, or with a VLAN tag of its own, is not ours.
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	if (bpf_skb_load_bytes(skb, IP_OFFSET + offsetof(struct iphdr, daddr), &pod, sizeof(pod)))
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	struct endpoint *e = bpf_map_lookup_elem(&endpoints, &pod);
 	if (!e)
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 
-	struct ipv4 p = {};
+	struct packet p = {};
 	struct ethhdr *eth = parse_skb(skb, &p);
 	if (!eth || !of_flow(&p))
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	if (p.ip->ttl <= 1)
-		return VERDICT(TC_ACT_SHOT, REASON_TTL_EXPIRED);
+		return DROP(REASON_TTL_EXPIRED);
 	decrement_ttl(p.ip);
 	copy_mac(eth->h_dest, e->pod_mac);
 	copy_mac(eth->h_source, e->host_mac);
-	return VERDICT(bpf_redirect_peer(e->ifindex, 0), REASON_POD_DELIVERED);
+	bpf_redirect_peer(e->ifindex, 0);
+	return REDIRECT(REASON_POD_DELIVERED);
 }
 
 SEC("tc")
@@ -47,5 +48,5 @@ int seamark_tc_outside(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	return finish(HOOK_TC_OUTSIDE, deliver(skb), bytes);
+	return finish(skb, HOOK_TC_OUTSIDE, deliver(skb), bytes);
 }

@@ -16,7 +16,7 @@ volatile const __u16 mss_clamp;
 #define TCP_OPTIONS 40 // at most
 
 // find_flow returns the flow that a pod's packet answers, or NULL.
-static __always_inline struct flow *find_flow(const struct ipv4 *p)
+static __always_inline struct flow *find_flow(const struct packet *p)
 {
 	struct flow_key key = {
 		.pod = p->ip->saddr,
@@ -74,7 +74,7 @@ static __always_inline void clamp_mss(struct __sk_buff *skb, __u32 l4, __u32 siz
 
 // snat makes a packet come from the VIP. The helpers know of checksums that
 // are still the device's to finish.
-static __always_inline int snat(struct __sk_buff *skb, const struct ipv4 *p, __u32 l4, __be32 addr, __be16 port)
+static __always_inline int snat(struct __sk_buff *skb, const struct packet *p, __u32 l4, __be32 addr, __be16 port)
 {
 	__be32 pod = p->ip->saddr;
 	__be16 pod_port = p->sport;
@@ -95,42 +95,44 @@ static __always_inline int snat(struct __sk_buff *skb, const struct ipv4 *p, __u
 static __always_inline int send_out(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
 {
 	if (bpf_map_lookup_elem(&endpoints, &fib->ipv4_dst)) // to another pod
-		return VERDICT(TC_ACT_UNSPEC, REASON_REPLY);
+		return PASS(REASON_REPLY);
 
 	long err = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 
 	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
-		return VERDICT(TC_ACT_UNSPEC, REASON_REPLY);
+		return PASS(REASON_REPLY);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return VERDICT(TC_ACT_SHOT, REASON_NO_ROUTE);
+		return DROP(REASON_NO_ROUTE);
 
 	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
 	struct ethhdr *eth = take(&c, sizeof(*eth));
 	struct iphdr *ip = take(&c, sizeof(*ip));
 	if (!eth || !ip)
-		return VERDICT(TC_ACT_SHOT, REASON_TRUNCATED);
+		return DROP(REASON_TRUNCATED);
 	decrement_ttl(ip);
 	if (err == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		struct bpf_redir_neigh gateway = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
-		return VERDICT(bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0), REASON_REPLY);
+		bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0);
+		return REDIRECT(REASON_REPLY);
 	}
 	__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
-	return VERDICT(bpf_redirect(fib->ifindex, 0), REASON_REPLY);
+	bpf_redirect(fib->ifindex, 0);
+	return REDIRECT(REASON_REPLY);
 }
 
 static __always_inline int answer(struct __sk_buff *skb)
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
-	struct ipv4 p = {};
+		return PASS(REASON_NOT_OURS);
+	struct packet p = {};
 	if (!parse_skb(skb, &p))
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	struct flow *f = find_flow(&p);
 	if (!f)
-		return VERDICT(TC_ACT_UNSPEC, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	if (p.ip->ttl <= 1)
-		return VERDICT(TC_ACT_SHOT, REASON_TTL_EXPIRED);
+		return DROP(REASON_TTL_EXPIRED);
 
 	struct bpf_fib_lookup fib = {
 		.family = AF_INET,
@@ -147,7 +149,7 @@ static __always_inline int answer(struct __sk_buff *skb)
 	if (mss_clamp && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
 		options = p.tcp->doff * 4 - sizeof(struct tcphdr);
 	if (snat(skb, &p, l4, fib.ipv4_src, fib.sport))
-		return VERDICT(TC_ACT_SHOT, REASON_TRUNCATED);
+		return DROP(REASON_TRUNCATED);
 	if (options)
 		clamp_mss(skb, l4, options);
 	return send_out(skb, &fib);
@@ -158,5 +160,5 @@ int seamark_tc_pod(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	return finish(HOOK_TC_POD, answer(skb), bytes);
+	return finish(skb, HOOK_TC_POD, answer(skb), bytes);
 }

@@ -26,92 +26,92 @@ static __always_inline struct device *addressed_device(struct xdp_md *ctx, struc
 	return d && same_mac(eth->h_dest, d->mac) ? d : NULL;
 }
 
-static __always_inline int forward_local(struct ipv4 *p, const struct backend *b)
+static __always_inline int forward_local(struct packet *p, const struct backend *b)
 {
 	if (track_flow(p, b->addr, b->port))
-		return VERDICT(XDP_DROP, REASON_FLOW_TABLE);
+		return DROP(REASON_FLOW_TABLE);
 	dnat(p, b->addr, b->port);
-	return VERDICT(XDP_PASS, REASON_FORWARD_LOCAL);
+	return PASS(REASON_FORWARD_LOCAL);
 }
 
-static __always_inline int forward_remote(struct xdp_md *ctx, struct ipv4 *p, const struct backend *b, struct device *d)
+static __always_inline int forward_remote(struct xdp_md *ctx, struct packet *p, const struct backend *b, struct device *d)
 {
 	__u32 total = bpf_ntohs(p->ip->tot_len) + sizeof(struct iphdr);
 	__u32 at = b->next_hop;
 	struct next_hop *known = bpf_map_lookup_elem(&next_hops, &at);
 	if (!known)
-		return VERDICT(XDP_DROP, REASON_NO_ROUTE);
+		return DROP(REASON_NO_ROUTE);
 
 	struct next_hop hop = *known;
 	if (unlikely(!hop.ifindex)) {
 		enum reason bad = resolve(ctx, &hop, b->addr, total);
 		if (bad)
-			return VERDICT(XDP_DROP, bad);
+			return DROP(bad);
 	}
 	if (unlikely(hop.ifindex != ctx->ingress_ifindex))
 		d = find_device(hop.ifindex);
 	if (d && total > d->mtu)
-		return VERDICT(XDP_DROP, REASON_TOO_BIG);
+		return DROP(REASON_TOO_BIG);
 	return encapsulate(ctx, &hop, b->addr, total, p->ip->tos);
 }
 
 // not_served handles what no frontend takes: ping and refusals for a VIP, and
 // all the packets that are none of ours.
-static __always_inline int not_served(struct xdp_md *ctx, struct ethhdr *eth, struct ipv4 *p, enum reason bad)
+static __always_inline int not_served(struct xdp_md *ctx, struct ethhdr *eth, struct packet *p, enum reason bad)
 {
 	if (!is_vip(p->ip->daddr) || !addressed_device(ctx, eth))
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	if (bad)
-		return VERDICT(XDP_DROP, bad);
+		return DROP(bad);
 	if (p->proto != IPPROTO_ICMP)
-		return VERDICT(XDP_DROP, REASON_UNSERVED_PORT);
+		return DROP(REASON_UNSERVED_PORT);
 	if (p->icmp->type != ICMP_ECHO || p->icmp->code)
-		return VERDICT(XDP_DROP, REASON_UNSERVED_PROTO);
+		return DROP(REASON_UNSERVED_PROTO);
 	answer_echo(eth, p);
-	return VERDICT(XDP_TX, REASON_ICMP_ECHO_REPLY);
+	return TX(REASON_ICMP_ECHO_REPLY);
 }
 
 // decapsulate takes in a packet that another node sent to a pod of this one.
-static __always_inline int decapsulate(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth, struct ipv4 *outer)
+static __always_inline int decapsulate(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth, struct packet *outer)
 {
-	struct ipv4 p = {};
+	struct packet p = { .ctx = ctx, .eth = eth, .l3_at = ETH_HLEN };
 	__be32 pod = outer->ip->daddr;
 
 	if (!addressed_device(ctx, eth))
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	enum reason bad = parse_ipv4(c, outer->l4_len, &p);
 	if (bad)
-		return VERDICT(XDP_DROP, bad);
-	bad = parse_l4(c, &p);
+		return DROP(bad);
+	bad = p.ip->frag_off & IP_FRAGMENT ? REASON_FRAGMENT : parse_l4(c, &p);
 	if (bad || p.proto == IPPROTO_ICMP)
-		return is_vip(p.ip->daddr) ? VERDICT(XDP_DROP, bad ?: REASON_UNSERVED_PROTO)
-					   : VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return is_vip(p.ip->daddr) ? DROP(bad ?: REASON_UNSERVED_PROTO)
+					   : PASS(REASON_NOT_OURS);
 
 	struct local_key key = { .vip = p.ip->daddr, .pod = pod, .port = p.dport, .proto = p.proto };
 	struct local_target *target = bpf_map_lookup_elem(&local_targets, &key);
 	if (!target)
-		return is_vip(p.ip->daddr) ? VERDICT(XDP_DROP, REASON_STALE_BACKEND)
-					   : VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return is_vip(p.ip->daddr) ? DROP(REASON_STALE_BACKEND)
+					   : PASS(REASON_NOT_OURS);
 	if (track_flow(&p, pod, target->port))
-		return VERDICT(XDP_DROP, REASON_FLOW_TABLE);
+		return DROP(REASON_FLOW_TABLE);
 	dnat(&p, pod, target->port);
 	if (strip_outer(ctx))
-		return VERDICT(XDP_DROP, REASON_TRUNCATED);
-	return VERDICT(XDP_PASS, REASON_DECAP);
+		return DROP(REASON_TRUNCATED);
+	return PASS(REASON_DECAP);
 }
 
 static __always_inline int handle_ipv4(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth)
 {
-	struct ipv4 p = {};
+	struct packet p = { .ctx = ctx, .eth = eth, .l3_at = ETH_HLEN };
 	enum reason bad = parse_ipv4(c, c->end - c->pos, &p);
 	if (bad)
-		return VERDICT(XDP_DROP, bad);
+		return DROP(bad);
 	// Our own outer headers have no options and are never fragmented.
 	if (unlikely(p.proto == IPPROTO_IPIP && p.ip->ihl == 5 && !(p.ip->frag_off & IP_FRAGMENT)) &&
 	    bpf_map_lookup_elem(&endpoints, &p.ip->daddr))
 		return decapsulate(ctx, c, eth, &p);
 
-	bad = parse_l4(c, &p);
+	bad = p.ip->frag_off & IP_FRAGMENT ? REASON_FRAGMENT : parse_l4(c, &p);
 	if (bad || p.proto == IPPROTO_ICMP)
 		return not_served(ctx, eth, &p, bad);
 	struct frontend *f = find_frontend(p.ip->daddr, p.dport, p.proto);
@@ -119,10 +119,10 @@ static __always_inline int handle_ipv4(struct xdp_md *ctx, struct cursor *c, str
 		return not_served(ctx, eth, &p, REASON_UNSPEC);
 	struct device *d = addressed_device(ctx, eth);
 	if (!d)
-		return VERDICT(XDP_PASS, REASON_NOT_OURS);
+		return PASS(REASON_NOT_OURS);
 	struct backend *b = find_backend(f, &p);
 	if (!b)
-		return VERDICT(XDP_DROP, REASON_NO_BACKEND);
+		return DROP(REASON_NO_BACKEND);
 	if (b->flags & BACKEND_LOCAL)
 		return forward_local(&p, b);
 	return forward_remote(ctx, &p, b, d);
@@ -133,12 +133,12 @@ static __always_inline int handle_frame(struct xdp_md *ctx)
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	struct ethhdr *eth = take(&c, sizeof(*eth));
 	if (!eth)
-		return VERDICT(XDP_DROP, REASON_TRUNCATED);
+		return DROP(REASON_TRUNCATED);
 	if (likely(eth->h_proto == bpf_htons(ETH_P_IP)))
 		return handle_ipv4(ctx, &c, eth);
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return handle_arp(ctx, &c, eth);
-	return VERDICT(XDP_PASS, REASON_NOT_OURS);
+	return PASS(REASON_NOT_OURS);
 }
 
 SEC("xdp")
@@ -146,5 +146,5 @@ int seamark_xdp(struct xdp_md *ctx)
 {
 	__u64 bytes = ctx->data_end - ctx->data;
 
-	return finish(HOOK_XDP, handle_frame(ctx), bytes);
+	return finish(ctx, HOOK_XDP, handle_frame(ctx), bytes);
 }

@@ -13,6 +13,33 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfAction uint32
+
+const (
+	bpfActionACT_PASS     bpfAction = 0
+	bpfActionACT_DROP     bpfAction = 1
+	bpfActionACT_TX       bpfAction = 2
+	bpfActionACT_REDIRECT bpfAction = 3
+)
+
+type bpfAffinity struct {
+	_       structs.HostLayout
+	Backend uint32
+	Seen    uint32
+}
+
+type bpfAffinityKey struct {
+	_       structs.HostLayout
+	Client  uint32
+	Service uint32
+}
+
+type bpfAffinityKey6 struct {
+	_       structs.HostLayout
+	Client  [4]uint32
+	Service uint32
+}
+
 type bpfAnnounced struct {
 	_          structs.HostLayout
 	Generation uint64
@@ -44,17 +71,27 @@ type bpfBackend struct {
 	NextHop uint32
 }
 
+type bpfBackend6 struct {
+	_       structs.HostLayout
+	Addr    [4]uint32
+	Port    uint16
+	Flags   uint8
+	Pad     uint8
+	NextHop uint32
+}
+
 type bpfBackendFlags uint32
 
 const (
-	bpfBackendFlagsBACKEND_LOCAL bpfBackendFlags = 1
+	bpfBackendFlagsBACKEND_LOCAL    bpfBackendFlags = 1
+	bpfBackendFlagsBACKEND_DRAINING bpfBackendFlags = 2
 )
 
 type bpfBackendSet struct {
-	_      structs.HostLayout
-	Size   [2]uint32
-	Active uint32
-	Flags  uint32
+	_        structs.HostLayout
+	Size     [4]uint32
+	Look     uint32
+	Affinity uint32
 }
 
 type bpfClaim struct {
@@ -65,6 +102,12 @@ type bpfClaim struct {
 	Mac     [6]uint8
 	Muted   uint8
 	Pad     uint8
+}
+
+type bpfCount struct {
+	_       structs.HostLayout
+	Packets uint64
+	Bytes   uint64
 }
 
 type bpfDevice struct {
@@ -81,9 +124,31 @@ type bpfEndpoint struct {
 	HostMac [6]uint8
 }
 
+type bpfEvent struct {
+	_        structs.HostLayout
+	At       uint64
+	Ifindex  uint32
+	Length   uint32
+	Captured uint16
+	Hook     uint8
+	Reason   uint8
+	Action   uint8
+	Pad      [3]uint8
+	Head     [128]uint8
+}
+
 type bpfFlow struct {
 	_     structs.HostLayout
 	Vip   uint32
+	Port  uint16
+	Flags uint8
+	Pad   uint8
+	Seen  uint32
+}
+
+type bpfFlow6 struct {
+	_     structs.HostLayout
+	Vip   [4]uint32
 	Port  uint16
 	Flags uint8
 	Pad   uint8
@@ -94,6 +159,7 @@ type bpfFlowFlags uint32
 
 const (
 	bpfFlowFlagsFLOW_REPLIED bpfFlowFlags = 1
+	bpfFlowFlagsFLOW_CLOSING bpfFlowFlags = 2
 )
 
 type bpfFlowKey struct {
@@ -106,15 +172,73 @@ type bpfFlowKey struct {
 	Pad        [3]uint8
 }
 
-type bpfFrontend struct {
-	_     structs.HostLayout
-	Set   uint32
-	Flags uint32
+type bpfFlowKey6 struct {
+	_          structs.HostLayout
+	Pod        [4]uint32
+	Client     [4]uint32
+	PodPort    uint16
+	ClientPort uint16
+	Proto      uint8
+	Pad        [3]uint8
 }
+
+type bpfFragment struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+	Seen  uint32
+}
+
+type bpfFragmentKey struct {
+	_     structs.HostLayout
+	Saddr uint32
+	Daddr uint32
+	Id    uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type bpfFragmentKey6 struct {
+	_     structs.HostLayout
+	Saddr [4]uint32
+	Daddr [4]uint32
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type bpfFrontend struct {
+	_       structs.HostLayout
+	Set     uint32
+	Flags   uint32
+	Inside  uint32
+	Service uint32
+}
+
+type bpfFrontendFlags uint32
+
+const (
+	bpfFrontendFlagsFRONTEND_VIP      bpfFrontendFlags = 1
+	bpfFrontendFlagsFRONTEND_INSIDE   bpfFrontendFlags = 2
+	bpfFrontendFlagsFRONTEND_SNAT     bpfFrontendFlags = 4
+	bpfFrontendFlagsFRONTEND_GENEVE   bpfFrontendFlags = 8
+	bpfFrontendFlagsFRONTEND_AFFINITY bpfFrontendFlags = 16
+	bpfFrontendFlagsFRONTEND_SOURCES  bpfFrontendFlags = 32
+	bpfFrontendFlagsFRONTEND_REFUSE   bpfFrontendFlags = 64
+	bpfFrontendFlagsFRONTEND_TRACED   bpfFrontendFlags = 128
+)
 
 type bpfFrontendKey struct {
 	_     structs.HostLayout
 	Addr  uint32
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type bpfFrontendKey6 struct {
+	_     structs.HostLayout
+	Addr  [4]uint32
 	Port  uint16
 	Proto uint8
 	Pad   uint8
@@ -126,19 +250,34 @@ const (
 	bpfHookHOOK_XDP        bpfHook = 0
 	bpfHookHOOK_TC_OUTSIDE bpfHook = 1
 	bpfHookHOOK_TC_POD     bpfHook = 2
-	bpfHookHOOK_MAX        bpfHook = 3
+	bpfHookHOOK_TC_TO_POD  bpfHook = 3
+	bpfHookHOOK_MAX        bpfHook = 4
 )
+
+type bpfIn6 struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+}
 
 type bpfLayoutVersion uint32
 
 const (
-	bpfLayoutVersionLAYOUT_VERSION bpfLayoutVersion = 1
+	bpfLayoutVersionLAYOUT_VERSION bpfLayoutVersion = 2
 )
 
 type bpfLocalKey struct {
 	_     structs.HostLayout
 	Vip   uint32
 	Pod   uint32
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+}
+
+type bpfLocalKey6 struct {
+	_     structs.HostLayout
+	Vip   [4]uint32
+	Pod   [4]uint32
 	Port  uint16
 	Proto uint8
 	Pad   uint8
@@ -162,48 +301,160 @@ const (
 	bpfMaxDevicesMAX_DEVICES bpfMaxDevices = 1024
 )
 
+type bpfMonitor struct {
+	_     structs.HostLayout
+	Drops uint32
+}
+
+type bpfNat struct {
+	_       structs.HostLayout
+	Saddr   uint32
+	Daddr   uint32
+	Sport   uint16
+	Dport   uint16
+	Flags   uint8
+	Pad     [3]uint8
+	Seen    uint32
+	Backend uint32
+}
+
+type bpfNat6 struct {
+	_       structs.HostLayout
+	Saddr   [4]uint32
+	Daddr   [4]uint32
+	Sport   uint16
+	Dport   uint16
+	Flags   uint8
+	Pad     [3]uint8
+	Seen    uint32
+	Backend uint32
+}
+
+type bpfNatFlags uint32
+
+const (
+	bpfNatFlagsNAT_REPLIED bpfNatFlags = 1
+	bpfNatFlagsNAT_CLOSING bpfNatFlags = 2
+	bpfNatFlagsNAT_INSIDE  bpfNatFlags = 4
+)
+
 type bpfNextHop struct {
 	_       structs.HostLayout
 	Ifindex uint32
-	Saddr   uint32
+	Vlan    uint16
+	Mtu     uint16
 	Dmac    [6]uint8
 	Smac    [6]uint8
+	Saddr   uint32
+	Node    uint32
+	Saddr6  [4]uint32
+	Node6   [4]uint32
+}
+
+type bpfPin struct {
+	_       structs.HostLayout
+	Backend uint32
+	Set     uint32
+	Seen    uint32
+	Flags   uint32
 }
 
 type bpfReason uint32
 
 const (
-	bpfReasonREASON_UNSPEC          bpfReason = 0
-	bpfReasonREASON_NOT_OURS        bpfReason = 1
-	bpfReasonREASON_FORWARD_LOCAL   bpfReason = 2
-	bpfReasonREASON_FORWARD_REMOTE  bpfReason = 3
-	bpfReasonREASON_DECAP           bpfReason = 4
-	bpfReasonREASON_REPLY           bpfReason = 5
-	bpfReasonREASON_POD_DELIVERED   bpfReason = 6
-	bpfReasonREASON_ARP_REPLY       bpfReason = 7
-	bpfReasonREASON_ICMP_ECHO_REPLY bpfReason = 8
-	bpfReasonREASON_ARP_EXPIRED     bpfReason = 9
-	bpfReasonREASON_ARP_MUTED       bpfReason = 10
-	bpfReasonREASON_ARP_CLAIM       bpfReason = 11
-	bpfReasonREASON_TRUNCATED       bpfReason = 12
-	bpfReasonREASON_BAD_HEADER      bpfReason = 13
-	bpfReasonREASON_FRAGMENT        bpfReason = 14
-	bpfReasonREASON_UNSERVED_PORT   bpfReason = 15
-	bpfReasonREASON_UNSERVED_PROTO  bpfReason = 16
-	bpfReasonREASON_NO_BACKEND      bpfReason = 17
-	bpfReasonREASON_STALE_BACKEND   bpfReason = 18
-	bpfReasonREASON_NO_ROUTE        bpfReason = 19
-	bpfReasonREASON_NO_HEADROOM     bpfReason = 20
-	bpfReasonREASON_TOO_BIG         bpfReason = 21
-	bpfReasonREASON_TTL_EXPIRED     bpfReason = 22
-	bpfReasonREASON_FLOW_TABLE      bpfReason = 23
-	bpfReasonREASON_MAX             bpfReason = 24
+	bpfReasonREASON_UNSPEC           bpfReason = 0
+	bpfReasonREASON_NOT_OURS         bpfReason = 1
+	bpfReasonREASON_FORWARD_LOCAL    bpfReason = 2
+	bpfReasonREASON_FORWARD_REMOTE   bpfReason = 3
+	bpfReasonREASON_DECAP            bpfReason = 4
+	bpfReasonREASON_REPLY            bpfReason = 5
+	bpfReasonREASON_POD_DELIVERED    bpfReason = 6
+	bpfReasonREASON_ARP_REPLY        bpfReason = 7
+	bpfReasonREASON_ICMP_ECHO_REPLY  bpfReason = 8
+	bpfReasonREASON_ARP_EXPIRED      bpfReason = 9
+	bpfReasonREASON_ARP_MUTED        bpfReason = 10
+	bpfReasonREASON_ARP_CLAIM        bpfReason = 11
+	bpfReasonREASON_TRUNCATED        bpfReason = 12
+	bpfReasonREASON_BAD_HEADER       bpfReason = 13
+	bpfReasonREASON_FRAGMENT         bpfReason = 14
+	bpfReasonREASON_UNSERVED_PORT    bpfReason = 15
+	bpfReasonREASON_UNSERVED_PROTO   bpfReason = 16
+	bpfReasonREASON_NO_BACKEND       bpfReason = 17
+	bpfReasonREASON_STALE_BACKEND    bpfReason = 18
+	bpfReasonREASON_NO_ROUTE         bpfReason = 19
+	bpfReasonREASON_NO_HEADROOM      bpfReason = 20
+	bpfReasonREASON_TOO_BIG          bpfReason = 21
+	bpfReasonREASON_TTL_EXPIRED      bpfReason = 22
+	bpfReasonREASON_FLOW_TABLE       bpfReason = 23
+	bpfReasonREASON_FORWARD_PINNED   bpfReason = 24
+	bpfReasonREASON_FORWARD_PREVIOUS bpfReason = 25
+	bpfReasonREASON_FORWARD_SNAT     bpfReason = 26
+	bpfReasonREASON_REPLY_SNAT       bpfReason = 27
+	bpfReasonREASON_SERVICE_LOCAL    bpfReason = 28
+	bpfReasonREASON_SECOND_CHANCE    bpfReason = 29
+	bpfReasonREASON_ICMP_FORWARDED   bpfReason = 30
+	bpfReasonREASON_ICMP_TOO_BIG     bpfReason = 31
+	bpfReasonREASON_REFUSED          bpfReason = 32
+	bpfReasonREASON_FRAGMENT_PASSED  bpfReason = 33
+	bpfReasonREASON_FRAGMENT_ORPHAN  bpfReason = 34
+	bpfReasonREASON_SOURCE_RANGE     bpfReason = 35
+	bpfReasonREASON_NAT_PORTS        bpfReason = 36
+	bpfReasonREASON_NAT_TABLE        bpfReason = 37
+	bpfReasonREASON_BAD_TUNNEL       bpfReason = 38
+	bpfReasonREASON_ICMP_UNKNOWN     bpfReason = 39
+	bpfReasonREASON_MAX              bpfReason = 40
 )
 
-type bpfVerdictCount struct {
-	_       structs.HostLayout
-	Packets uint64
-	Bytes   uint64
+type bpfSetLook uint32
+
+const (
+	bpfSetLookSET_ACTIVE         bpfSetLook = 3
+	bpfSetLookSET_PREVIOUS       bpfSetLook = 12
+	bpfSetLookSET_PREVIOUS_SHIFT bpfSetLook = 2
+	bpfSetLookSET_MOVING         bpfSetLook = 16
+)
+
+type bpfSlot uint32
+
+const (
+	bpfSlotSLOTS_PER_WORD bpfSlot = 3
+	bpfSlotSLOT_BITS      bpfSlot = 21
+	bpfSlotSLOT_BACKEND   bpfSlot = 1048575
+	bpfSlotSLOT_MOVED     bpfSlot = 1048576
+)
+
+type bpfSourceKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      uint32
+}
+
+type bpfSourceKey6 struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      [4]uint32
+}
+
+type bpfTuple struct {
+	_     structs.HostLayout
+	Saddr uint32
+	Daddr uint32
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type bpfTuple6 struct {
+	_     structs.HostLayout
+	Saddr [4]uint32
+	Daddr [4]uint32
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
 }
 
 type bpfVerdictStride uint32
@@ -216,21 +467,43 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapAffinity          = "affinity"
+	bpfMapAffinity6         = "affinity6"
 	bpfMapAnnounced         = "announced"
 	bpfMapAnnouncer         = "announcer"
+	bpfMapBackendCounts     = "backend_counts"
 	bpfMapBackends          = "backends"
+	bpfMapBackends6         = "backends6"
 	bpfMapClaims            = "claims"
 	bpfMapClusterMacs       = "cluster_macs"
 	bpfMapDevices           = "devices"
 	bpfMapEndpoints         = "endpoints"
+	bpfMapEndpoints6        = "endpoints6"
+	bpfMapEvents            = "events"
 	bpfMapFlows             = "flows"
+	bpfMapFlows6            = "flows6"
+	bpfMapFragments         = "fragments"
+	bpfMapFragments6        = "fragments6"
 	bpfMapFrontends         = "frontends"
+	bpfMapFrontends6        = "frontends6"
 	bpfMapHalfOpen          = "half_open"
+	bpfMapHalfOpen6         = "half_open6"
 	bpfMapLayout            = "layout"
 	bpfMapLocalTargets      = "local_targets"
-	bpfMapMaglev            = "maglev"
+	bpfMapLocalTargets6     = "local_targets6"
+	bpfMapMonitors          = "monitors"
+	bpfMapNatIn             = "nat_in"
+	bpfMapNatIn6            = "nat_in6"
+	bpfMapNatOut            = "nat_out"
+	bpfMapNatOut6           = "nat_out6"
 	bpfMapNextHops          = "next_hops"
+	bpfMapPins              = "pins"
+	bpfMapPins6             = "pins6"
+	bpfMapServiceCounts     = "service_counts"
 	bpfMapSets              = "sets"
+	bpfMapSources           = "sources"
+	bpfMapSources6          = "sources6"
+	bpfMapTables            = "tables"
 	bpfMapVerdicts          = "verdicts"
 	bpfProgSeamarkTcOutside = "seamark_tc_outside"
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
@@ -290,22 +563,44 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Announced    *ebpf.MapSpec `ebpf:"announced"`
-	Announcer    *ebpf.MapSpec `ebpf:"announcer"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Claims       *ebpf.MapSpec `ebpf:"claims"`
-	ClusterMacs  *ebpf.MapSpec `ebpf:"cluster_macs"`
-	Devices      *ebpf.MapSpec `ebpf:"devices"`
-	Endpoints    *ebpf.MapSpec `ebpf:"endpoints"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Frontends    *ebpf.MapSpec `ebpf:"frontends"`
-	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
-	Layout       *ebpf.MapSpec `ebpf:"layout"`
-	LocalTargets *ebpf.MapSpec `ebpf:"local_targets"`
-	Maglev       *ebpf.MapSpec `ebpf:"maglev"`
-	NextHops     *ebpf.MapSpec `ebpf:"next_hops"`
-	Sets         *ebpf.MapSpec `ebpf:"sets"`
-	Verdicts     *ebpf.MapSpec `ebpf:"verdicts"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	Affinity6     *ebpf.MapSpec `ebpf:"affinity6"`
+	Announced     *ebpf.MapSpec `ebpf:"announced"`
+	Announcer     *ebpf.MapSpec `ebpf:"announcer"`
+	BackendCounts *ebpf.MapSpec `ebpf:"backend_counts"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Backends6     *ebpf.MapSpec `ebpf:"backends6"`
+	Claims        *ebpf.MapSpec `ebpf:"claims"`
+	ClusterMacs   *ebpf.MapSpec `ebpf:"cluster_macs"`
+	Devices       *ebpf.MapSpec `ebpf:"devices"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6    *ebpf.MapSpec `ebpf:"fragments6"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	Frontends6    *ebpf.MapSpec `ebpf:"frontends6"`
+	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpen6     *ebpf.MapSpec `ebpf:"half_open6"`
+	Layout        *ebpf.MapSpec `ebpf:"layout"`
+	LocalTargets  *ebpf.MapSpec `ebpf:"local_targets"`
+	LocalTargets6 *ebpf.MapSpec `ebpf:"local_targets6"`
+	Monitors      *ebpf.MapSpec `ebpf:"monitors"`
+	NatIn         *ebpf.MapSpec `ebpf:"nat_in"`
+	NatIn6        *ebpf.MapSpec `ebpf:"nat_in6"`
+	NatOut        *ebpf.MapSpec `ebpf:"nat_out"`
+	NatOut6       *ebpf.MapSpec `ebpf:"nat_out6"`
+	NextHops      *ebpf.MapSpec `ebpf:"next_hops"`
+	Pins          *ebpf.MapSpec `ebpf:"pins"`
+	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
+	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
+	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	Sources6      *ebpf.MapSpec `ebpf:"sources6"`
+	Tables        *ebpf.MapSpec `ebpf:"tables"`
+	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -336,41 +631,85 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Announced    *ebpf.Map `ebpf:"announced"`
-	Announcer    *ebpf.Map `ebpf:"announcer"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Claims       *ebpf.Map `ebpf:"claims"`
-	ClusterMacs  *ebpf.Map `ebpf:"cluster_macs"`
-	Devices      *ebpf.Map `ebpf:"devices"`
-	Endpoints    *ebpf.Map `ebpf:"endpoints"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Frontends    *ebpf.Map `ebpf:"frontends"`
-	HalfOpen     *ebpf.Map `ebpf:"half_open"`
-	Layout       *ebpf.Map `ebpf:"layout"`
-	LocalTargets *ebpf.Map `ebpf:"local_targets"`
-	Maglev       *ebpf.Map `ebpf:"maglev"`
-	NextHops     *ebpf.Map `ebpf:"next_hops"`
-	Sets         *ebpf.Map `ebpf:"sets"`
-	Verdicts     *ebpf.Map `ebpf:"verdicts"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	Affinity6     *ebpf.Map `ebpf:"affinity6"`
+	Announced     *ebpf.Map `ebpf:"announced"`
+	Announcer     *ebpf.Map `ebpf:"announcer"`
+	BackendCounts *ebpf.Map `ebpf:"backend_counts"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Backends6     *ebpf.Map `ebpf:"backends6"`
+	Claims        *ebpf.Map `ebpf:"claims"`
+	ClusterMacs   *ebpf.Map `ebpf:"cluster_macs"`
+	Devices       *ebpf.Map `ebpf:"devices"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Flows6        *ebpf.Map `ebpf:"flows6"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Fragments6    *ebpf.Map `ebpf:"fragments6"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	Frontends6    *ebpf.Map `ebpf:"frontends6"`
+	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	HalfOpen6     *ebpf.Map `ebpf:"half_open6"`
+	Layout        *ebpf.Map `ebpf:"layout"`
+	LocalTargets  *ebpf.Map `ebpf:"local_targets"`
+	LocalTargets6 *ebpf.Map `ebpf:"local_targets6"`
+	Monitors      *ebpf.Map `ebpf:"monitors"`
+	NatIn         *ebpf.Map `ebpf:"nat_in"`
+	NatIn6        *ebpf.Map `ebpf:"nat_in6"`
+	NatOut        *ebpf.Map `ebpf:"nat_out"`
+	NatOut6       *ebpf.Map `ebpf:"nat_out6"`
+	NextHops      *ebpf.Map `ebpf:"next_hops"`
+	Pins          *ebpf.Map `ebpf:"pins"`
+	Pins6         *ebpf.Map `ebpf:"pins6"`
+	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
+	Sets          *ebpf.Map `ebpf:"sets"`
+	Sources       *ebpf.Map `ebpf:"sources"`
+	Sources6      *ebpf.Map `ebpf:"sources6"`
+	Tables        *ebpf.Map `ebpf:"tables"`
+	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Affinity,
+		m.Affinity6,
 		m.Announced,
 		m.Announcer,
+		m.BackendCounts,
 		m.Backends,
+		m.Backends6,
 		m.Claims,
 		m.ClusterMacs,
 		m.Devices,
 		m.Endpoints,
+		m.Endpoints6,
+		m.Events,
 		m.Flows,
+		m.Flows6,
+		m.Fragments,
+		m.Fragments6,
 		m.Frontends,
+		m.Frontends6,
 		m.HalfOpen,
+		m.HalfOpen6,
 		m.Layout,
 		m.LocalTargets,
-		m.Maglev,
+		m.LocalTargets6,
+		m.Monitors,
+		m.NatIn,
+		m.NatIn6,
+		m.NatOut,
+		m.NatOut6,
 		m.NextHops,
+		m.Pins,
+		m.Pins6,
+		m.ServiceCounts,
 		m.Sets,
+		m.Sources,
+		m.Sources6,
+		m.Tables,
 		m.Verdicts,
 	)
 }

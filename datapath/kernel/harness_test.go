@@ -123,7 +123,7 @@ func (n *node) fill() {
 		n.table(id, 0, []uint32{id}) // set id has the one backend id
 	}
 	n.put("sets", uint32(7), bpfBackendSet{})
-	n.put("sets", uint32(8), bpfBackendSet{Size: [2]uint32{5, 5}})
+	n.put("sets", uint32(8), bpfBackendSet{Size: [4]uint32{5, 5, 5}})
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip)}, bpfFrontend{})
 	for _, f := range []struct {
 		port  uint16
@@ -151,25 +151,29 @@ func (n *node) renew(seconds int64) {
 	n.put("announcer", uint32(0), bpfAnnouncer{ValidUntil: uint64(bootTime(n.t) + seconds*1e9)})
 }
 
-// table makes ids one of the two Maglev tables of a set, and the active one.
+// table makes ids one of the three Maglev tables of a set, and the active one.
 func (n *node) table(set, which uint32, ids []uint32) {
 	n.t.Helper()
 	inner, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: uint32(len(ids)), Flags: unix.BPF_F_INNER_MAP,
+		Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(ids)+2) / 3, Flags: unix.BPF_F_INNER_MAP,
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer inner.Close()
-	keys := make([]uint32, len(ids))
+	words := make([]uint64, inner.MaxEntries())
+	keys := make([]uint32, len(words))
 	for i := range keys {
 		keys[i] = uint32(i)
 	}
-	if _, err := inner.BatchUpdate(keys, ids, nil); err != nil {
+	for i, id := range ids {
+		words[i/3] |= uint64(id) << (i % 3 * 21)
+	}
+	if _, err := inner.BatchUpdate(keys, words, nil); err != nil {
 		n.t.Fatal(err)
 	}
-	n.put("maglev", 2*set+which, inner)
-	s := bpfBackendSet{Active: which}
+	n.put("tables", 4*set+which, inner)
+	s := bpfBackendSet{Look: which}
 	s.Size[which] = uint32(len(ids))
 	n.put("sets", set, s)
 }
@@ -279,15 +283,15 @@ func skbContext(dev netlink.Link) []byte {
 
 type countKey struct{ hook, reason string }
 
-func (n *node) counts() map[countKey]bpfVerdictCount {
+func (n *node) counts() map[countKey]bpfCount {
 	n.t.Helper()
 	verdicts, err := n.Verdicts()
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	counts := map[countKey]bpfVerdictCount{}
+	counts := map[countKey]bpfCount{}
 	for _, v := range verdicts {
-		counts[countKey{v.Hook, v.Reason}] = bpfVerdictCount{Packets: v.Packets, Bytes: v.Bytes}
+		counts[countKey{v.Hook, v.Reason}] = bpfCount{Packets: v.Packets, Bytes: v.Bytes}
 	}
 	return counts
 }

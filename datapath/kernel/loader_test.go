@@ -436,7 +436,7 @@ func TestMigration(t *testing.T) {
 	for port := range uint16(100) {
 		old.put("flows", bpfFlowKey{ClientPort: port}, bpfFlow{Vip: 7, Port: port, Seen: 9})
 	}
-	old.put("sets", uint32(5), bpfBackendSet{Size: [2]uint32{3, 0}})
+	old.put("sets", uint32(5), bpfBackendSet{Size: [4]uint32{3, 0}})
 	linked := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index))
 	sets := mapID(t, k.maps["sets"])
 	k.Close()

@@ -29,7 +29,7 @@ func (k *Kernel) Verdicts() ([]Verdict, error) {
 		return nil, fmt.Errorf("read verdicts: %w", err)
 	}
 	keys := make([]uint32, counters.MaxEntries())
-	counts := make([]bpfVerdictCount, len(keys)*cpus)
+	counts := make([]bpfCount, len(keys)*cpus)
 	var cursor ebpf.MapBatchCursor
 	if _, err := counters.BatchLookup(&cursor, keys, counts, nil); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil, fmt.Errorf("read verdicts: %w", err)
