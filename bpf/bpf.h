@@ -47,4 +47,16 @@ struct sctphdr {
 #define ARPOP_REPLY   2
 
 // Fragment bits of iphdr.frag_off (RFC 791), network byte order.
-#define IP_FRAGMENT bpf_htons(0x3fff) // MF or an offset
+#define IP_FRAGMENT    bpf_htons(0x3fff) // MF or an offset
+#define IP_OFFSET_MASK bpf_htons(0x1fff)
+
+// The fragment header of IPv6 (RFC 8200, section 4.5).
+struct ipv6_fragment {
+	__u8 nexthdr;
+	__u8 reserved;
+	__be16 offset; // in its high 13 bits
+	__be32 id;
+};
+
+#define IP6_OFFSET_MASK bpf_htons(0xfff8)
+#define IP6_MORE        bpf_htons(1)

@@ -8,13 +8,13 @@
 // finish counts a verdict and returns what the kernel is to be told.
 static __always_inline int finish(void *ctx, enum hook hook, int verdict, __u64 bytes)
 {
-	__u32 at = hook * VERDICT_STRIDE + ((__u32)verdict >> 8);
+	__u32 at = hook * VERDICT_STRIDE + REASON_OF(verdict);
 	struct count *count = bpf_map_lookup_elem(&verdicts, &at);
 	if (likely(count)) {
 		count->packets++;
 		count->bytes += bytes;
 	}
-	switch (verdict & 0xff) {
+	switch (ACTION_OF(verdict)) {
 	case ACT_PASS:
 		return hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 	case ACT_TX:

@@ -36,6 +36,11 @@ enum action {
 	ACT_REDIRECT,
 };
 
+// VERDICT_TRACED marks the verdict on a packet that somebody watches.
+#define VERDICT_TRACED 0x80
+#define ACTION_OF(verdict) ((verdict) & 0x7f)
+#define REASON_OF(verdict) ((__u32)(verdict) >> 8)
+
 #define VERDICT(action, reason) ((int)((reason) << 8 | (action)))
 #define PASS(reason)     VERDICT(ACT_PASS, reason)
 #define DROP(reason)     VERDICT(ACT_DROP, reason)

@@ -10,12 +10,21 @@
 // flow_hash spreads 5-tuples over 32 bits: two rounds of multiplication, of which
 // the high bits are the good ones. All parts are taken as numbers (host byte
 // order), so every node computes the same. datapath/kernel/hash.go is its twin.
-static __always_inline __u32 flow_hash(const struct packet *p)
+static __always_inline __u32 flow_hash(int v6, const struct five_tuple *t)
 {
-	__u64 from = (__u64)bpf_ntohl(p->ip->saddr) << 32 | (__u32)bpf_ntohs(p->sport) << 16 | bpf_ntohs(p->dport);
-	__u64 to = (__u64)bpf_ntohl(p->ip->daddr) << 8 | p->proto;
-	__u64 h = from * 0x9e3779b97f4a7c15ULL;
+	__u64 h, to;
 
+	if (v6) {
+		h = bpf_be64_to_cpu(t->saddr.words[0]) * 0x9e3779b97f4a7c15ULL +
+		    bpf_be64_to_cpu(t->saddr.words[1]) * 0xbf58476d1ce4e5b9ULL +
+		    bpf_be64_to_cpu(t->daddr.words[0]) * 0x94d049bb133111ebULL +
+		    bpf_be64_to_cpu(t->daddr.words[1]) * 0xff51afd7ed558ccdULL;
+		to = (__u64)bpf_ntohs(t->sport) << 24 | (__u32)bpf_ntohs(t->dport) << 8 | t->proto;
+	} else {
+		h = (__u64)bpf_ntohl(t->saddr.v4) << 32 | (__u32)bpf_ntohs(t->sport) << 16 | bpf_ntohs(t->dport);
+		h *= 0x9e3779b97f4a7c15ULL;
+		to = (__u64)bpf_ntohl(t->daddr.v4) << 8 | t->proto;
+	}
 	h ^= h >> 32;
 	h = (h + to) * 0xd6e8feb86659fd93ULL;
 	h ^= h >> 32;
@@ -29,43 +38,72 @@ static __always_inline __u32 maglev_slot(__u32 hash, __u32 size)
 	return (__u64)hash * size >> 32;
 }
 
-static __always_inline struct frontend *find_frontend(__be32 addr, __be16 port, __u8 proto)
+static __always_inline struct frontend *find_frontend(int v6, const union addr *addr, __be16 port, __u8 proto)
 {
-	// A struct frontend_key (little endian), stored at once: the CPU stalls on
-	// a hash that reads in one piece what was just stored in several.
-	__u64 key = (__u64)proto << 48 | (__u64)port << 32 | addr;
+	union any_frontend_key key;
 
-	_Static_assert(sizeof(key) == sizeof(struct frontend_key), "key is one word");
-	return bpf_map_lookup_elem(&frontends, &key);
+	frontend_key_of(v6, &key, addr, port, proto);
+	return bpf_map_lookup_elem(TABLE(v6, frontends), &key);
 }
 
-static __always_inline int is_vip(__be32 addr)
+// find_vip returns the row of an address itself (FRONTEND_VIP), or NULL.
+static __always_inline struct frontend *find_vip(int v6, const union addr *addr)
 {
-	return find_frontend(addr, 0, 0) != NULL;
+	return find_frontend(v6, addr, 0, 0);
 }
 
-// find_backend returns the backend of a packet to a frontend, or NULL when it
-// has none.
-static __always_inline struct backend *find_backend(const struct frontend *f, const struct packet *p)
+// target is the backend of a packet.
+struct target {
+	union addr addr;
+	__be16 port;
+	__u8 flags; // BACKEND_*
+	__u32 next_hop;
+	__u32 id;
+};
+
+// load_target copies a backend's row. It returns 0, or -1 when there is none.
+static __always_inline int load_target(int v6, __u32 id, struct target *b)
+{
+	void *row = bpf_map_lookup_elem(TABLE(v6, backends), &id);
+	if (!row)
+		return -1;
+
+	b->id = id;
+	b->addr = load_addr(v6, row);
+	b->port = v6 ? ((struct backend6 *)row)->port : ((struct backend *)row)->port;
+	b->flags = v6 ? ((struct backend6 *)row)->flags : ((struct backend *)row)->flags;
+	b->next_hop = v6 ? ((struct backend6 *)row)->next_hop : ((struct backend *)row)->next_hop;
+	return no_addr(v6, &b->addr) ? -1 : 0;
+}
+
+// slot_of returns what one of a set's tables (0 to 2) says for a hash: enum slot;
+// -1: there is no such table.
+static __always_inline int slot_of(__u32 set, const struct backend_set *s, __u32 which, __u32 hash)
+{
+	__u32 size = s->size[which & SET_ACTIVE];
+	__u32 at = 4 * set + which;
+	void *table = bpf_map_lookup_elem(&tables, &at);
+	if (!table || !size)
+		return -1;
+
+	__u32 slot = maglev_slot(hash, size);
+	__u32 word = slot / SLOTS_PER_WORD;
+	__u64 *slots = bpf_map_lookup_elem(table, &word);
+	if (!slots)
+		return -1;
+	return *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & (SLOT_MOVED | SLOT_BACKEND);
+}
+
+// choose finds the backend of a flow to a frontend. It returns 0, or -1 when
+// there is none.
+static __always_inline int choose(int v6, const struct frontend *f, const struct five_tuple *t, struct target *b)
 {
 	__u32 set = f->set;
 	struct backend_set *s = bpf_map_lookup_elem(&sets, &set);
 	if (!s)
-		return NULL;
+		return -1;
 
-	__u32 active = *(volatile __u32 *)&s->look & SET_ACTIVE;
-	__u32 size = s->size[active];
-	__u32 at = 4 * set + active;
-	void *table = bpf_map_lookup_elem(&tables, &at);
-	if (!table || !size)
-		return NULL;
-
-	__u32 slot = maglev_slot(flow_hash(p), size);
-	__u32 word = slot / SLOTS_PER_WORD;
-	__u64 *slots = bpf_map_lookup_elem(table, &word);
-	if (!slots)
-		return NULL;
-	__u32 id = *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & SLOT_BACKEND;
-	struct backend *b = bpf_map_lookup_elem(&backends, &id);
-	return b && b->addr ? b : NULL;
+	__u32 look = *(volatile __u32 *)&s->look;
+	int slot = slot_of(set, s, look & SET_ACTIVE, flow_hash(v6, t));
+	return slot < 0 ? -1 : load_target(v6, slot & SLOT_BACKEND, b);
 }

@@ -1,50 +1,137 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // Address translation, with the checksums kept right by increments: a packet
-// that came in broken goes out broken.
+// that came in broken goes out broken. In tc the helpers do it: they know of
+// checksums that are still the device's to finish.
 #pragma once
 
 #include "csum.h"
 #include "parse.h"
 
-// dnat sends a packet on to addr:port.
-static __always_inline void dnat(struct packet *p, __be32 addr, __be16 port)
-{
-	__u64 from = p->ip->daddr, to = addr;
+enum side { SOURCE, DESTINATION };
 
-	csum_replace(&p->ip->check, from, to);
-	p->ip->daddr = addr;
-	from += p->dport;
-	to += port;
+// sum_addr is the one's complement sum of an address.
+static __always_inline __u64 sum_addr(int v6, const union addr *a)
+{
+	return v6 ? (__u64)a->v6[0] + a->v6[1] + a->v6[2] + a->v6[3] : a->v4;
+}
+
+// rewrite_xdp is rewrite for XDP; from and to are the old and new address.
+static __always_inline void rewrite_xdp(struct packet *p, enum side side, const union addr *from, const union addr *to, __be16 port)
+{
+	__u64 before = sum_addr(p->v6, from), after = sum_addr(p->v6, to);
+
+	if (!p->v6)
+		csum_replace(&p->ip->check, before, after);
+	if (p->v6)
+		store_addr(1, side == SOURCE ? (void *)&p->ip6->saddr : &p->ip6->daddr, to);
+	else
+		store_addr(0, side == SOURCE ? &p->ip->saddr : &p->ip->daddr, to);
+	if (p->fragment == FRAGMENT_LATER || p->proto == IPPROTO_SCTP) // whose checksum covers no address
+		return;
+
+	before += side == SOURCE ? p->sport : p->dport;
+	after += port;
+	((__be16 *)p->l4)[side] = port;
 	if (p->proto == IPPROTO_TCP) {
-		csum_replace(&p->tcp->check, from, to);
-		p->tcp->dest = port;
-	} else {
-		if (p->udp->check) { // 0: the sender left it out (RFC 768)
-			csum_replace(&p->udp->check, from, to);
-			if (!p->udp->check)
-				p->udp->check = 0xffff;
-		}
-		p->udp->dest = port;
+		csum_replace(&p->tcp->check, before, after);
+	} else if (p->udp->check) { // 0: the sender left it out (RFC 768)
+		csum_replace(&p->udp->check, before, after);
+		if (!p->udp->check)
+			p->udp->check = 0xffff;
 	}
 }
 
-// decrement_ttl takes one hop off. The caller has seen that there is one.
-static __always_inline void decrement_ttl(struct iphdr *ip)
+// rewrite_skb is rewrite for tc.
+static __always_inline int rewrite_skb(struct packet *p, enum side side, const union addr *from, const union addr *to, __be16 port)
 {
-	csum_replace(&ip->check, bpf_htons((__u16)ip->ttl << 8), bpf_htons((__u16)(ip->ttl - 1) << 8));
-	ip->ttl--;
+	struct __sk_buff *skb = p->ctx;
+	union addr addr = *to;
+	__u32 size = p->v6 ? sizeof(addr.v6) : sizeof(addr.v4);
+	__u32 at = p->l3_at;
+
+	if (p->v6)
+		at += side == SOURCE ? offsetof(struct ipv6hdr, saddr) : offsetof(struct ipv6hdr, daddr);
+	else
+		at += side == SOURCE ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr);
+	if (p->fragment != FRAGMENT_LATER && p->proto != IPPROTO_SCTP) {
+		int tcp = p->proto == IPPROTO_TCP;
+		__u32 check = p->l4_at + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+		__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
+		__be16 old = side == SOURCE ? p->sport : p->dport;
+		__u32 change = (__u16)~csum_fold(sum_addr(p->v6, from));
+
+		change += csum_fold(sum_addr(p->v6, to));
+		if (bpf_l4_csum_replace(skb, check, 0, change, BPF_F_PSEUDO_HDR | flags) ||
+		    bpf_l4_csum_replace(skb, check, old, port, flags | sizeof(port)) ||
+		    bpf_skb_store_bytes(skb, p->l4_at + side * sizeof(port), &port, sizeof(port), 0))
+			return -1;
+		// The helper takes the address for IPv4's, whose header sums up to nothing.
+		if (p->v6)
+			bpf_csum_update(skb, change);
+	}
+	if (!p->v6 && bpf_l3_csum_replace(skb, p->l3_at + offsetof(struct iphdr, check), from->v4, to->v4, sizeof(to->v4)))
+		return -1;
+	return bpf_skb_store_bytes(skb, at, &addr, size, 0) ? -1 : reload(p, l4_size(p));
+}
+
+// rewrite gives one side of a packet another address and port; in a later
+// fragment, which has no ports, another address. SCTP's checksum covers the ports
+// and the whole packet, so its port has to stay. It returns 0, or -1 when it
+// cannot be done.
+static __always_inline int rewrite(struct packet *p, enum side side, const union addr *to, __be16 port)
+{
+	union addr from = side == SOURCE ? source_of(p) : dest_of(p);
+
+	if (p->proto == IPPROTO_SCTP && port != (side == SOURCE ? p->sport : p->dport) && p->fragment != FRAGMENT_LATER)
+		return -1;
+	if (p->hook != HOOK_XDP) {
+		if (rewrite_skb(p, side, &from, to, port))
+			return -1;
+	} else {
+		rewrite_xdp(p, side, &from, to, port);
+	}
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	if (side == SOURCE)
+		p->sport = port;
+	else
+		p->dport = port;
+	return 0;
+}
+
+static __always_inline int set_source(struct packet *p, const union addr *addr, __be16 port)
+{
+	return rewrite(p, SOURCE, addr, port);
+}
+
+static __always_inline int set_dest(struct packet *p, const union addr *addr, __be16 port)
+{
+	return rewrite(p, DESTINATION, addr, port);
+}
+
+// decrement_hops takes one hop off. The caller has seen that there is one.
+static __always_inline void decrement_hops(struct packet *p)
+{
+	if (p->v6) {
+		p->ip6->hop_limit--;
+		if (p->hook != HOOK_XDP) // no checksum of the header's own makes up for it
+			bpf_csum_update(p->ctx, (__u16)~bpf_htons(1));
+		return;
+	}
+	csum_replace(&p->ip->check, bpf_htons((__u16)p->ip->ttl << 8), bpf_htons((__u16)(p->ip->ttl - 1) << 8));
+	p->ip->ttl--;
 }
 
 // answer_echo turns an ICMP echo request into its reply.
-static __always_inline void answer_echo(struct ethhdr *eth, struct packet *p)
+static __always_inline void answer_echo(struct packet *p)
 {
 	__u8 mac[ETH_ALEN];
 	__be32 addr = p->ip->daddr;
 
-	copy_mac(mac, eth->h_dest);
-	copy_mac(eth->h_dest, eth->h_source);
-	copy_mac(eth->h_source, mac);
+	copy_mac(mac, p->eth->h_dest);
+	copy_mac(p->eth->h_dest, p->eth->h_source);
+	copy_mac(p->eth->h_source, mac);
 	p->ip->daddr = p->ip->saddr;
 	p->ip->saddr = addr;
 	csum_replace(&p->ip->check, bpf_htons((__u16)p->ip->ttl << 8), bpf_htons(64 << 8));

@@ -24,21 +24,20 @@ static __always_inline int deliver(struct __sk_buff *skb)
 	// A frame to another host, or with a VLAN tag of its own, is not ours.
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return PASS(REASON_NOT_OURS);
-	if (bpf_skb_load_bytes(skb, IP_OFFSET + offsetof(struct iphdr, daddr), &pod, sizeof(pod)))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &pod, sizeof(pod)))
 		return PASS(REASON_NOT_OURS);
 	struct endpoint *e = bpf_map_lookup_elem(&endpoints, &pod);
 	if (!e)
 		return PASS(REASON_NOT_OURS);
 
-	struct packet p = {};
-	struct ethhdr *eth = parse_skb(skb, &p);
-	if (!eth || !of_flow(&p))
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE };
+	if (parse_skb(skb, &p) || !of_flow(&p))
 		return PASS(REASON_NOT_OURS);
-	if (p.ip->ttl <= 1)
+	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
-	decrement_ttl(p.ip);
-	copy_mac(eth->h_dest, e->pod_mac);
-	copy_mac(eth->h_source, e->host_mac);
+	decrement_hops(&p);
+	copy_mac(p.eth->h_dest, e->pod_mac);
+	copy_mac(p.eth->h_source, e->host_mac);
 	bpf_redirect_peer(e->ifindex, 0);
 	return REDIRECT(REASON_POD_DELIVERED);
 }

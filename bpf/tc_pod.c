@@ -72,51 +72,30 @@ static __always_inline void clamp_mss(struct __sk_buff *skb, __u32 l4, __u32 siz
 	}
 }
 
-// snat makes a packet come from the VIP. The helpers know of checksums that
-// are still the device's to finish.
-static __always_inline int snat(struct __sk_buff *skb, const struct packet *p, __u32 l4, __be32 addr, __be16 port)
-{
-	__be32 pod = p->ip->saddr;
-	__be16 pod_port = p->sport;
-	int tcp = p->proto == IPPROTO_TCP;
-	__u32 check = l4 + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
-	__u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
-
-	return bpf_l4_csum_replace(skb, check, pod, addr, BPF_F_PSEUDO_HDR | flags | sizeof(addr)) ||
-	       bpf_l4_csum_replace(skb, check, pod_port, port, flags | sizeof(port)) ||
-	       bpf_skb_store_bytes(skb, l4, &port, sizeof(port), 0) || // the source port comes first in both
-	       bpf_l3_csum_replace(skb, IP_OFFSET + offsetof(struct iphdr, check), pod, addr, sizeof(addr)) ||
-	       bpf_skb_store_bytes(skb, IP_OFFSET + offsetof(struct iphdr, saddr), &addr, sizeof(addr), 0);
-}
-
 // send_out routes a packet, as the kernel would, past the kernel: its netfilter
 // has not seen the client's half of the connection. Of a client on this very
 // node it has, and has to see the other half.
-static __always_inline int send_out(struct __sk_buff *skb, struct bpf_fib_lookup *fib)
+static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib)
 {
 	if (bpf_map_lookup_elem(&endpoints, &fib->ipv4_dst)) // to another pod
 		return PASS(REASON_REPLY);
 
-	long err = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+	long err = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
 
 	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
 		return PASS(REASON_REPLY);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP(REASON_NO_ROUTE);
-
-	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
-	struct ethhdr *eth = take(&c, sizeof(*eth));
-	struct iphdr *ip = take(&c, sizeof(*ip));
-	if (!eth || !ip)
+	if (reload(p, 0))
 		return DROP(REASON_TRUNCATED);
-	decrement_ttl(ip);
+	decrement_hops(p);
 	if (err == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		struct bpf_redir_neigh gateway = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
 		bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0);
 		return REDIRECT(REASON_REPLY);
 	}
-	__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
+	__builtin_memcpy(p->eth->h_dest, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(p->eth->h_source, fib->smac, ETH_ALEN);
 	bpf_redirect(fib->ifindex, 0);
 	return REDIRECT(REASON_REPLY);
 }
@@ -125,13 +104,13 @@ static __always_inline int answer(struct __sk_buff *skb)
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
 		return PASS(REASON_NOT_OURS);
-	struct packet p = {};
-	if (!parse_skb(skb, &p))
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD };
+	if (parse_skb(skb, &p))
 		return PASS(REASON_NOT_OURS);
 	struct flow *f = find_flow(&p);
 	if (!f)
 		return PASS(REASON_NOT_OURS);
-	if (p.ip->ttl <= 1)
+	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 
 	struct bpf_fib_lookup fib = {
@@ -144,15 +123,15 @@ static __always_inline int answer(struct __sk_buff *skb)
 		.ipv4_src = f->vip,
 		.ipv4_dst = p.ip->daddr,
 	};
-	__u32 l4 = IP_OFFSET + p.ip->ihl * 4;
+	union addr vip = { .v4 = f->vip };
 	__u32 options = 0;
 	if (mss_clamp && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
 		options = p.tcp->doff * 4 - sizeof(struct tcphdr);
-	if (snat(skb, &p, l4, fib.ipv4_src, fib.sport))
+	if (set_source(&p, &vip, f->port))
 		return DROP(REASON_TRUNCATED);
 	if (options)
-		clamp_mss(skb, l4, options);
-	return send_out(skb, &fib);
+		clamp_mss(skb, p.l4_at, options);
+	return send_out(&p, &fib);
 }
 
 SEC("tc")

@@ -19,24 +19,29 @@ static __always_inline struct device *find_device(__u32 ifindex)
 	return d && d->ifindex == ifindex ? d : NULL;
 }
 
-static __always_inline struct device *addressed_device(struct xdp_md *ctx, struct ethhdr *eth)
+static __always_inline struct device *addressed_device(const struct packet *p)
 {
-	struct device *d = find_device(ctx->ingress_ifindex);
+	struct device *d = find_device(ctx_device(p->ctx, p->hook));
 
-	return d && same_mac(eth->h_dest, d->mac) ? d : NULL;
+	return d && same_mac(p->eth->h_dest, d->mac) ? d : NULL;
 }
 
-static __always_inline int forward_local(struct packet *p, const struct backend *b)
+static __always_inline int forward_local(struct packet *p, const struct target *b)
 {
-	if (track_flow(p, b->addr, b->port))
+	if (p->v6)
+		return PASS(REASON_NOT_OURS);
+	if (track_flow(p, b->addr.v4, b->port))
 		return DROP(REASON_FLOW_TABLE);
-	dnat(p, b->addr, b->port);
+	if (set_dest(p, &b->addr, b->port))
+		return DROP(REASON_UNSERVED_PROTO);
 	return PASS(REASON_FORWARD_LOCAL);
 }
 
-static __always_inline int forward_remote(struct xdp_md *ctx, struct packet *p, const struct backend *b, struct device *d)
+static __always_inline int forward_remote(struct packet *p, const struct target *b, struct device *d)
 {
-	__u32 total = bpf_ntohs(p->ip->tot_len) + sizeof(struct iphdr);
+	if (p->v6)
+		return PASS(REASON_NOT_OURS);
+	__u32 total = l3_len(p) + sizeof(struct iphdr);
 	__u32 at = b->next_hop;
 	struct next_hop *known = bpf_map_lookup_elem(&next_hops, &at);
 	if (!known)
@@ -44,88 +49,90 @@ static __always_inline int forward_remote(struct xdp_md *ctx, struct packet *p, 
 
 	struct next_hop hop = *known;
 	if (unlikely(!hop.ifindex)) {
-		enum reason bad = resolve(ctx, &hop, b->addr, total);
+		enum reason bad = resolve(p->ctx, &hop, b->addr.v4, total);
 		if (bad)
 			return DROP(bad);
 	}
-	if (unlikely(hop.ifindex != ctx->ingress_ifindex))
+	if (unlikely(hop.ifindex != ctx_device(p->ctx, p->hook)))
 		d = find_device(hop.ifindex);
 	if (d && total > d->mtu)
 		return DROP(REASON_TOO_BIG);
-	return encapsulate(ctx, &hop, b->addr, total, p->ip->tos);
+	return encapsulate(p->ctx, &hop, b->addr.v4, total, p->ip->tos);
 }
 
 // not_served handles what no frontend takes: ping and refusals for a VIP, and
 // all the packets that are none of ours.
-static __always_inline int not_served(struct xdp_md *ctx, struct ethhdr *eth, struct packet *p, enum reason bad)
+static __always_inline int not_served(struct packet *p, const union addr *dest, enum reason bad)
 {
-	if (!is_vip(p->ip->daddr) || !addressed_device(ctx, eth))
+	if (!find_vip(p->v6, dest) || !addressed_device(p))
 		return PASS(REASON_NOT_OURS);
 	if (bad)
 		return DROP(bad);
-	if (p->proto != IPPROTO_ICMP)
+	if (!is_icmp(p))
 		return DROP(REASON_UNSERVED_PORT);
-	if (p->icmp->type != ICMP_ECHO || p->icmp->code)
+	if (p->v6 || p->icmp->type != ICMP_ECHO || p->icmp->code)
 		return DROP(REASON_UNSERVED_PROTO);
-	answer_echo(eth, p);
+	answer_echo(p);
 	return TX(REASON_ICMP_ECHO_REPLY);
 }
 
 // decapsulate takes in a packet that another node sent to a pod of this one.
-static __always_inline int decapsulate(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth, struct packet *outer)
+static __always_inline int decapsulate(struct packet *outer, struct cursor *c)
 {
-	struct packet p = { .ctx = ctx, .eth = eth, .l3_at = ETH_HLEN };
-	__be32 pod = outer->ip->daddr;
+	struct packet p = { .ctx = outer->ctx, .hook = outer->hook, .eth = outer->eth, .l3_at = outer->l4_at };
+	union addr pod = dest_of(outer);
 
-	if (!addressed_device(ctx, eth))
+	if (!addressed_device(outer))
 		return PASS(REASON_NOT_OURS);
-	enum reason bad = parse_ipv4(c, outer->l4_len, &p);
+	enum reason bad = parse_ip(c, outer->l4_len, &p);
 	if (bad)
 		return DROP(bad);
-	bad = p.ip->frag_off & IP_FRAGMENT ? REASON_FRAGMENT : parse_l4(c, &p);
-	if (bad || p.proto == IPPROTO_ICMP)
-		return is_vip(p.ip->daddr) ? DROP(bad ?: REASON_UNSERVED_PROTO)
-					   : PASS(REASON_NOT_OURS);
+	bad = p.fragment ? REASON_FRAGMENT : parse_l4(c, &p);
+	union addr vip = dest_of(&p);
+	if (bad || is_icmp(&p))
+		return find_vip(p.v6, &vip) ? DROP(bad ?: REASON_UNSERVED_PROTO) : PASS(REASON_NOT_OURS);
 
-	struct local_key key = { .vip = p.ip->daddr, .pod = pod, .port = p.dport, .proto = p.proto };
-	struct local_target *target = bpf_map_lookup_elem(&local_targets, &key);
+	union any_local_key key;
+	local_key_of(p.v6, &key, &vip, &pod, p.dport, p.proto);
+	struct local_target *target = bpf_map_lookup_elem(TABLE(p.v6, local_targets), &key);
 	if (!target)
-		return is_vip(p.ip->daddr) ? DROP(REASON_STALE_BACKEND)
-					   : PASS(REASON_NOT_OURS);
-	if (track_flow(&p, pod, target->port))
+		return find_vip(p.v6, &vip) ? DROP(REASON_STALE_BACKEND) : PASS(REASON_NOT_OURS);
+	if (track_flow(&p, pod.v4, target->port))
 		return DROP(REASON_FLOW_TABLE);
-	dnat(&p, pod, target->port);
-	if (strip_outer(ctx))
+	if (set_dest(&p, &pod, target->port))
+		return DROP(REASON_UNSERVED_PROTO);
+	if (strip_outer(p.ctx))
 		return DROP(REASON_TRUNCATED);
 	return PASS(REASON_DECAP);
 }
 
-static __always_inline int handle_ipv4(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth)
+static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct cursor *c, struct ethhdr *eth)
 {
-	struct packet p = { .ctx = ctx, .eth = eth, .l3_at = ETH_HLEN };
-	enum reason bad = parse_ipv4(c, c->end - c->pos, &p);
+	struct packet p = { .ctx = ctx, .hook = hook, .v6 = v6, .eth = eth, .l3_at = ETH_HLEN };
+	enum reason bad = parse_ip(c, c->end - c->pos, &p);
 	if (bad)
 		return DROP(bad);
+	struct five_tuple t = tuple_of(&p);
 	// Our own outer headers have no options and are never fragmented.
-	if (unlikely(p.proto == IPPROTO_IPIP && p.ip->ihl == 5 && !(p.ip->frag_off & IP_FRAGMENT)) &&
-	    bpf_map_lookup_elem(&endpoints, &p.ip->daddr))
-		return decapsulate(ctx, c, eth, &p);
+	if (unlikely(p.proto == IPPROTO_IPIP && !v6 && p.ip->ihl == 5 && !p.fragment) && find_endpoint(v6, &t.daddr))
+		return decapsulate(&p, c);
 
-	bad = p.ip->frag_off & IP_FRAGMENT ? REASON_FRAGMENT : parse_l4(c, &p);
-	if (bad || p.proto == IPPROTO_ICMP)
-		return not_served(ctx, eth, &p, bad);
-	struct frontend *f = find_frontend(p.ip->daddr, p.dport, p.proto);
+	bad = p.fragment ? REASON_FRAGMENT : parse_l4(c, &p);
+	if (bad || is_icmp(&p))
+		return not_served(&p, &t.daddr, bad);
+	t = tuple_of(&p);
+	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
 	if (!f)
-		return not_served(ctx, eth, &p, REASON_UNSPEC);
-	struct device *d = addressed_device(ctx, eth);
+		return not_served(&p, &t.daddr, REASON_UNSPEC);
+	struct device *d = addressed_device(&p);
 	if (!d)
 		return PASS(REASON_NOT_OURS);
-	struct backend *b = find_backend(f, &p);
-	if (!b)
+	struct target b = {};
+	if (choose(v6, f, &t, &b))
 		return DROP(REASON_NO_BACKEND);
-	if (b->flags & BACKEND_LOCAL)
-		return forward_local(&p, b);
-	return forward_remote(ctx, &p, b, d);
+	if (b.flags & BACKEND_LOCAL)
+		return forward_local(&p, &b);
+	return forward_remote(&p, &b, d);
 }
 
 static __always_inline int handle_frame(struct xdp_md *ctx)
@@ -135,7 +142,9 @@ static __always_inline int handle_frame(struct xdp_md *ctx)
 	if (!eth)
 		return DROP(REASON_TRUNCATED);
 	if (likely(eth->h_proto == bpf_htons(ETH_P_IP)))
-		return handle_ipv4(ctx, &c, eth);
+		return handle_ip(ctx, HOOK_XDP, 0, &c, eth);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return handle_ip(ctx, HOOK_XDP, 1, &c, eth);
 	if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		return handle_arp(ctx, &c, eth);
 	return PASS(REASON_NOT_OURS);

@@ -10,6 +10,7 @@ package packet
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"net/netip"
 )
@@ -49,7 +50,11 @@ func Build(layers ...Layer) []byte {
 	}
 	var b []byte
 	for i := len(layers) - 1; i >= 0; i-- {
-		b = layers[i].encode(b, at(i-1), at(i+1))
+		outer := i - 1
+		for isExtension(at(outer)) { // the pseudo header is IP's
+			outer--
+		}
+		b = layers[i].encode(b, at(outer), at(i+1))
 	}
 	return b
 }
@@ -66,6 +71,8 @@ const (
 	TypeIPv4 = 0x0800
 	TypeARP  = 0x0806
 	TypeIPv6 = 0x86dd
+	TypeVLAN = 0x8100
+	TypeQinQ = 0x88a8
 )
 
 // Ethernet is an Ethernet II header.
@@ -75,15 +82,36 @@ type Ethernet struct {
 }
 
 func (e Ethernet) encode(payload []byte, _, inner Layer) []byte {
-	var t uint16
-	switch inner.(type) {
-	case IPv4:
-		t = TypeIPv4
-	case ARP:
-		t = TypeARP
-	}
 	b := append(e.Dst[:], e.Src[:]...)
-	return append(binary.BigEndian.AppendUint16(b, or(e.Type, t)), payload...)
+	return append(binary.BigEndian.AppendUint16(b, or(e.Type, typeOf(inner))), payload...)
+}
+
+// typeOf is the EtherType of a layer.
+func typeOf(l Layer) uint16 {
+	switch l := l.(type) {
+	case IPv4:
+		return TypeIPv4
+	case IPv6:
+		return TypeIPv6
+	case ARP:
+		return TypeARP
+	case VLAN:
+		return max(l.TPID, TypeVLAN)
+	}
+	return 0
+}
+
+// VLAN is a tag (IEEE 802.1Q) behind the Ethernet header. Its own TPID is 0 for
+// 802.1Q, or TypeQinQ.
+type VLAN struct {
+	TPID uint16
+	TCI  uint16 // priority and VLAN
+	Type *uint16
+}
+
+func (v VLAN) encode(payload []byte, _, inner Layer) []byte {
+	b := binary.BigEndian.AppendUint16(nil, v.TCI)
+	return append(binary.BigEndian.AppendUint16(b, or(v.Type, typeOf(inner))), payload...)
 }
 
 // ARP operations (RFC 826).
@@ -114,11 +142,40 @@ func (a ARP) encode(payload []byte, _, _ Layer) []byte {
 
 // IP protocols.
 const (
-	ProtoICMP = 1
-	ProtoIPIP = 4
-	ProtoTCP  = 6
-	ProtoUDP  = 17
+	ProtoICMP   = 1
+	ProtoIPIP   = 4
+	ProtoTCP    = 6
+	ProtoUDP    = 17
+	ProtoIPv6   = 41
+	ProtoICMPv6 = 58
+	ProtoSCTP   = 132
 )
+
+// protoOf is the protocol number of a layer behind an IP header of that version.
+func protoOf(l Layer, version int) uint8 {
+	switch l := l.(type) {
+	case TCP:
+		return ProtoTCP
+	case UDP:
+		return ProtoUDP
+	case SCTP:
+		return ProtoSCTP
+	case ICMP:
+		if version == 6 {
+			return ProtoICMPv6
+		}
+		return ProtoICMP
+	case IPv4:
+		return ProtoIPIP
+	case IPv6:
+		return ProtoIPv6
+	case Extension:
+		return l.Kind
+	case Fragment6:
+		return KindFragment
+	}
+	return 0
+}
 
 // Bits of the IPv4 fragment field.
 const (
@@ -143,17 +200,6 @@ type IPv4 struct {
 }
 
 func (ip IPv4) encode(payload []byte, _, inner Layer) []byte {
-	var proto uint8
-	switch inner.(type) {
-	case TCP:
-		proto = ProtoTCP
-	case UDP:
-		proto = ProtoUDP
-	case ICMP:
-		proto = ProtoICMP
-	case IPv4:
-		proto = ProtoIPIP
-	}
 	ttl := ip.TTL
 	if ttl == 0 && !ip.NoTTL {
 		ttl = 64
@@ -164,11 +210,83 @@ func (ip IPv4) encode(payload []byte, _, inner Layer) []byte {
 	b = binary.BigEndian.AppendUint16(b, or(ip.Length, uint16(size+len(payload))))
 	b = binary.BigEndian.AppendUint16(b, ip.ID)
 	b = binary.BigEndian.AppendUint16(b, ip.Fragment)
-	b = append(b, ttl, or(ip.Protocol, proto), 0, 0)
+	b = append(b, ttl, or(ip.Protocol, protoOf(inner, 4)), 0, 0)
 	b = append(append(b, addr4(ip.Src)...), addr4(ip.Dst)...)
 	b = append(b, options...)
 	binary.BigEndian.PutUint16(b[10:], or(ip.Checksum, Checksum(b)))
 	return append(b, payload...)
+}
+
+// Kinds of extension headers (RFC 8200, section 4).
+const (
+	KindHopByHop    = 0
+	KindRouting     = 43
+	KindFragment    = 44
+	KindDestination = 60
+)
+
+// IPv6 is an IPv6 header. HopLimit 0 stands for 64; NoHops means 0.
+type IPv6 struct {
+	TrafficClass uint8
+	FlowLabel    uint32
+	HopLimit     uint8
+	NoHops       bool
+	Src, Dst     netip.Addr
+
+	Version    *uint8
+	Length     *uint16 // of what is behind the header
+	NextHeader *uint8
+}
+
+func (ip IPv6) encode(payload []byte, _, inner Layer) []byte {
+	hops := ip.HopLimit
+	if hops == 0 && !ip.NoHops {
+		hops = 64
+	}
+	b := binary.BigEndian.AppendUint32(nil, uint32(or(ip.Version, 6))<<28|uint32(ip.TrafficClass)<<20|ip.FlowLabel&0xfffff)
+	b = binary.BigEndian.AppendUint16(b, or(ip.Length, uint16(len(payload))))
+	b = append(b, or(ip.NextHeader, protoOf(inner, 6)), hops)
+	return append(append(append(b, addr6(ip.Src)...), addr6(ip.Dst)...), payload...)
+}
+
+// Extension is an extension header of IPv6: hop-by-hop or destination options, or
+// routing. Body is what is behind its length, padded to a whole header.
+type Extension struct {
+	Kind       uint8
+	Body       []byte
+	Length     *uint8 // in units of 8 bytes beyond the first
+	NextHeader *uint8
+}
+
+func (e Extension) encode(payload []byte, _, inner Layer) []byte {
+	b := append([]byte{or(e.NextHeader, protoOf(inner, 6)), 0}, e.Body...)
+	for len(b)%8 != 0 {
+		b = append(b, 0)
+	}
+	b[1] = or(e.Length, uint8(len(b)/8-1))
+	return append(b, payload...)
+}
+
+// Fragment6 is the fragment header of IPv6. Offset has M in its lowest bit, as
+// on the wire.
+type Fragment6 struct {
+	Offset     uint16
+	ID         uint32
+	NextHeader *uint8
+}
+
+func (f Fragment6) encode(payload []byte, _, inner Layer) []byte {
+	b := []byte{or(f.NextHeader, protoOf(inner, 6)), 0}
+	b = binary.BigEndian.AppendUint16(b, f.Offset)
+	return append(binary.BigEndian.AppendUint32(b, f.ID), payload...)
+}
+
+func isExtension(l Layer) bool {
+	switch l.(type) {
+	case Extension, Fragment6:
+		return true
+	}
+	return false
 }
 
 // TCP flags.
@@ -231,24 +349,79 @@ func (u UDP) encode(payload []byte, outer, _ Layer) []byte {
 	return b
 }
 
-// ICMP types.
+// ICMP types, and those of ICMPv6.
 const (
-	EchoReply   = 0
-	EchoRequest = 8
+	EchoReply    = 0
+	EchoRequest  = 8
+	EchoRequest6 = 128
+	EchoReply6   = 129
 )
 
-// ICMP is an ICMP echo header. The zero Type is EchoReply.
+// ICMP is an ICMP echo header, or ICMPv6's behind an IPv6 header: types are as
+// they are given. The zero Type is EchoReply. In other kinds, ID and Seq are the
+// four bytes behind the checksum.
 type ICMP struct {
 	Type, Code uint8
 	ID, Seq    uint16
 	Checksum   *uint16
 }
 
-func (i ICMP) encode(payload []byte, _, _ Layer) []byte {
+func (i ICMP) encode(payload []byte, outer, _ Layer) []byte {
 	b := append([]byte{i.Type, i.Code, 0, 0}, ports(i.ID, i.Seq)...)
 	b = append(b, payload...)
-	binary.BigEndian.PutUint16(b[2:], or(i.Checksum, Checksum(b)))
+	sum := Checksum(b)
+	if _, ok := outer.(IPv6); ok {
+		sum = transportChecksum(outer, ProtoICMPv6, b)
+	}
+	binary.BigEndian.PutUint16(b[2:], or(i.Checksum, sum))
 	return b
+}
+
+// SCTP chunk types.
+const (
+	ChunkData  = 0
+	ChunkInit  = 1
+	ChunkAbort = 6
+)
+
+// SCTP is an SCTP header with one chunk, of which the payload is the value.
+type SCTP struct {
+	SrcPort, DstPort uint16
+	Tag              uint32
+	Chunk, Flags     uint8
+	Checksum         *uint32
+}
+
+func (s SCTP) encode(payload []byte, _, _ Layer) []byte {
+	b := binary.BigEndian.AppendUint32(ports(s.SrcPort, s.DstPort), s.Tag)
+	b = append(b, 0, 0, 0, 0, s.Chunk, s.Flags)
+	b = binary.BigEndian.AppendUint16(b, uint16(4+len(payload)))
+	b = pad(append(b, payload...))
+	binary.LittleEndian.PutUint32(b[8:], or(s.Checksum, sctpChecksum(b)))
+	return b
+}
+
+// sctpChecksum is the CRC32c of a packet whose checksum field is 0.
+func sctpChecksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+
+// Geneve is a Geneve header (RFC 8926) behind UDP. Options are whole words.
+type Geneve struct {
+	Critical bool
+	VNI      uint32
+	Options  []byte
+	Version  *uint8
+	Type     *uint16
+}
+
+func (g Geneve) encode(payload []byte, _, inner Layer) []byte {
+	var flags uint8
+	if g.Critical {
+		flags = 0x40
+	}
+	b := []byte{or(g.Version, 0)<<6 | uint8(len(g.Options)/4), flags}
+	b = binary.BigEndian.AppendUint16(b, or(g.Type, typeOf(inner)))
+	b = binary.BigEndian.AppendUint32(b, g.VNI<<8)
+	return append(append(b, g.Options...), payload...)
 }
 
 // Checksum is the Internet checksum of b (RFC 1071).
@@ -272,13 +445,15 @@ func fold(s uint32) uint16 {
 }
 
 // transportChecksum is the checksum of segment with the pseudo header of the
-// IPv4 layer before; 0 when there is none.
+// IP layer before; 0 when there is none.
 func transportChecksum(outer Layer, proto uint8, segment []byte) uint16 {
-	ip, ok := outer.(IPv4)
-	if !ok {
-		return 0
+	switch ip := outer.(type) {
+	case IPv4:
+		return pseudoChecksum(addr4(ip.Src), addr4(ip.Dst), proto, segment)
+	case IPv6:
+		return pseudoChecksum(addr6(ip.Src), addr6(ip.Dst), proto, segment)
 	}
-	return pseudoChecksum(addr4(ip.Src), addr4(ip.Dst), proto, segment)
+	return 0
 }
 
 func pseudoChecksum(src, dst []byte, proto uint8, segment []byte) uint16 {
@@ -291,6 +466,14 @@ func addr4(a netip.Addr) []byte {
 		return make([]byte, 4)
 	}
 	b := a.As4()
+	return b[:]
+}
+
+func addr6(a netip.Addr) []byte {
+	if !a.IsValid() {
+		return make([]byte, 16)
+	}
+	b := a.As16()
 	return b[:]
 }
 

@@ -58,7 +58,8 @@ func String(frame []byte) string {
 // with a number: ip, ip2.
 type dissection struct {
 	fields []field
-	depth  int // IPv4 headers so far
+	tags   int // VLAN tags so far
+	depth  int // IP headers so far
 }
 
 func dissect(frame []byte) []field {
@@ -86,14 +87,35 @@ func (d *dissection) ethernet(b []byte) {
 	d.add("eth.dst", "%s", MAC(b[:6]))
 	d.add("eth.src", "%s", MAC(b[6:12]))
 	d.add("eth.type", "%#04x", kind)
+	d.behind(kind, b[14:])
+}
+
+// behind is what an EtherType says.
+func (d *dissection) behind(kind uint16, b []byte) {
 	switch kind {
 	case TypeIPv4:
-		d.ipv4(b[14:])
+		d.ipv4(b)
+	case TypeIPv6:
+		d.ipv6(b)
 	case TypeARP:
-		d.arp(b[14:])
+		d.arp(b)
+	case TypeVLAN, TypeQinQ:
+		d.tags++
+		d.vlan(fmt.Sprintf("vlan%d", d.tags), b)
 	default:
-		d.rest("payload", b[14:])
+		d.rest("payload", b)
 	}
+}
+
+func (d *dissection) vlan(name string, b []byte) {
+	if len(b) < 4 {
+		d.rest(name+".truncated", b)
+		return
+	}
+	kind := binary.BigEndian.Uint16(b[2:])
+	d.add(name+".tci", "%#04x", binary.BigEndian.Uint16(b))
+	d.add(name+".type", "%#04x", kind)
+	d.behind(kind, b[4:])
 }
 
 func (d *dissection) arp(b []byte) {
@@ -111,12 +133,16 @@ func (d *dissection) arp(b []byte) {
 	d.rest("padding", b[28:])
 }
 
-func (d *dissection) ipv4(b []byte) {
+func (d *dissection) ipName() string {
 	d.depth++
-	name := "ip"
 	if d.depth > 1 {
-		name = fmt.Sprintf("ip%d", d.depth)
+		return fmt.Sprintf("ip%d", d.depth)
 	}
+	return "ip"
+}
+
+func (d *dissection) ipv4(b []byte) {
+	name := d.ipName()
 	if len(b) < 20 {
 		d.rest(name+".truncated", b)
 		return
@@ -141,27 +167,114 @@ func (d *dissection) ipv4(b []byte) {
 	d.rest(name+".options", b[20:header])
 	body := b[header:total]
 	fragment := binary.BigEndian.Uint16(b[6:])&0x1fff != 0
+	d.transport(b[12:16], b[16:20], b[9], body, fragment)
+	d.rest(name+".padding", b[total:])
+}
+
+func (d *dissection) ipv6(b []byte) {
+	name := d.ipName()
+	if len(b) < 40 {
+		d.rest(name+".truncated", b)
+		return
+	}
+	first, length := binary.BigEndian.Uint32(b), int(binary.BigEndian.Uint16(b[4:]))
+	d.add(name+".version", "%d", first>>28)
+	d.add(name+".class", "%#02x", first>>20&0xff)
+	d.add(name+".label", "%#05x", first&0xfffff)
+	d.add(name+".length", "%d", length)
+	d.add(name+".next", "%d", b[6])
+	d.add(name+".hops", "%d", b[7])
+	d.add(name+".src", "%s", netip.AddrFrom16([16]byte(b[8:24])))
+	d.add(name+".dst", "%s", netip.AddrFrom16([16]byte(b[24:40])))
+	if 40+length > len(b) {
+		d.rest(name+".malformed", b[40:])
+		return
+	}
+	body, kind, fragment := b[40:40+length], b[6], false
+	for n := 1; len(body) >= 8 && !fragment; n++ {
+		size := 8
+		switch kind {
+		case KindFragment:
+			fragment = binary.BigEndian.Uint16(body[2:])&0xfff8 != 0
+		case KindHopByHop, KindRouting, KindDestination:
+			size += int(body[1]) * 8
+		default:
+			size = 0
+		}
+		if size == 0 || size > len(body) {
+			break
+		}
+		d.rest(fmt.Sprintf("%s.extension%d", name, n), body[:size])
+		kind, body = body[0], body[size:]
+	}
+	d.transport(b[8:24], b[24:40], kind, body, fragment)
+	d.rest(name+".padding", b[40+length:])
+}
+
+// transport is what is behind an IP header from src to dst. fragment: it has no
+// header of its own.
+func (d *dissection) transport(src, dst []byte, proto uint8, body []byte, fragment bool) {
 	switch {
-	case b[9] == ProtoTCP && len(body) >= 20 && !fragment:
-		d.tcp(b, body)
-	case b[9] == ProtoUDP && len(body) >= 8 && !fragment:
-		d.udp(b, body)
-	case b[9] == ProtoICMP && len(body) >= 8 && !fragment:
+	case fragment:
+		d.rest("payload", body)
+	case proto == ProtoTCP && len(body) >= 20:
+		d.tcp(src, dst, body)
+	case proto == ProtoUDP && len(body) >= 8:
+		d.udp(src, dst, body)
+	case proto == ProtoSCTP && len(body) >= 16:
+		d.sctp(body)
+	case (proto == ProtoICMP || proto == ProtoICMPv6) && len(body) >= 8:
 		d.add("icmp.type", "%d", body[0])
 		d.add("icmp.code", "%d", body[1])
 		d.add("icmp.id", "%d", binary.BigEndian.Uint16(body[4:]))
 		d.add("icmp.seq", "%d", binary.BigEndian.Uint16(body[6:]))
-		d.checksum("icmp.checksum", body[2:], Checksum(body))
+		over := Checksum(body)
+		if proto == ProtoICMPv6 {
+			over = pseudoChecksum(src, dst, proto, body)
+		}
+		d.checksum("icmp.checksum", body[2:], over)
 		d.rest("payload", body[8:])
-	case b[9] == ProtoIPIP && !fragment:
+	case proto == ProtoIPIP:
 		d.ipv4(body)
+	case proto == ProtoIPv6:
+		d.ipv6(body)
 	default:
 		d.rest("payload", body)
 	}
-	d.rest(name+".padding", b[total:])
 }
 
-func (d *dissection) tcp(ip, b []byte) {
+func (d *dissection) sctp(b []byte) {
+	d.add("sctp.src", "%d", binary.BigEndian.Uint16(b))
+	d.add("sctp.dst", "%d", binary.BigEndian.Uint16(b[2:]))
+	d.add("sctp.tag", "%#08x", binary.BigEndian.Uint32(b[4:]))
+	sum, word := binary.LittleEndian.Uint32(b[8:]), "wrong"
+	if sctpChecksum(append(append(append([]byte{}, b[:8]...), 0, 0, 0, 0), b[12:]...)) == sum {
+		word = "right"
+	}
+	d.add("sctp.checksum", "%#08x %s", sum, word)
+	d.add("sctp.chunk", "%d, flags %#02x, %d bytes", b[12], b[13], binary.BigEndian.Uint16(b[14:]))
+	d.rest("payload", b[16:])
+}
+
+// GenevePort is Geneve's port (RFC 8926, section 3.3).
+const GenevePort = 6081
+
+func (d *dissection) geneve(b []byte) {
+	size := 8 + int(b[0]&0x3f)*4
+	kind := binary.BigEndian.Uint16(b[2:])
+	d.add("geneve.version", "%d", b[0]>>6)
+	d.add("geneve.flags", "%#02x", b[1])
+	d.add("geneve.type", "%#04x", kind)
+	d.add("geneve.vni", "%d", binary.BigEndian.Uint32(b[4:])>>8)
+	if size > len(b) {
+		d.rest("geneve.malformed", b[8:])
+		return
+	}
+	d.rest("geneve.options", b[8:size])
+	d.behind(kind, b[size:])
+}
+
+func (d *dissection) tcp(src, dst, b []byte) {
 	header := int(b[12]>>4) * 4
 	d.add("tcp.src", "%d", binary.BigEndian.Uint16(b))
 	d.add("tcp.dst", "%d", binary.BigEndian.Uint16(b[2:]))
@@ -170,7 +283,7 @@ func (d *dissection) tcp(ip, b []byte) {
 	d.add("tcp.header_len", "%d", header)
 	d.add("tcp.flags", "%s", flagNames(b[13]))
 	d.add("tcp.window", "%d", binary.BigEndian.Uint16(b[14:]))
-	d.checksum("tcp.checksum", b[16:], pseudoChecksum(ip[12:16], ip[16:20], ProtoTCP, b))
+	d.checksum("tcp.checksum", b[16:], pseudoChecksum(src, dst, ProtoTCP, b))
 	d.add("tcp.urgent", "%d", binary.BigEndian.Uint16(b[18:]))
 	if header < 20 || header > len(b) {
 		d.rest("tcp.malformed", b[20:])
@@ -180,14 +293,18 @@ func (d *dissection) tcp(ip, b []byte) {
 	d.rest("payload", b[header:])
 }
 
-func (d *dissection) udp(ip, b []byte) {
+func (d *dissection) udp(src, dst, b []byte) {
 	d.add("udp.src", "%d", binary.BigEndian.Uint16(b))
 	d.add("udp.dst", "%d", binary.BigEndian.Uint16(b[2:]))
 	d.add("udp.length", "%d", binary.BigEndian.Uint16(b[4:]))
 	if binary.BigEndian.Uint16(b[6:]) == 0 {
 		d.add("udp.checksum", "none")
 	} else {
-		d.checksum("udp.checksum", b[6:], pseudoChecksum(ip[12:16], ip[16:20], ProtoUDP, b))
+		d.checksum("udp.checksum", b[6:], pseudoChecksum(src, dst, ProtoUDP, b))
+	}
+	if binary.BigEndian.Uint16(b[2:]) == GenevePort && len(b) >= 16 {
+		d.geneve(b[8:])
+		return
 	}
 	d.rest("payload", b[8:])
 }

@@ -10,6 +10,9 @@ import (
 var (
 	a = netip.MustParseAddr("10.0.0.1")
 	b = netip.MustParseAddr("10.0.0.2")
+
+	a6 = netip.MustParseAddr("2001:db8::1")
+	b6 = netip.MustParseAddr("2001:db8::2")
 )
 
 func sample() []Layer {
@@ -40,8 +43,18 @@ func TestBuildIsRight(t *testing.T) {
 		"tcp":  sample(),
 		"udp":  {Ethernet{}, IPv4{Src: a, Dst: b}, UDP{SrcPort: 53, DstPort: 1}, Payload("odd")},
 		"icmp": {Ethernet{}, IPv4{Src: a, Dst: b}, ICMP{Type: EchoRequest, ID: 1, Seq: 2}, Payload("odd")},
+		"sctp": {Ethernet{}, IPv4{Src: a, Dst: b}, SCTP{SrcPort: 1, DstPort: 2, Chunk: ChunkInit}, Payload("odd")},
+
+		"tcp over ipv6":    {Ethernet{}, IPv6{Src: a6, Dst: b6}, TCP{SrcPort: 1024, DstPort: 80}, Payload("odd")},
+		"icmpv6":           {Ethernet{}, IPv6{Src: a6, Dst: b6}, ICMP{Type: EchoRequest6}, Payload("odd")},
+		"extension header": {Ethernet{}, IPv6{Src: a6, Dst: b6}, Extension{Kind: KindHopByHop}, Fragment6{ID: 7}, UDP{}, Payload("odd")},
+		"tags":             {Ethernet{}, VLAN{TPID: TypeQinQ, TCI: 2}, VLAN{TCI: 3}, IPv6{Src: a6, Dst: b6}, UDP{}},
+		"geneve":           {Ethernet{}, IPv4{Src: a, Dst: b}, UDP{DstPort: GenevePort}, Geneve{Options: make([]byte, 8)}, IPv6{Src: a6, Dst: b6}, TCP{}},
 	} {
 		text := String(Build(layers...))
+		if last := map[bool]string{true: "tcp", false: "checksum"}[name == "geneve"]; !strings.Contains(text, last) {
+			t.Errorf("%s is not seen through:\n%s", name, text)
+		}
 		if strings.Contains(text, "wrong") || strings.Contains(text, "malformed") || !strings.Contains(text, "checksum") {
 			t.Errorf("%s is not right:\n%s", name, text)
 		}
