@@ -3,7 +3,7 @@
 // Counting: every path of a program ends in finish.
 #pragma once
 
-#include "ctx.h"
+#include "events.h"
 
 // finish counts a verdict and returns what the kernel is to be told.
 static __always_inline int finish(void *ctx, enum hook hook, int verdict, __u64 bytes)
@@ -13,6 +13,12 @@ static __always_inline int finish(void *ctx, enum hook hook, int verdict, __u64 
 	if (likely(count)) {
 		count->packets++;
 		count->bytes += bytes;
+	}
+	if (unlikely((verdict & 0xff) == ACT_DROP || verdict & VERDICT_TRACED)) {
+		if (hook == HOOK_XDP)
+			tell_xdp(ctx, TOLD(hook, verdict, bytes));
+		else
+			tell_tc(ctx, TOLD(hook, verdict, bytes));
 	}
 	switch (ACTION_OF(verdict)) {
 	case ACT_PASS:

@@ -386,6 +386,7 @@ enum max_devices { MAX_DEVICES = 1024 };
 // monitor is what people watch now; all zeros when nobody does.
 struct monitor {
 	__u32 drops; // tell of every dropped packet
+	__u32 lost;  // events that found no room, since the maps were made
 };
 
 enum event_head { EVENT_HEAD = 128 };

@@ -304,6 +304,7 @@ const (
 type bpfMonitor struct {
 	_     structs.HostLayout
 	Drops uint32
+	Lost  uint32
 }
 
 type bpfNat struct {

@@ -41,6 +41,7 @@ type Kernel struct {
 	specs   map[string]*ebpf.MapSpec
 	reasons []string // names, by number
 	tcx     bool
+	events  events
 
 	mu    sync.Mutex
 	links map[string]link.Link // by the name of the pin
@@ -99,6 +100,9 @@ func Open(cfg Config) (_ *Kernel, err error) {
 		if err := m.copy(ebpf.UpdateNoExist); err != nil {
 			return nil, err
 		}
+	}
+	if err := k.unwatchEvents(); err != nil {
+		return nil, err
 	}
 	if err := k.maps[bpfMapLayout].Put(uint32(0), uint32(bpfLayoutVersionLAYOUT_VERSION)); err != nil {
 		return nil, fmt.Errorf("write layout version: %w", err)

@@ -1,0 +1,185 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/seamark-lb/seamark/testlab/packet"
+	"github.com/vishvananda/netlink"
+)
+
+var (
+	unserved = packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portUnserved})...)
+	noBacked = packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portEmpty})...)
+	served   = packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote})...)
+)
+
+// watch starts a watcher and returns what it is told, and what ends it: a
+// function that returns when the watcher is gone.
+func watch(n *node, filter EventFilter) (told <-chan Event, end func()) {
+	n.t.Helper()
+	ctx, cancel := context.WithCancel(n.t.Context())
+	told, err := n.WatchEvents(ctx, filter)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return told, func() {
+		n.t.Helper()
+		cancel()
+		for e := range told { // until it is closed
+			n.t.Errorf("told of one more: %+v", e)
+		}
+	}
+}
+
+func nextEvent(n *node, told <-chan Event) Event {
+	n.t.Helper()
+	select {
+	case e, ok := <-told:
+		if !ok {
+			n.t.Fatal("the watcher has ended")
+		}
+		return e
+	case <-time.After(10 * time.Second):
+		n.t.Fatal("nothing was told in 10 s")
+		return Event{}
+	}
+}
+
+func watched(n *node) uint32 {
+	n.t.Helper()
+	row, err := n.monitor()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return row.Drops
+}
+
+func TestEventsOfDrops(t *testing.T) {
+	n := newNode(t)
+	long := append(bytes.Clone(unserved), make([]byte, 200)...)
+	n.run(kindXDP, n.out, noBacked) // before anybody watches
+	told, end := watch(n, EventFilter{Drops: true})
+	n.run(kindXDP, n.out, served) // not dropped
+	expired := packet.Build(fromRouter, packet.IPv4{TTL: 1, Src: client, Dst: localPod}, packet.TCP{SrcPort: 1, DstPort: 8080})
+	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(8080), ClientPort: be16(1), Proto: packet.ProtoTCP},
+		bpfFlow{Vip: be32(vip), Port: be16(portLocal)})
+	for _, row := range []struct {
+		kind, reason string
+		dev          netlink.Link
+		in           []byte
+	}{
+		{kindXDP, "unserved_port", n.out, unserved},
+		{kindXDP, "unserved_port", n.out, long},
+		{kindXDP, "no_backend", n.out, noBacked},
+		{kindTCOutside, "ttl_expired", n.out, expired},
+		{kindXDP, "truncated", n.second, unserved[:20]},
+	} {
+		before := time.Now()
+		n.expect(row.kind, row.dev, row.in, map[string]uint32{kindXDP: xdpDrop, kindTCOutside: tcDrop}[row.kind], row.reason, nil)
+		e := nextEvent(n, told)
+		if e.Hook != row.kind || e.Reason != row.reason || e.Action != "drop" || e.Ifindex != row.dev.Attrs().Index || e.Length != len(row.in) || e.Lost != 0 {
+			t.Errorf("%s %s told as %+v", row.kind, row.reason, e)
+		}
+		if want := row.in[:min(len(row.in), 128)]; !bytes.Equal(e.Head, want) {
+			t.Errorf("%s: head is\n%x, want\n%x", row.reason, e.Head, want)
+		}
+		const clocks = 100 * time.Millisecond // the two are read one after the other
+		if e.At.Before(before.Add(-clocks)) || e.At.After(time.Now().Add(clocks)) {
+			t.Errorf("%s: told of %v, it was %v", row.reason, e.At, before)
+		}
+	}
+	end()
+	if watched(n) != 0 {
+		t.Error("drops are still told when nobody watches")
+	}
+}
+
+// Watchers come and go without each other.
+func TestEventWatchers(t *testing.T) {
+	n := newNode(t)
+	quiet, endQuiet := watch(n, EventFilter{Match: func(e Event) bool { return e.Reason == "no_backend" }})
+	if watched(n) != 0 {
+		t.Error("a watcher of traced packets has drops told")
+	}
+	first, endFirst := watch(n, EventFilter{Drops: true})
+	second, endSecond := watch(n, EventFilter{Drops: true})
+	n.run(kindXDP, n.out, unserved)
+	n.run(kindXDP, n.out, noBacked)
+	for _, told := range []<-chan Event{first, second} {
+		if a, b := nextEvent(n, told), nextEvent(n, told); a.Reason != "unserved_port" || b.Reason != "no_backend" {
+			t.Errorf("told of %s and %s", a.Reason, b.Reason)
+		}
+	}
+	if e := nextEvent(n, quiet); e.Reason != "no_backend" {
+		t.Errorf("the filter let %s through", e.Reason)
+	}
+	endFirst()
+	endQuiet()
+	n.run(kindXDP, n.out, unserved)
+	nextEvent(n, second)
+	endSecond()
+	if watched(n) != 0 {
+		t.Error("the last watcher left drops to be told")
+	}
+	// Those who come after the last one left are told, and nothing of before.
+	n.run(kindXDP, n.out, noBacked)
+	third, endThird := watch(n, EventFilter{Drops: true})
+	n.run(kindXDP, n.out, unserved)
+	if e := nextEvent(n, third); e.Reason != "unserved_port" {
+		t.Errorf("told of %s, from before it watched", e.Reason)
+	}
+	endThird()
+}
+
+// Each event comes, or is counted as lost.
+func TestEventsLost(t *testing.T) {
+	n := newNode(t)
+	told, end := watch(n, EventFilter{Drops: true})
+	const flood = 50000 // more than the ring and the queue hold
+	options := runOptions(n, unserved)
+	options.Repeat = flood
+	if _, err := n.program(kindXDP).Run(options); err != nil {
+		t.Fatal(err)
+	}
+	// The marker comes last, and with it the count of what was lost before it.
+	var received, lost uint64
+	n.run(kindXDP, n.out, noBacked)
+	for markers := uint64(1); ; {
+		select {
+		case e := <-told:
+			received, lost = received+1, lost+e.Lost
+			if e.Reason != "no_backend" {
+				continue
+			}
+			if received+lost != flood+markers {
+				t.Errorf("%d told and %d lost of %d", received, lost, flood+markers)
+			}
+			if lost == 0 {
+				t.Error("a flood beyond all room lost nothing")
+			}
+			end()
+			return
+		case <-time.After(time.Second): // lost: all before it is out of the way now
+			markers++
+			n.run(kindXDP, n.out, noBacked)
+		}
+	}
+}
+
+// What a daemon that died was watching is not watched by its successor.
+func TestEventsAfterCrash(t *testing.T) {
+	h := newHost(t)
+	k := h.open(t)
+	if err := k.maps["monitors"].Put(uint32(0), bpfMonitor{Drops: 1, Lost: 5}); err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+	k = h.open(t)
+	row, err := k.monitor()
+	if err != nil || row != (bpfMonitor{Lost: 5}) {
+		t.Errorf("monitors = %+v, %v", row, err)
+	}
+}
