@@ -23,9 +23,13 @@ func newBPF(c *cli) *cobra.Command {
 			return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout())
 		},
 	})
-	maglev := &cobra.Command{Use: "maglev", Short: "Maglev tables", RunE: wantSubcommand}
-	maglev.AddCommand(newMaglevGet(c))
-	cmd.AddCommand(lb, maglev)
+	cmd.AddCommand(lb)
+	for name, list := range newLists(c) {
+		if name == "maglev" {
+			list.AddCommand(newMaglevGet(c))
+		}
+		cmd.AddCommand(list)
+	}
 	return cmd
 }
 

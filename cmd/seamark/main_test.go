@@ -35,6 +35,11 @@ func TestMain(m *testing.M) {
 //	status FILE          the daemon's Status, as JSON
 //	rows TABLE FILE      rows into a table, as a JSON list
 //	maglev FILE          the Maglev table of its addr and protocol
+//	list TABLE MORE FILE the rows of a table of the datapath, as a JSON list, and how many more there are
+//	counts FILE          the datapath's counters, as JSON
+//	events FILE          what every monitor is told, as a JSON list; then it ends
+//	events               monitors are told nothing, and do not end
+//	watched              waits until somebody monitors
 //	object FILE          an object as the daemon has written it, status and all
 //	races N              each of the next N updates finds its object changed
 //	daemon stop|start [store-only]
@@ -89,6 +94,38 @@ func TestScripts(t *testing.T) {
 				d.maglev = control.Maglev{}
 				return json.Unmarshal(read(args[0]), &d.maglev)
 			}),
+			"list": command(func(d *daemon, args []string, read func(string) []byte) (err error) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				var l list
+				if l.more, err = strconv.Atoi(args[1]); err != nil {
+					return err
+				}
+				d.lists[args[0]] = &l
+				return json.Unmarshal(read(args[2]), &l.rows)
+			}),
+			"counts": command(func(d *daemon, args []string, read func(string) []byte) error {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.counts = control.Counts{}
+				return json.Unmarshal(read(args[0]), &d.counts)
+			}),
+			"events": func(ts *testscript.TestScript, _ bool, args []string) {
+				d := of(ts)
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.events = nil
+				if len(args) > 0 {
+					ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &d.events))
+				}
+			},
+			"watched": func(ts *testscript.TestScript, _ bool, _ []string) {
+				select {
+				case <-of(ts).watched:
+				case <-time.After(30 * time.Second):
+					ts.Fatalf("nobody monitors after 30 s")
+				}
+			},
 			"rows": command(func(d *daemon, args []string, read func(string) []byte) error {
 				return d.putRows(args[0], read(args[1]))
 			}),
@@ -121,13 +158,24 @@ type daemon struct {
 	mu     sync.Mutex
 	status control.Status
 	maglev control.Maglev
+	lists  map[string]*list
+	counts control.Counts
+	events []control.PacketEvent
+
+	watched chan struct{} // receives when a monitor begins
 
 	cancel context.CancelFunc
 	done   chan error
 }
 
+// list is what a table of the datapath has to list.
+type list struct {
+	rows []json.RawMessage
+	more int
+}
+
 func newDaemon(socket string) *daemon {
-	d := &daemon{socket: socket, objects: &memory{objects: map[string]*unstructured.Unstructured{}}}
+	d := &daemon{socket: socket, objects: &memory{objects: map[string]*unstructured.Unstructured{}}, lists: map[string]*list{}, watched: make(chan struct{}, 100)}
 	d.db, d.writer = state.New()
 	return d
 }
@@ -152,6 +200,10 @@ func (d *daemon) start(storeOnly bool) error {
 			return d.maglev, nil
 		}
 	}
+	if !storeOnly {
+		s.List, s.Monitor = d.list, d.monitor
+		s.Counts = func() (control.Counts, error) { d.mu.Lock(); defer d.mu.Unlock(); return d.counts, nil }
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel, d.done = cancel, make(chan error, 1)
 	go func() { d.done <- s.Run(ctx) }()
@@ -166,6 +218,52 @@ func (d *daemon) start(storeOnly bool) error {
 		}
 		time.Sleep(time.Millisecond) // between two tries; the deadline is above
 	}
+}
+
+func (d *daemon) list(_ context.Context, table string, q control.ListQuery, row func(any) error) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.lists[table]
+	if l == nil {
+		return 0, fmt.Errorf("table %s: %w", table, source.ErrNotFound)
+	}
+	for i, data := range l.rows {
+		if i == q.Limit && q.Limit > 0 {
+			return l.more + len(l.rows) - i, nil
+		}
+		if err := row(data); err != nil {
+			return 0, err
+		}
+	}
+	return l.more, nil
+}
+
+func (d *daemon) monitor(ctx context.Context, filter control.MonitorFilter) (<-chan control.PacketEvent, error) {
+	if filter.Service.Name == "none" {
+		return nil, fmt.Errorf("service %s: %w", filter.Service, source.ErrNotFound)
+	}
+	d.watched <- struct{}{}
+	d.mu.Lock()
+	events := d.events
+	d.mu.Unlock()
+	told := make(chan control.PacketEvent)
+	go func() {
+		defer close(told)
+		for _, e := range events {
+			if filter.Reason != "" && filter.Reason != e.Reason {
+				continue
+			}
+			select {
+			case told <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if events == nil {
+			<-ctx.Done()
+		}
+	}()
+	return told, nil
 }
 
 func (d *daemon) stop() error {

@@ -133,29 +133,11 @@ func (c *Client) object(ctx context.Context, method, path, namespace string, bod
 // call sends one request and reads its answer: into an io.Writer as it comes,
 // into anything else as JSON.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, body *unstructured.Unstructured, answer any) error {
-	var data []byte
-	if body != nil {
-		var err error
-		if data, err = body.MarshalJSON(); err != nil {
-			return fmt.Errorf("send %s %s: %w", body.GetKind(), body.GetName(), err)
-		}
-	}
-	u := "http://seamarkd/v1/" + path
-	if len(query) > 0 {
-		u += "?" + query.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(data))
+	res, err := c.send(ctx, method, path, query, body)
 	if err != nil {
-		return fmt.Errorf("ask seamarkd: %w", err)
-	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return c.unreachable(err)
+		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode >= 400 {
-		return readError(res)
-	}
 	switch answer := answer.(type) {
 	case nil:
 	case io.Writer:
@@ -172,6 +154,34 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		return fmt.Errorf("read answer of seamarkd: %w", err)
 	}
 	return nil
+}
+
+// send sends one request. The answer, which is no Error, is the caller's to close.
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, body *unstructured.Unstructured) (*http.Response, error) {
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = body.MarshalJSON(); err != nil {
+			return nil, fmt.Errorf("send %s %s: %w", body.GetKind(), body.GetName(), err)
+		}
+	}
+	u := "http://seamarkd/v1/" + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("ask seamarkd: %w", err)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if res.StatusCode >= 400 {
+		defer res.Body.Close()
+		return nil, readError(res)
+	}
+	return res, nil
 }
 
 func readError(res *http.Response) error {

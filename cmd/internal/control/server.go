@@ -29,6 +29,15 @@ type Server struct {
 	// Maglev reads the active table of one frontend from the datapath. An
 	// address without a frontend is an error that wraps source.ErrNotFound.
 	Maglev func(netip.AddrPort, state.Protocol) (Maglev, error)
+	// List calls row for each row of a table of the datapath, as ListQuery says,
+	// and returns how many more there are. An unknown table is an error that
+	// wraps source.ErrNotFound.
+	List func(ctx context.Context, table string, query ListQuery, row func(any) error) (more int, err error)
+	// Counts reads the datapath's counters.
+	Counts func() (Counts, error)
+	// Monitor returns the packets that the filter means, from now until ctx
+	// ends; then, and when there can be no more, it closes the channel.
+	Monitor func(ctx context.Context, filter MonitorFilter) (<-chan PacketEvent, error)
 }
 
 // Run listens on the socket and answers until ctx ends, then removes the
