@@ -27,18 +27,16 @@ static __always_inline void rewrite_xdp(struct packet *p, enum side side, const 
 		store_addr(1, side == SOURCE ? (void *)&p->ip6->saddr : &p->ip6->daddr, to);
 	else
 		store_addr(0, side == SOURCE ? &p->ip->saddr : &p->ip->daddr, to);
-	if (p->fragment == FRAGMENT_LATER || p->proto == IPPROTO_SCTP) // whose checksum covers no address
+	if (!p->check) // a later fragment, or SCTP, whose checksum covers no address
 		return;
 
 	before += side == SOURCE ? p->sport : p->dport;
 	after += port;
 	((__be16 *)p->l4)[side] = port;
-	if (p->proto == IPPROTO_TCP) {
-		csum_replace(&p->tcp->check, before, after);
-	} else if (p->udp->check) { // 0: the sender left it out (RFC 768)
-		csum_replace(&p->udp->check, before, after);
-		if (!p->udp->check)
-			p->udp->check = 0xffff;
+	if (p->proto == IPPROTO_TCP || *p->check) { // 0: the sender of UDP left it out (RFC 768)
+		csum_replace(p->check, before, after);
+		if (p->proto != IPPROTO_TCP && !*p->check)
+			*p->check = 0xffff;
 	}
 }
 

@@ -50,6 +50,9 @@ struct packet {
 		struct sctphdr *sctp;
 		struct icmphdr *icmp; // ICMPv6 begins alike
 	};
+	// Of TCP and UDP, where XDP may write it; else NULL. Its own pointer, since the
+	// verifiers of older kernels forget that proto says which header is there.
+	__sum16 *check;
 	__u32 l3_at;  // offset of the IP header in the frame
 	__u32 l4_at;  // offset of what is behind it
 	__u32 l4_len; // bytes of that, by the IP header's own length
@@ -231,6 +234,7 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 		if (header < sizeof(*p->tcp) || header > p->l4_len)
 			return REASON_BAD_HEADER;
 		p->tcp_flags = ((__u8 *)p->l4)[13];
+		p->check = &p->tcp->check;
 		p->first = (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	} else if (p->proto == IPPROTO_UDP) {
 		if (p->l4_len < sizeof(*p->udp) || !take(c, sizeof(*p->udp)))
@@ -238,6 +242,7 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 		__u32 length = bpf_ntohs(p->udp->len);
 		if (length < sizeof(*p->udp) || (length > p->l4_len && p->fragment == FRAGMENT_NONE))
 			return REASON_BAD_HEADER;
+		p->check = &p->udp->check;
 	} else if (p->proto == IPPROTO_SCTP) {
 		// The chunk behind the header says whether an association begins.
 		if (p->l4_len < sizeof(*p->sctp) + 4 || !take(c, sizeof(*p->sctp) + 4))

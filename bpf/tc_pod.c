@@ -34,42 +34,54 @@ static __always_inline struct flow *find_flow(const struct packet *p)
 	return f;
 }
 
+// mss_search is a walk over the options of a TCP header (RFC 9293, section 3.1).
+struct mss_search {
+	struct __sk_buff *skb;
+	__u32 at; // offset in the packet of the option looked at
+	__u32 end;
+	__u32 found; // offset of the value of the MSS option; 0: none
+};
+
+// next_option is a step of the walk; 1: it is over. A loop of its own, by
+// bpf_loop, since the verifiers of older kernels walk every way through a plain one.
+static long next_option(__u32 index, void *data)
+{
+	struct mss_search *s = data;
+	__u8 option[2]; // kind, length
+
+	if (s->at + sizeof(option) > s->end || bpf_skb_load_bytes(s->skb, s->at, option, sizeof(option)) || option[0] == 0)
+		return 1;
+	if (option[0] == 1) {
+		s->at++;
+		return 0;
+	}
+	if (option[0] == 2 && option[1] == 4 && s->at + 4 <= s->end) {
+		s->found = s->at + sizeof(option);
+		return 1;
+	}
+	if (option[1] < 2)
+		return 1;
+	s->at += option[1];
+	return 0;
+}
+
 // clamp_mss lowers the MSS option (RFC 9293, section 3.2) of a TCP header at
-// offset l4.
+// offset l4, size bytes of options long.
 static __always_inline void clamp_mss(struct __sk_buff *skb, __u32 l4, __u32 size)
 {
-	__u8 option[64] = {};
-	__u32 at = 0;
+	__u32 options = l4 + sizeof(struct tcphdr);
+	struct mss_search s = { .skb = skb, .at = options, .end = options + size };
+	__be16 from, to = bpf_htons(mss_clamp);
 
-	if (size < 4 || size > TCP_OPTIONS || bpf_skb_load_bytes(skb, l4 + sizeof(struct tcphdr), option, size))
+	bpf_loop(TCP_OPTIONS, next_option, &s, 0);
+	if (!s.found || bpf_skb_load_bytes(skb, s.found, &from, sizeof(from)) || bpf_ntohs(from) <= mss_clamp)
 		return;
-	for (int i = 0; i < TCP_OPTIONS && at + 4 <= size; i++) {
-		__u8 kind = option[at & 63], length = option[(at + 1) & 63];
-		if (kind == 0)
-			return;
-		if (kind == 1) {
-			at++;
-			continue;
-		}
-		if (length < 2)
-			return;
-		if (kind != 2 || length != 4) {
-			at += length;
-			continue;
-		}
-		__u16 mss = option[(at + 2) & 63] << 8 | option[(at + 3) & 63];
-		if (mss <= mss_clamp)
-			return;
-		__be16 from = bpf_htons(mss), to = bpf_htons(mss_clamp);
-		__u32 offset = l4 + sizeof(struct tcphdr) + at + 2;
-		bpf_skb_store_bytes(skb, offset, &to, sizeof(to), 0);
-		if (at & 1) { // across two words of the checksum
-			from = __builtin_bswap16(from);
-			to = __builtin_bswap16(to);
-		}
-		bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), from, to, sizeof(to));
-		return;
+	bpf_skb_store_bytes(skb, s.found, &to, sizeof(to), 0);
+	if ((s.found - options) & 1) { // across two words of the checksum
+		from = __builtin_bswap16(from);
+		to = __builtin_bswap16(to);
 	}
+	bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), from, to, sizeof(to));
 }
 
 // send_out routes a packet, as the kernel would, past the kernel: its netfilter
