@@ -389,6 +389,12 @@ struct monitor {
 	__u32 lost;  // events that found no room, since the maps were made
 };
 
+// quota is how much a CPU has answered of its own accord.
+struct quota {
+	__u32 window; // eighths of a second, about, of CLOCK_MONOTONIC
+	__u32 sent;   // errors and refusals in it
+};
+
 enum event_head { EVENT_HEAD = 128 };
 
 // event is one packet that was dropped or traced, told through events.
@@ -719,3 +725,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct count);
 } verdicts SEC(".maps");
+
+// What each CPU may still answer: errors and refusals.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct quota);
+} quotas SEC(".maps");

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Fragments (RFC 791, section 3.2; RFC 8200, section 4.5): only the first has
+// the ports. They are remembered, so that the others go where it went. Nothing is
+// held back: a later one that overtakes the first is dropped, and the packet lost.
+#pragma once
+
+#include "clock.h"
+#include "frame.h"
+#include "parse.h"
+
+// How long the fragments of a packet are waited for, in ticks: hosts give up
+// after 60 seconds (RFC 8200, section 4.5), and an id may come again.
+#define FRAGMENT_LIFE 56
+
+union any_fragment_key {
+	struct fragment_key v4;
+	struct fragment_key6 v6;
+	__u64 words[5];
+};
+
+_Static_assert(sizeof(struct fragment_key6) == 5 * sizeof(__u64), "fragment_key6 is in words");
+
+static __always_inline void fragment_key_of(const struct packet *p, union any_fragment_key *key)
+{
+	union addr from = source_of(p), to = dest_of(p);
+
+	if (p->v6) {
+		key->words[0] = from.words[0];
+		key->words[1] = from.words[1];
+		key->words[2] = to.words[0];
+		key->words[3] = to.words[1];
+		key->words[4] = (__u64)p->proto << 32 | p->fragment_id;
+	} else {
+		key->words[0] = (__u64)to.v4 << 32 | from.v4;
+		key->words[1] = (__u32)p->proto << 16 | (__u16)p->fragment_id;
+	}
+}
+
+// remember keeps the ports of a first fragment. That it may fail costs the
+// packet, as if the others had overtaken it.
+static __always_inline void remember(const struct packet *p)
+{
+	union any_fragment_key key;
+	struct fragment ports = { .sport = p->sport, .dport = p->dport, .seen = now() };
+
+	fragment_key_of(p, &key);
+	bpf_map_update_elem(TABLE(p->v6, fragments), &key, &ports, BPF_ANY);
+}
+
+// recall gives a later fragment the ports of its first one.
+static __always_inline enum reason recall(struct packet *p)
+{
+	union any_fragment_key key;
+
+	fragment_key_of(p, &key);
+	struct fragment *ports = bpf_map_lookup_elem(TABLE(p->v6, fragments), &key);
+	if (!ports || (__s32)(now() - ports->seen) > FRAGMENT_LIFE)
+		return REASON_FRAGMENT_ORPHAN;
+	p->sport = ports->sport;
+	p->dport = ports->dport;
+	return REASON_UNSPEC;
+}
+
+// fragment_offset is where in its packet a later fragment begins, in bytes.
+static __always_inline __u32 fragment_offset(const struct packet *p)
+{
+	__be16 offset = 0;
+
+	if (!p->v6)
+		return bpf_ntohs(p->ip->frag_off & IP_OFFSET_MASK) * 8;
+	load_bytes(p->ctx, p->hook, p->l4_at - sizeof(struct ipv6_fragment) + offsetof(struct ipv6_fragment, offset), &offset, sizeof(offset));
+	return bpf_ntohs(offset & IP6_OFFSET_MASK);
+}
+
+// parse_fragment is parse_l4 for fragments: it finds the ports, too. What would
+// write over the header that the ports were read from is dropped (RFC 1858,
+// sections 3 and 4; RFC 3128), and so is a ping in pieces.
+static __always_inline enum reason parse_fragment(struct cursor *c, struct packet *p)
+{
+	if (is_icmp(p))
+		return REASON_FRAGMENT;
+	if (p->fragment == FRAGMENT_FIRST) {
+		enum reason bad = parse_l4(c, p);
+		if (!bad)
+			remember(p);
+		return bad;
+	}
+	if (p->proto == IPPROTO_TCP && fragment_offset(p) < sizeof(struct tcphdr))
+		return REASON_FRAGMENT;
+	if (p->proto == IPPROTO_SCTP && fragment_offset(p) < sizeof(struct sctphdr))
+		return REASON_FRAGMENT;
+	if (!p->l4_len)
+		return REASON_BAD_HEADER;
+	return recall(p);
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// What a VIP itself says in ICMP (RFC 792) and ICMPv6 (RFC 4443): the reply to a
+// ping, and the error to a packet that cannot go on.
+#pragma once
+
+#include "csum.h"
+#include "frame.h"
+#include "parse.h"
+
+// How many errors and refusals a CPU may send in a second, about: so that a flood
+// of packets that nobody serves is not answered with another (RFC 1812, section
+// 4.3.2.8; RFC 4443, section 2.4 (f)).
+volatile const __u32 answers_per_second = 1000;
+
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY   129
+
+// The types and codes that are sent, as the first two bytes of a message.
+#define ERROR4_PORT   0x0303 // destination unreachable: port unreachable
+#define ERROR4_FRAG   0x0304 // destination unreachable: fragmentation needed (RFC 1191)
+#define ERROR6_PORT   0x0104 // destination unreachable: port unreachable
+#define ERROR6_TOOBIG 0x0200 // packet too big
+
+// How long an error may be, so that no link on its way back is too small for it:
+// RFC 1812, section 4.3.2.3, and RFC 4443, section 2.4 (c).
+#define ERROR4_MAX 576
+#define ERROR6_MAX 1280
+
+#define ANSWER_TTL 64
+#define NETWORK_CONTROL 0xc0 // the TOS of an error (RFC 1812, section 4.3.2.5)
+
+// may_answer takes one out of this CPU's quota of answers, which is filled up
+// eight times a second.
+static __always_inline int may_answer(void)
+{
+	__u32 zero = 0, window = bpf_ktime_get_coarse_ns() >> 27;
+	struct quota *q = bpf_map_lookup_elem(&quotas, &zero);
+	if (!q)
+		return 0;
+	if (q->window != window) {
+		q->window = window;
+		q->sent = 0;
+	}
+	return q->sent++ < answers_per_second / 8;
+}
+
+// answerable says whether the sender of a packet can be told of an error: it is
+// one machine, and another (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
+static __always_inline int answerable(const struct packet *p)
+{
+	union addr from = source_of(p), to = dest_of(p);
+	__u8 first = *(__u8 *)&from;
+
+	if (p->fragment == FRAGMENT_LATER || same_addr(p->v6, &from, &to))
+		return 0;
+	if (p->v6) // not multicast, :: or ::1
+		return first != 0xff && (from.words[0] || from.words[1] & ~bpf_cpu_to_be64(1));
+	return first != 0 && first != 127 && first < 224;
+}
+
+// sum_bytes sums up length bytes, at most ERROR6_MAX, from an even offset on.
+static __always_inline __u32 sum_bytes(void *ctx, enum hook hook, __u32 at, __u32 length)
+{
+	__u32 sum = 0;
+
+	for (int i = 0; i < ERROR6_MAX / 64 && length; i++) {
+		__be32 chunk[64 / 4] = {};
+		__u32 size = length < sizeof(chunk) ? length : sizeof(chunk);
+
+		if (load_bytes(ctx, hook, at, chunk, size))
+			break;
+		sum = bpf_csum_diff(NULL, 0, chunk, sizeof(chunk), sum);
+		at += size;
+		length -= size;
+	}
+	return sum;
+}
+
+// answer is what a packet is answered with.
+struct answer {
+	__u32 l3_at;  // of the packet, as in struct packet
+	__u32 l4_at;
+	__u32 l4_len;
+	__u32 kind;   // type and code of an error; of others, why there may be none
+	__be32 rest;  // of an error's header
+};
+
+static __always_inline struct answer answer_to(const struct packet *p)
+{
+	return (struct answer){ .l3_at = p->l3_at, .l4_at = p->l4_at, .l4_len = p->l4_len };
+}
+
+// load_addrs copies the addresses of the IP header at l3_at, first the source.
+static __always_inline long load_addrs(void *ctx, enum hook hook, int v6, __u32 l3_at, __be32 *addrs)
+{
+	return v6 ? load_bytes(ctx, hook, l3_at + offsetof(struct ipv6hdr, saddr), addrs, 32)
+		  : load_bytes(ctx, hook, l3_at + offsetof(struct iphdr, saddr), addrs, 8);
+}
+
+// answer_header makes the IP header of the answer to a packet with these
+// addresses. It returns the sum of its pseudo header.
+static __always_inline __u64 answer_header(int v6, void *head, const __be32 *addrs, __u32 length, __u8 proto, __u8 tos)
+{
+	__u64 sum = bpf_htons(length) + bpf_htons(proto);
+
+	if (v6) {
+		struct ipv6hdr *ip = head;
+
+		*(__be32 *)ip = bpf_htonl(6 << 28 | tos << 20);
+		ip->payload_len = bpf_htons(length);
+		ip->nexthdr = proto;
+		ip->hop_limit = ANSWER_TTL;
+		for (int i = 0; i < 4; i++) {
+			ip->saddr.in6_u.u6_addr32[i] = addrs[4 + i];
+			ip->daddr.in6_u.u6_addr32[i] = addrs[i];
+			sum += (__u64)addrs[i] + addrs[4 + i];
+		}
+		return sum;
+	}
+	struct iphdr *ip = head;
+	__be32 *w = head;
+
+	length += sizeof(*ip);
+	w[0] = bpf_htonl(0x45000000 | tos << 16 | length);
+	w[1] = bpf_htonl(0x4000); // id 0, DF
+	w[2] = bpf_htonl(ANSWER_TTL << 24 | proto << 16);
+	ip->saddr = addrs[1];
+	ip->daddr = addrs[0];
+	ip->check = ~csum_fold((__u64)w[0] + w[1] + w[2] + w[3] + w[4]);
+	return sum + addrs[0] + addrs[1];
+}
+
+// send_error makes a packet the error about itself.
+static __always_inline int inline_send_error(void *ctx, enum hook hook, int v6, const struct answer *a)
+{
+	__u32 ip_size = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 front = ip_size + sizeof(struct icmphdr);
+	__u32 room = (v6 ? ERROR6_MAX : ERROR4_MAX) - front;
+	__u32 length = a->l4_at - a->l3_at + a->l4_len, l3_at = a->l3_at;
+	__u32 kept = length < room ? length : room;
+	__be32 head[(sizeof(struct ipv6hdr) + sizeof(struct icmphdr)) / 4] = {};
+	__be32 addrs[8];
+
+	if (load_addrs(ctx, hook, v6, l3_at, addrs))
+		return DROP(REASON_TRUNCATED);
+	enum reason bad = turn_around(ctx, hook, l3_at, kept, front);
+	if (bad)
+		return DROP(bad);
+
+	struct icmphdr *icmp = (void *)head + ip_size;
+	__u64 sum = answer_header(v6, head, addrs, sizeof(*icmp) + kept, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, NETWORK_CONTROL);
+	if (!v6) // whose ICMP sums up no pseudo header
+		sum = 0;
+	icmp->type = a->kind >> 8;
+	icmp->code = a->kind;
+	icmp->rest = a->rest;
+	sum += (__u64)sum_bytes(ctx, hook, l3_at + front, kept) + bpf_htons(a->kind) + a->rest;
+	icmp->checksum = ~csum_fold(sum);
+	return store_bytes(ctx, hook, l3_at, head, front) ? DROP(REASON_TRUNCATED) : TX(REASON_UNSPEC);
+}
+OUT_OF_LINE(send_error, const struct answer)
+
+// too_big tells the sender of a packet how long one may be, so that it fits the
+// tunnel. An IPv4 packet without DF would have to be fragmented (RFC 791), which
+// takes a second frame; its sender is told, too, and Linux for one then sends
+// smaller ones. A later fragment is dropped: the first has said it. No IPv6 sender
+// goes below 1280 (RFC 8200, section 5), nor an IPv4 one below 68, so that what is
+// not longer and does not fit is lost: links of tunnels have to be larger.
+static __always_inline int too_big(struct packet *p, __u32 mtu)
+{
+	struct answer a = answer_to(p);
+
+	if (p->v6 && mtu < 1280)
+		mtu = 1280;
+	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !answerable(p) || !may_answer())
+		return DROP(REASON_TOO_BIG);
+	a.kind = p->v6 ? ERROR6_TOOBIG : ERROR4_FRAG;
+	a.rest = bpf_htonl(mtu); // in IPv4 the low 16 bits alone: no mtu is longer
+	int verdict = send_error(p->ctx, p->hook, p->v6, &a);
+	return verdict == TX(REASON_UNSPEC) ? TX(REASON_ICMP_TOO_BIG) : verdict;
+}
+
+// icmp_kind is the type and code of an ICMP message.
+static __always_inline __u32 icmp_kind(const struct packet *p)
+{
+	__be16 kind = 0;
+
+	load_bytes(p->ctx, p->hook, p->l4_at, &kind, sizeof(kind));
+	return bpf_ntohs(kind);
+}
+
+static __always_inline int is_echo(const struct packet *p)
+{
+	return is_icmp(p) && icmp_kind(p) == (p->v6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO) << 8;
+}
+
+// answer_echo turns an echo request into its reply. The checksum needs to know of
+// the type alone: the addresses change places.
+static __always_inline int answer_echo(struct packet *p)
+{
+	__u8 request = p->v6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO, reply = p->v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHOREPLY;
+	union addr from = source_of(p), to = dest_of(p);
+	__u8 mac[ETH_ALEN];
+
+	if ((void *)(p->icmp + 1) > ctx_end(p->ctx, p->hook)) // known, but not to the verifier
+		return DROP(REASON_TRUNCATED);
+	copy_mac(mac, p->eth->h_dest);
+	copy_mac(p->eth->h_dest, p->eth->h_source);
+	copy_mac(p->eth->h_source, mac);
+	if (p->v6) {
+		if (p->hook != HOOK_XDP) // no checksum of the header's own makes up for it
+			bpf_csum_update(p->ctx, bpf_htons(ANSWER_TTL) + (__u16)~bpf_htons(p->ip6->hop_limit));
+		p->ip6->hop_limit = ANSWER_TTL;
+		store_addr(1, &p->ip6->saddr, &to);
+		store_addr(1, &p->ip6->daddr, &from);
+	} else {
+		csum_replace(&p->ip->check, bpf_htons((__u16)p->ip->ttl << 8), bpf_htons(ANSWER_TTL << 8));
+		p->ip->ttl = ANSWER_TTL;
+		store_addr(0, &p->ip->saddr, &to);
+		store_addr(0, &p->ip->daddr, &from);
+	}
+	csum_replace(&p->icmp->checksum, bpf_htons((__u16)request << 8), bpf_htons((__u16)reply << 8));
+	p->icmp->type = reply;
+	return TX(REASON_ICMP_ECHO_REPLY);
+}
