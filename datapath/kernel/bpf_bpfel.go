@@ -360,6 +360,12 @@ type bpfPin struct {
 	Flags   uint32
 }
 
+type bpfQuota struct {
+	_      structs.HostLayout
+	Window uint32
+	Sent   uint32
+}
+
 type bpfReason uint32
 
 const (
@@ -500,6 +506,7 @@ const (
 	bpfMapNextHops          = "next_hops"
 	bpfMapPins              = "pins"
 	bpfMapPins6             = "pins6"
+	bpfMapQuotas            = "quotas"
 	bpfMapServiceCounts     = "service_counts"
 	bpfMapSets              = "sets"
 	bpfMapSources           = "sources"
@@ -596,6 +603,7 @@ type bpfMapSpecs struct {
 	NextHops      *ebpf.MapSpec `ebpf:"next_hops"`
 	Pins          *ebpf.MapSpec `ebpf:"pins"`
 	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
+	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
 	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
@@ -664,6 +672,7 @@ type bpfMaps struct {
 	NextHops      *ebpf.Map `ebpf:"next_hops"`
 	Pins          *ebpf.Map `ebpf:"pins"`
 	Pins6         *ebpf.Map `ebpf:"pins6"`
+	Quotas        *ebpf.Map `ebpf:"quotas"`
 	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Sources       *ebpf.Map `ebpf:"sources"`
@@ -706,6 +715,7 @@ func (m *bpfMaps) Close() error {
 		m.NextHops,
 		m.Pins,
 		m.Pins6,
+		m.Quotas,
 		m.ServiceCounts,
 		m.Sets,
 		m.Sources,
