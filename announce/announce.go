@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -165,14 +166,21 @@ func (a *Announcer) Run(ctx context.Context) error {
 	return errors.Join(<-elected, stretched)
 }
 
-func (a *Announcer) report(snap state.Snapshot) ([]state.LeaseInterface, bool) {
+func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
 	db := a.cfg.DB
 	if !db.Devices.Synced(snap) || !db.L2Policies.Synced(snap) || !db.Nodes.Synced(snap) {
-		return nil, false
+		return nodeReport{}, false
 	}
 	node, _ := db.Nodes.Get(snap, a.cfg.Node)
 	outside := func(d state.Device) bool { return a.cfg.Outside(node, d) }
-	return Report(db.Devices.Rows(snap), db.L2Policies.Rows(snap), node, outside), true
+	// Which of a device's addresses are VIPs is not known before the Services are:
+	// until then each that could be one is taken for one.
+	carried := func(netip.Addr) bool { return true }
+	if db.Services.Synced(snap) {
+		carried = state.CarriedBy(db.Services.All(snap))
+	}
+	devices := db.Devices.Rows(snap)
+	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), state.OwnAddrs(devices, carried)}, true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {

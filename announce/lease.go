@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -43,9 +44,8 @@ type leaseKeeper struct {
 	writer LeaseWriter
 	// lastRead is Config's.
 	lastRead func() time.Duration
-	// report is what the lease says of the node's interfaces; false before
-	// they are known.
-	report func(state.Snapshot) ([]state.LeaseInterface, bool)
+	// report is what the lease says of the node; false before it is known.
+	report func(state.Snapshot) (nodeReport, bool)
 	log    *slog.Logger
 
 	renewing sync.Mutex // held while a renewal is under way
@@ -56,8 +56,18 @@ type leaseKeeper struct {
 	mayTake  bool          // as last told
 	changed  chan struct{} // closes when valid or mayTake changes
 	released bool
-	sent     []state.LeaseInterface
+	sent     *nodeReport // nil before the first renewal
 	last     LeaseStatus // Left and Released are filled in when asked for
+}
+
+// nodeReport is what a node tells with its lease.
+type nodeReport struct {
+	interfaces []state.LeaseInterface
+	addrs      []netip.Addr // state.OwnAddrs
+}
+
+func (r nodeReport) same(s nodeReport) bool {
+	return slices.EqualFunc(r.interfaces, s.interfaces, sameInterface) && slices.Equal(r.addrs, s.addrs)
 }
 
 // LeaseStatus is how this node's lease stands.
@@ -84,7 +94,7 @@ func (k *leaseKeeper) status() LeaseStatus {
 }
 
 func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
-	lastRead func() time.Duration, report func(state.Snapshot) ([]state.LeaseInterface, bool), log *slog.Logger) *leaseKeeper {
+	lastRead func() time.Duration, report func(state.Snapshot) (nodeReport, bool), log *slog.Logger) *leaseKeeper {
 	return &leaseKeeper{node: node, timing: t, clock: clock, db: db, writer: w, lastRead: lastRead, report: report, log: log,
 		changed: make(chan struct{})}
 }
@@ -203,7 +213,7 @@ func (k *leaseKeeper) news(snap state.Snapshot) bool {
 	report, _ := k.report(snap)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.sent != nil && !slices.EqualFunc(report, k.sent, sameInterface)
+	return k.sent != nil && !report.same(*k.sent)
 }
 
 // errNothingToReport: the daemon does not know its node yet.
@@ -227,7 +237,7 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 	started := k.clock.Boottime()
 	err := k.writer.RenewLease(ctx, state.NodeLease{
 		Node: k.node, Duration: duration, Renewal: k.clock.Wall().UTC().Format(time.RFC3339Nano),
-		Released: released, Interfaces: report,
+		Released: released, Interfaces: report.interfaces, Addrs: report.addrs,
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -242,7 +252,7 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 	k.mu.Lock()
 	k.last = LeaseStatus{Renewed: k.clock.Wall()}
 	k.term.renew(started, k.clock.Boottime(), duration)
-	k.sent = slices.Clip(append([]state.LeaseInterface{}, report...))
+	k.sent = &report
 	k.mu.Unlock()
 	k.check()
 	return nil

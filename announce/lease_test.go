@@ -3,6 +3,7 @@ package announce
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -72,8 +73,10 @@ func TestLeaseKeeper(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1) })
 	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
-	report := func(s state.Snapshot) ([]state.LeaseInterface, bool) {
-		return Report(db.Devices.Rows(s), nil, state.Node{}, func(state.Device) bool { return true }), true
+	report := func(s state.Snapshot) (nodeReport, bool) {
+		devices := db.Devices.Rows(s)
+		return nodeReport{Report(devices, nil, state.Node{}, func(state.Device) bool { return true }),
+			state.OwnAddrs(devices, func(netip.Addr) bool { return true })}, true
 	}
 	k := newLeaseKeeper("a", DefaultTiming, clock, db, calls, clock.Boottime, report, quiet)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -137,6 +140,18 @@ func TestLeaseKeeper(t *testing.T) {
 	third.end <- nil
 	waitForTimer()
 
+	// An address on a device that nothing is announced on is news, too.
+	w.Update(func(tx *state.Tx) {
+		db.Devices.Put(tx, state.Device{Name: "mgmt0", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("10.0.2.77/32")}})
+	})
+	clock.Advance(250 * time.Millisecond)
+	moved := calls.next(t)
+	if l := moved.lease; len(l.Interfaces) != 1 || len(l.Addrs) != 1 || l.Addrs[0].String() != "10.0.2.15" {
+		t.Errorf("lease is %+v", l)
+	}
+	moved.end <- nil
+	waitForTimer()
+
 	released := make(chan error, 1)
 	go func() { released <- k.release(ctx) }()
 	fourth := calls.next(t)
@@ -190,7 +205,7 @@ func TestLeaseCallHangs(t *testing.T) {
 	timing := Timing{Duration: 200 * time.Millisecond, Renew: 50 * time.Millisecond, Grace: sec}
 	calls := &leaseCalls{calls: make(chan leaseCall)}
 	clock := SystemClock{}
-	k := newLeaseKeeper("a", timing, clock, db, calls, clock.Boottime, func(state.Snapshot) ([]state.LeaseInterface, bool) { return nil, true }, quiet)
+	k := newLeaseKeeper("a", timing, clock, db, calls, clock.Boottime, func(state.Snapshot) (nodeReport, bool) { return nodeReport{}, true }, quiet)
 	started := time.Now()
 	err := k.renew(t.Context(), timing.Duration)
 	if err == nil || !strings.Contains(err.Error(), "renew lease of a: no answer from the store in time") {

@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// setRequests fills in what the Service asks LB-IPAM for: in its spec, and in
-// the annotations that Seamark, Cilium and MetalLB have for it. wrong is what
-// nobody could give; unhonoured is what is right, and not done.
+// setRequests fills in what the Service asks for: of LB-IPAM, in its spec, and
+// in the annotations that Seamark, Cilium and MetalLB have for it. wrong is
+// what nobody could give; unhonoured is what is right, and not done.
 func setRequests(row *state.Service, s *corev1.Service) (wrong, unhonoured Problems) {
 	settings, findings := foreign.ReadServiceAnnotations(s.Annotations)
 	_, unhonoured = problemsOfFindings(findings)
@@ -46,6 +46,7 @@ func setRequests(row *state.Service, s *corev1.Service) (wrong, unhonoured Probl
 		}
 		row.SharingWith = sharingWith(&wrong, with)
 	}
+	wrong = append(wrong, setBalancing(row, s, settings)...)
 	if row.Class == v1alpha1.ClassBGP {
 		unhonoured.add("spec.loadBalancerClass", "write "+v1alpha1.ClassL2+", or keep the BGP speaker you have", "%s: %s", *s.Spec.LoadBalancerClass, unspoken)
 	}

@@ -75,13 +75,14 @@ func TestServiceRequests(t *testing.T) {
 			problems:    []string{field("lbipam.cilium.io/sharing-cross-namespace") + " shares nothing"},
 		},
 		"not done": {
-			annotations: map[string]string{"service.cilium.io/forwarding-mode": "snat", "seamark.dev/lb-algorithm": "random", "service.cilium.io/node": "a",
+			annotations: map[string]string{"service.cilium.io/src-ranges-policy": "deny", "seamark.dev/lb-algorithm": "random", "service.cilium.io/node": "a",
 				"service.cilium.io/global": "true", "io.cilium/shared-service": "true", "lbipam.cilium.io/new": "x", "metallb.io/new": "x", "seamark.dev/ip": "10.0.0.1"},
 			problems: []string{field("io.cilium/shared-service"), field("lbipam.cilium.io/new"), field("metallb.io/new"), field("seamark.dev/ip"),
-				field("seamark.dev/lb-algorithm"), field("service.cilium.io/forwarding-mode"), field("service.cilium.io/global"), field("service.cilium.io/node")},
+				field("seamark.dev/lb-algorithm") + ` "random": this version balances by Maglev alone`, field("service.cilium.io/global"), field("service.cilium.io/node"),
+				field("service.cilium.io/src-ranges-policy") + ` "deny": spec.loadBalancerSourceRanges are the clients that are let in`},
 		},
 		"what is so anyway, and what is not about load balancing": {
-			annotations: map[string]string{"service.cilium.io/forwarding-mode": "dsr", "seamark.dev/lb-algorithm": "maglev", "service.cilium.io/global": "false",
+			annotations: map[string]string{"service.cilium.io/forwarding-mode": "dsr", "service.cilium.io/src-ranges-policy": "allow", "seamark.dev/lb-algorithm": "maglev", "service.cilium.io/global": "false",
 				"policy.cilium.io/proxy-visibility": "x", "example.com/x": "y", "io.cilium/whatever": "z", "seamark.dev/pool": ""},
 		},
 		"Cilium's classes are ours": {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/source/foreign"
@@ -69,9 +70,14 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 			checkProtocol(&problems, path+".protocol", p.Protocol)
 			continue
 		}
-		if checkPort(&problems, path+".port", p.Port) {
-			row.Ports = append(row.Ports, state.ServicePort{Name: p.Name, Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort)})
+		if !checkPort(&problems, path+".port", p.Port) {
+			continue
 		}
+		port := state.ServicePort{Name: p.Name, Protocol: protocol, Port: uint16(p.Port)}
+		if p.NodePort != 0 && checkPort(&problems, path+".nodePort", p.NodePort) {
+			port.NodePort = uint16(p.NodePort)
+		}
+		row.Ports = append(row.Ports, port)
 	}
 	return row, problems
 }
@@ -183,9 +189,23 @@ func EndpointSliceRow(s *discoveryv1.EndpointSlice) (state.EndpointSlice, Proble
 		if ep.NodeName != nil {
 			b.Node = *ep.NodeName
 		}
+		if h := ep.Hints; h != nil {
+			b.ForZones = hinted(h.ForZones, func(z discoveryv1.ForZone) string { return z.Name })
+			b.ForNodes = hinted(h.ForNodes, func(n discoveryv1.ForNode) string { return n.Name })
+		}
 		row.Endpoints = append(row.Endpoints, b)
 	}
 	return row, problems
+}
+
+// hinted joins the names of hints: sorted, between commas.
+func hinted[H any](hints []H, name func(H) string) string {
+	names := make([]string, len(hints))
+	for i, h := range hints {
+		names[i] = name(h)
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ",")
 }
 
 // sliceWeight is the weight of all endpoints of the slice, 0 when it has none.

@@ -185,6 +185,10 @@ func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time
 		panic(fmt.Sprintf("encode lease interfaces: %v", err)) // strings, bools and prefixes always encode
 	}
 	lease.Annotations[v1alpha1.AnnotationInterfaces] = string(data)
+	if data, err = json.Marshal(row.Addrs); err != nil {
+		panic(fmt.Sprintf("encode lease addresses: %v", err)) // addresses always encode
+	}
+	lease.Annotations[v1alpha1.AnnotationAddresses] = string(data)
 	delete(lease.Annotations, v1alpha1.AnnotationReleased)
 	if row.Released {
 		lease.Annotations[v1alpha1.AnnotationReleased] = "true"
@@ -224,6 +228,12 @@ func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Pr
 	}
 	for _, in := range interfaces {
 		row.Interfaces = append(row.Interfaces, state.LeaseInterface(in))
+	}
+	if text := lease.Annotations[v1alpha1.AnnotationAddresses]; text != "" {
+		if err := json.Unmarshal([]byte(text), &row.Addrs); err != nil {
+			row.Addrs = nil // some of them may have been read
+			problems.add("metadata.annotations["+v1alpha1.AnnotationAddresses+"]", "let the node's daemon renew it", "does not decode: %v", err)
+		}
 	}
 	return row, problems, true
 }

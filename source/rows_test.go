@@ -200,7 +200,7 @@ func TestNodeLease(t *testing.T) {
 	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.10.200"), netip.MustParseAddr("fe80::1")}},
-		{Name: "eth2"}}}
+		{Name: "eth2"}}, Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1")}
 	lease := &coordinationv1.Lease{}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 678901, time.UTC)
 	source.SetNodeLease(lease, want, now)
@@ -228,6 +228,10 @@ func TestNodeLease(t *testing.T) {
 	lease.Annotations[v1alpha1.AnnotationInterfaces] = "["
 	if _, problems, ok := source.NodeLeaseRow(lease); !ok || len(problems) != 1 {
 		t.Errorf("a broken annotation: %v", problems)
+	}
+	lease.Annotations[v1alpha1.AnnotationAddresses] = `["10.0.0.1","x"]`
+	if row, problems, ok := source.NodeLeaseRow(lease); !ok || len(problems) != 2 || row.Addrs != nil {
+		t.Errorf("broken addresses: %v, %v", row.Addrs, problems)
 	}
 	if _, _, ok := source.NodeLeaseRow(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: source.Namespace, Name: "election"}}); ok {
 		t.Error("the lease of an election is taken for a node's")

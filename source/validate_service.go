@@ -22,6 +22,17 @@ func defaultService(s *corev1.Service) {
 	if spec.SessionAffinity == "" {
 		spec.SessionAffinity = corev1.ServiceAffinityNone
 	}
+	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		if spec.SessionAffinityConfig == nil {
+			spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{}
+		}
+		if spec.SessionAffinityConfig.ClientIP == nil {
+			spec.SessionAffinityConfig.ClientIP = &corev1.ClientIPConfig{}
+		}
+		if spec.SessionAffinityConfig.ClientIP.TimeoutSeconds == nil {
+			spec.SessionAffinityConfig.ClientIP.TimeoutSeconds = new(int32(defaultAffinity))
+		}
+	}
 	for i := range spec.Ports {
 		p := &spec.Ports[i]
 		if p.Protocol == "" {
@@ -83,9 +94,6 @@ func checkService(s *corev1.Service) Problems {
 	checkServicePorts(&problems, spec)
 	for i, ip := range spec.ExternalIPs {
 		checkOutsideAddr(&problems, fmt.Sprintf("spec.externalIPs[%d]", i), ip)
-	}
-	for i, cidr := range spec.LoadBalancerSourceRanges {
-		checkPrefix(&problems, fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), strings.TrimSpace(cidr))
 	}
 	if spec.LoadBalancerIP != "" {
 		checkAddr(&problems, "spec.loadBalancerIP", spec.LoadBalancerIP)

@@ -302,7 +302,32 @@ type Endpoint struct {
 	HostDevice string
 	// PodMAC and HostMAC are the two ends of the veth.
 	PodMAC, HostMAC string
-	Status          Status
+	// HostPorts are the ports of the node that lead to the pod.
+	HostPorts []HostPort
+	Status    Status
+}
+
+// HostPort is a port of the node that leads to a port of a pod.
+type HostPort struct {
+	// Addr of the node; the zero Addr: each.
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	// Target is the port of the pod.
+	Target uint16
+}
+
+// Overlaps says whether a packet could be for both.
+func (p HostPort) Overlaps(q HostPort) bool {
+	return p.Port == q.Port && p.Protocol == q.Protocol && (!p.Addr.IsValid() || !q.Addr.IsValid() || p.Addr == q.Addr)
+}
+
+func (p HostPort) String() string {
+	port := strconv.Itoa(int(p.Port))
+	if p.Addr.IsValid() {
+		port = netip.AddrPortFrom(p.Addr, p.Port).String()
+	}
+	return port + "/" + p.Protocol.String()
 }
 
 // RowKey of an Endpoint is containerID/interface.
@@ -316,8 +341,8 @@ func (e Endpoint) WithStatus(s Status) Endpoint { e.Status = s; return e }
 
 // SameSpec compares everything but the status.
 func (e Endpoint) SameSpec(f Endpoint) bool {
-	e.Status, f.Status = Status{}, Status{}
-	return e == f
+	return e.ContainerID == f.ContainerID && e.Interface == f.Interface && e.Pod == f.Pod && e.Addr == f.Addr &&
+		e.HostDevice == f.HostDevice && e.PodMAC == f.PodMAC && e.HostMAC == f.HostMAC && slices.Equal(e.HostPorts, f.HostPorts)
 }
 
 // Route is a route to another node's pods that this node installs.

@@ -12,11 +12,12 @@ import (
 
 // Rightful returns the Services with only the addresses that Seamark is to
 // serve: those of other load balancers, by class, because their programs run
-// (Leavings) or because Seamark has given in to them, have no Ingress here. Of the others each has a Problem. Served, a node's address would take all
-// the node's other traffic; a gateway's or another Service's, theirs; and
-// announced, their place on the wire (CVE-2020-8554). Anyone who may write a
-// Service can write spec.externalIPs, so an address of a pool is refused there
-// unless LB-IPAM gave it to this very Service.
+// (Leavings) or because Seamark has given in to them, have no Ingress here.
+// Each of the others that is left out has a Problem. Served, a node's address
+// would take all the node's other traffic; a gateway's or another Service's,
+// theirs; and announced, their place on the wire (CVE-2020-8554). Anyone who
+// may write a Service can write spec.externalIPs, so an address of a pool is
+// refused there unless LB-IPAM gave it to this very Service.
 //
 // What a table does not hold yet is not known: whoever decides by the result
 // waits for Services, Nodes and Pools to be synced.
@@ -49,6 +50,7 @@ func Rightful(db *DB, r Reader) ([]Service, []Problem) {
 			services[i].Ingress = rightful(svc, "status.loadBalancer.ingress", svc.Ingress)
 		}
 		services[i].ExternalIPs = rightful(svc, fieldExternalIPs, svc.ExternalIPs)
+		services[i].ClusterIPs = rightful(svc, "spec.clusterIPs", svc.ClusterIPs)
 	}
 	return services, problems
 }
@@ -90,20 +92,21 @@ func without(addrs []netip.Addr, refused func(netip.Addr) bool) []netip.Addr {
 type Holder struct {
 	kind   holderKind
 	object ObjectRef // the node, "" for this one, or the Service
-	device string    // that leads to a gateway
+	device string    // that leads to a gateway, or has the address
 }
 
 type holderKind uint8
 
 const (
-	nodeAddress holderKind = iota
+	nodeAddress holderKind = iota // in Node.status.addresses
+	deviceAddress
 	gateway
 	clusterIP
 )
 
 func (k holderKind) cure() string {
 	switch k {
-	case nodeAddress:
+	case nodeAddress, deviceAddress:
 		return "use an address that is no node's, and keep nodes' addresses out of pools"
 	case gateway:
 		return "use an address that is no gateway's, and keep gateways' addresses out of pools"
@@ -118,6 +121,10 @@ func (h Holder) String() string {
 		return "the address of node " + h.object.Name
 	case h.kind == clusterIP:
 		return "the clusterIP of " + h.object.String()
+	case h.kind == deviceAddress && h.object.Name == "":
+		return "an address of this node, on " + h.device
+	case h.kind == deviceAddress:
+		return "an address of node " + h.object.Name
 	case h.object.Name == "":
 		return "a gateway of this node, through " + h.device
 	}
@@ -129,10 +136,10 @@ func (h Holder) compare(g Holder) int {
 		cmp.Compare(h.object.Name, g.object.Name), cmp.Compare(h.device, g.device))
 }
 
-// Holders returns who has an address: the nodes, the gateways of their default
-// routes, as their leases and this node's devices name them, and the Services
-// with their clusterIPs. Of several that have one, the first in that order and
-// by name.
+// Holders returns who has an address: the nodes, by their objects and on their
+// devices, the gateways of their default routes, as their leases and this
+// node's devices name them, and the Services with their clusterIPs. Of several
+// that have one, the first in that order and by name.
 func Holders(services []Service, nodes []Node, leases []NodeLease, devices []Device) map[netip.Addr]Holder {
 	holders := make(map[netip.Addr]Holder, len(services)+len(nodes))
 	hold := func(addrs []netip.Addr, h Holder) {
@@ -145,12 +152,15 @@ func Holders(services []Service, nodes []Node, leases []NodeLease, devices []Dev
 	for _, n := range nodes {
 		hold(n.Addrs, Holder{kind: nodeAddress, object: NodeRef(n.Name)})
 	}
+	carried := CarriedBy(slices.Values(services))
 	for _, l := range leases {
+		hold(l.Addrs, Holder{kind: deviceAddress, object: NodeRef(l.Node)})
 		for _, i := range l.Interfaces {
 			hold(i.Gateways, Holder{kind: gateway, object: NodeRef(l.Node), device: i.Name})
 		}
 	}
 	for _, d := range devices {
+		hold(OwnAddrs([]Device{d}, carried), Holder{kind: deviceAddress, object: NodeRef(""), device: d.Name})
 		hold(d.Gateways, Holder{kind: gateway, object: NodeRef(""), device: d.Name})
 	}
 	for _, s := range services {

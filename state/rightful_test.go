@@ -60,6 +60,12 @@ func TestRightful(t *testing.T) {
 			s.Ingress = addrs("192.168.10.212")
 			s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionIPAMRequestSatisfied, Status: metav1.ConditionFalse, Reason: string(state.ReasonDisputed)}}
 		}), " | ", ""},
+		{"another node's address in the management network", svc(func(s *state.Service) { s.ExternalIPs = addrs("10.0.2.16") }),
+			" | ", "spec.externalIPs: 10.0.2.16 is an address of node b" + refused + "use an address that is no node's"},
+		{"this node's", svc(func(s *state.Service) { s.ExternalIPs = addrs("10.0.2.15", "203.0.113.1") }),
+			" | 203.0.113.1", "spec.externalIPs: 10.0.2.15 is an address of this node, on eth0" + refused},
+		{"one that somebody put on this node's device for it", svc(func(s *state.Service) { s.ExternalIPs = addrs("203.0.113.9") }),
+			" | 203.0.113.9", ""},
 		{"another load balancer's Service", svc(func(s *state.Service) {
 			s.Class, s.Ingress = "example.com/lb", addrs("192.168.10.212")
 		}), " | ", ""},
@@ -70,8 +76,9 @@ func TestRightful(t *testing.T) {
 				db.Services.Put(tx, tc.service)
 				db.Services.Put(tx, state.Service{Name: state.ObjectName{Namespace: "kube-system", Name: "dns"}, ClusterIPs: addrs("10.96.0.10")})
 				db.Nodes.Put(tx, state.Node{Name: "a", Addrs: addrs("192.168.10.100")})
-				db.NodeLeases.Put(tx, state.NodeLease{Node: "b", Interfaces: []state.LeaseInterface{{Name: "eth1", Gateways: addrs("192.168.20.200")}}})
-				db.Devices.Put(tx, state.Device{Name: "eth0", Gateways: addrs("fd00::1")})
+				db.NodeLeases.Put(tx, state.NodeLease{Node: "b", Interfaces: []state.LeaseInterface{{Name: "eth1", Gateways: addrs("192.168.20.200")}},
+					Addrs: addrs("10.0.2.16", "192.168.20.100")})
+				db.Devices.Put(tx, state.Device{Name: "eth0", Gateways: addrs("fd00::1"), Prefixes: prefixes("10.0.2.15/24", "203.0.113.9/32")})
 				db.Pools.Put(tx, state.Pool{Name: "lab", Ranges: []state.Range{{From: addrs("192.168.10.211")[0], To: addrs("192.168.10.215")[0]}}})
 			})
 			before := slices.Concat(tc.service.Ingress, tc.service.ExternalIPs)
@@ -93,6 +100,56 @@ func TestRightful(t *testing.T) {
 				t.Error("the row in the table was changed")
 			}
 		})
+	}
+}
+
+// A clusterIP is another's to give, and a node's or another Service's all the same.
+func TestRightfulClusterIPs(t *testing.T) {
+	db, w := state.New()
+	w.Update(func(tx *state.Tx) {
+		db.Nodes.Put(tx, state.Node{Name: "a", Addrs: addrs("192.168.10.100")})
+		for name, ips := range map[string][]netip.Addr{"a": addrs("10.96.0.7", "fd00::7"), "b": addrs("10.96.0.7", "fd00::8"), "c": addrs("192.168.10.100")} {
+			db.Services.Put(tx, state.Service{Name: state.ObjectName{Namespace: "d", Name: name}, ClusterIPs: ips})
+		}
+	})
+	services, problems := state.Rightful(db, db.Snapshot())
+	var got []string
+	for _, s := range services {
+		got = append(got, fmt.Sprint(s.Name.Name, s.ClusterIPs))
+	}
+	for _, p := range problems {
+		got = append(got, p.Object.Name+" "+p.Field+" "+strings.Split(p.Message, ",")[0])
+	}
+	if want := []string{"a[10.96.0.7 fd00::7]", "b[fd00::8]", "c[]", "b spec.clusterIPs 10.96.0.7 is the clusterIP of service/d/a",
+		"c spec.clusterIPs 192.168.10.100 is the address of node a"}; !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func prefixes(list ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range list {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+func TestOwnAddrs(t *testing.T) {
+	device := func(name, kind string, list ...string) state.Device {
+		return state.Device{Name: name, Type: kind, Prefixes: prefixes(list...)}
+	}
+	devices := []state.Device{
+		device("lo", "loopback", "127.0.0.1/8", "::1/128", "203.0.113.1/32"),
+		device("eth1", "device", "192.168.10.100/24", "192.168.10.211/32", "fd00:10::100/64", "fe80::1/64", "fd00:10::211/128"),
+		device("eth0", "device", "10.0.2.15/24", "192.168.10.100/24", "169.254.7.7/16"),
+		device("wan0", "device", "198.51.100.4/32"), // no VIP: a cloud's way to give a node its one address
+		device("kube-ipvs0", "dummy", "10.96.0.1/32", "10.96.0.10/32"),
+		device("nodelocaldns", "dummy", "10.96.0.10/32"),
+	}
+	services := []state.Service{{Ingress: addrs("192.168.10.211", "192.168.10.100")}, {ExternalIPs: addrs("fd00:10::211")}, {ClusterIPs: addrs("10.96.0.10")}}
+	want := addrs("10.0.2.15", "192.168.10.100", "198.51.100.4", "fd00:10::100")
+	if got := state.OwnAddrs(devices, state.CarriedBy(slices.Values(services))); !slices.Equal(got, want) {
+		t.Errorf("own addresses %v, want %v", got, want)
 	}
 }
 

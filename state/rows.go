@@ -114,7 +114,35 @@ type Service struct {
 	// ExternalTrafficPolicyLocal and InternalTrafficPolicyLocal: only backends on the receiving node.
 	ExternalTrafficPolicyLocal bool
 	InternalTrafficPolicyLocal bool
+	// Affinity is how long a client keeps its backend (spec.sessionAffinity
+	// ClientIP); 0: not at all.
+	Affinity time.Duration
+	// SourceRanges are the clients that LoadBalancer addresses are for; nil:
+	// all. SourceRangesField is where they are written, for messages.
+	SourceRanges      []netip.Prefix
+	SourceRangesField string
+	// Forwarding, Dispatch, TableSize and Unserved are as the annotations have
+	// them; zero for the node's defaults.
+	Forwarding Forwarding
+	Dispatch   Dispatch
+	TableSize  uint32
+	Unserved   Unserved
+	// ForwardingField and DispatchField are where they are written.
+	ForwardingField, DispatchField string
 }
+
+// ForwardHybrid is asked for, and decided per port: ForwardDSR for TCP and
+// SCTP, ForwardSNAT for UDP. No Frontend has it.
+const ForwardHybrid Forwarding = "hybrid"
+
+// Unserved is what becomes of packets that nobody serves.
+type Unserved string
+
+// What can become of them.
+const (
+	UnservedDrop   Unserved = "drop"   // nothing, in silence
+	UnservedRefuse Unserved = "refuse" // they are answered: TCP RST, ICMP port unreachable
+)
 
 // ServicePort is one port of a Service.
 type ServicePort struct {
@@ -159,6 +187,9 @@ type Backend struct {
 	Serving, Terminating bool
 	// Weight of the backend in Maglev; 0 counts as 1.
 	Weight uint16
+	// ForZones and ForNodes are the zones and the nodes whose traffic it is
+	// for (hints), sorted, between commas. "" in a Frontend.
+	ForZones, ForNodes string
 }
 
 // Compare orders backends by address, then port.
@@ -312,6 +343,9 @@ type NodeLease struct {
 	// Released: the node gave its addresses up (drain, shutdown).
 	Released   bool
 	Interfaces []LeaseInterface
+	// Addrs are the addresses that the node's devices have for themselves
+	// (OwnAddrs), whether it announces on them or not.
+	Addrs []netip.Addr
 }
 
 // LeaseInterface is an interface a node could announce on.

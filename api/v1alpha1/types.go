@@ -44,6 +44,22 @@ const (
 	AnnotationSharingCrossNamespace = "seamark.dev/sharing-cross-namespace"
 	// AnnotationWeight on an EndpointSlice: Maglev weight of its endpoints, 1 to 65535.
 	AnnotationWeight = "seamark.dev/weight"
+	// AnnotationForwardingMode on a Service: how packets reach backends on other
+	// nodes: dsr, snat, or hybrid (dsr for TCP and SCTP, snat for UDP).
+	AnnotationForwardingMode = "seamark.dev/forwarding-mode"
+	// AnnotationDSRDispatch on a Service: the tunnel of dsr: ipip or geneve.
+	AnnotationDSRDispatch = "seamark.dev/dsr-dispatch"
+	// AnnotationAlgorithm on a Service: how a backend is chosen: maglev.
+	AnnotationAlgorithm = "seamark.dev/lb-algorithm"
+	// AnnotationTableSize on a Service: slots of its Maglev tables, a prime: 251,
+	// 1021, 4093, 16381, 65521 or 131071.
+	AnnotationTableSize = "seamark.dev/maglev-table-size"
+	// AnnotationUnserved on a Service: what becomes of packets that it has no
+	// backend for: drop, or refuse (TCP RST, ICMP port unreachable).
+	AnnotationUnserved = "seamark.dev/unserved"
+	// AnnotationAddresses on a node's Lease: JSON list of the addresses that its
+	// devices have for themselves.
+	AnnotationAddresses = "seamark.dev/addresses"
 	// AnnotationInterfaces on a node's Lease: JSON list of the interfaces it could announce on.
 	AnnotationInterfaces = "seamark.dev/interfaces"
 	// AnnotationReleased on a node's Lease, "true": the node gave its addresses up.

@@ -231,7 +231,8 @@ func policyStatus(s *suite) {
 // A renewal shows each time, and brings all that the node reports.
 func nodeLease(s *suite) {
 	lease := state.NodeLease{Node: "n1", Duration: 1500 * time.Millisecond, Interfaces: []state.LeaseInterface{
-		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24")}}}}
+		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24")}}},
+		Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1")}
 	seen := map[string]bool{}
 	for i := range 5 {
 		lease.Released = i == 4
@@ -244,7 +245,8 @@ func nodeLease(s *suite) {
 			return row.Renewal != "" && !seen[row.Renewal]
 		})
 		seen[row.Renewal] = true
-		if row.Duration != 2*time.Second || row.Released != lease.Released || fmt.Sprint(row.Interfaces) != fmt.Sprint(lease.Interfaces) {
+		if row.Duration != 2*time.Second || row.Released != lease.Released || fmt.Sprint(row.Interfaces) != fmt.Sprint(lease.Interfaces) ||
+			!slices.Equal(row.Addrs, lease.Addrs) {
 			s.Errorf("lease row %+v", row)
 		}
 	}

@@ -9,12 +9,6 @@ import (
 	"github.com/seamark-lb/seamark/api/v1alpha1"
 )
 
-// Annotations that have Seamark's own name already, and no effect yet.
-const (
-	annotationForwardingMode = "seamark.dev/forwarding-mode"
-	annotationAlgorithm      = "seamark.dev/lb-algorithm"
-)
-
 // WeightAnnotation is Cilium's seamark.dev/weight. Its weight 0 means that the
 // endpoints get no new connections.
 const WeightAnnotation = "service.cilium.io/weight"
@@ -28,13 +22,19 @@ func (s Setting) Field() string { return annotationField(s.Annotation) }
 func annotationField(key string) string { return "metadata.annotations[" + key + "]" }
 
 // ServiceSettings is what a Service's annotations, Seamark's or another
-// project's, ask LB-IPAM for. A Setting that nobody wrote is empty.
+// project's, ask for. A Setting that nobody wrote is empty.
 type ServiceSettings struct {
 	IPs        Setting // separated by commas
 	Pool       Setting // a pool's name
 	SharingKey Setting
 	// SharingWith are the namespaces shared with, separated by commas, or *.
 	SharingWith Setting
+
+	Forwarding Setting // dsr, snat or hybrid
+	Dispatch   Setting // ipip or geneve
+	Algorithm  Setting // maglev; another one has a Finding
+	TableSize  Setting // a number
+	Unserved   Setting // drop or refuse
 }
 
 // ReadServiceAnnotations reads the annotations of a Service. Where several
@@ -51,6 +51,15 @@ func ReadServiceAnnotations(annotations map[string]string) (ServiceSettings, []F
 			"metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"),
 		SharingWith: r.setting(v1alpha1.AnnotationSharingCrossNamespace, "lbipam.cilium.io/sharing-cross-namespace",
 			"io.cilium/lb-ipam-sharing-cross-namespace"),
+		Forwarding: r.setting(v1alpha1.AnnotationForwardingMode, "service.cilium.io/forwarding-mode", "service.cilium.io/mode"),
+		Dispatch:   r.setting(v1alpha1.AnnotationDSRDispatch),
+		Algorithm:  r.setting(v1alpha1.AnnotationAlgorithm, "service.cilium.io/lb-algorithm"),
+		TableSize:  r.setting(v1alpha1.AnnotationTableSize),
+		Unserved:   r.setting(v1alpha1.AnnotationUnserved),
+	}
+	if a := settings.Algorithm; a.Value != "" && a.Value != "maglev" {
+		r.findings = append(r.findings, Finding{Field: a.Field(),
+			Message: fmt.Sprintf("%q: this version balances by Maglev alone", a.Value), Cure: "remove it, or write maglev"})
 	}
 	if key := settings.SharingKey; strings.HasPrefix(key.Annotation, "metallb.") && settings.SharingWith.Value == "" {
 		settings.SharingWith = Setting{"*", key.Annotation} // MetalLB's key knows no namespaces
@@ -101,10 +110,13 @@ func (r *annotationReader) sayUnread() {
 		}
 		f := Finding{Field: annotationField(name), Message: "has no effect in this version", Cure: "remove it"}
 		switch name {
-		case annotationForwardingMode, "service.cilium.io/forwarding-mode":
-			f.Message, f.Cure = fmt.Sprintf("%q: this version forwards by direct server return alone", r.annotations[name]), "remove it, or write dsr"
-		case annotationAlgorithm, "service.cilium.io/lb-algorithm":
-			f.Message, f.Cure = fmt.Sprintf("%q: this version balances by Maglev alone", r.annotations[name]), "remove it, or write maglev"
+		case "service.cilium.io/type":
+			f.Cure = "remove it; spec.allocateLoadBalancerNodePorts: false does without node ports"
+		case "service.cilium.io/node", "service.cilium.io/node-selector":
+			f.Cure = "remove it: every node serves the Service"
+		case "service.cilium.io/src-ranges-policy":
+			f.Message = fmt.Sprintf("%q: spec.loadBalancerSourceRanges are the clients that are let in, and nobody else is", r.annotations[name])
+			f.Cure = "remove it, and write the ranges to let in"
 		}
 		r.findings = append(r.findings, f)
 	}
@@ -130,10 +142,8 @@ func withoutMeaning(name, value string) bool {
 	switch name {
 	case "metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool": // MetalLB's own note
 		return true
-	case annotationForwardingMode, "service.cilium.io/forwarding-mode":
-		return value == "dsr"
-	case annotationAlgorithm, "service.cilium.io/lb-algorithm":
-		return value == "maglev"
+	case "service.cilium.io/src-ranges-policy":
+		return value == "allow"
 	case "service.cilium.io/proxy-delegation", "service.cilium.io/affinity", "io.cilium/service-affinity":
 		return value == "none"
 	case "service.cilium.io/global", "io.cilium/global-service":

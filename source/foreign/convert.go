@@ -100,16 +100,12 @@ func convertService(obj *unstructured.Unstructured) (*unstructured.Unstructured,
 		if !ofServices(name) || strings.HasPrefix(name, v1alpha1.GroupVersion.Group+"/") {
 			continue
 		}
-		for theirs, ours := range map[string]string{"service.cilium.io/forwarding-mode": annotationForwardingMode, "service.cilium.io/lb-algorithm": annotationAlgorithm} {
-			if _, there := annotations[ours]; name == theirs && !there {
-				annotations[ours] = annotations[theirs]
-			}
-		}
 		delete(annotations, name)
 	}
 	for ours, setting := range map[string]Setting{
 		v1alpha1.AnnotationIPs: settings.IPs, v1alpha1.AnnotationPool: settings.Pool,
 		v1alpha1.AnnotationSharingKey: settings.SharingKey, v1alpha1.AnnotationSharingCrossNamespace: settings.SharingWith,
+		v1alpha1.AnnotationForwardingMode: settings.Forwarding, v1alpha1.AnnotationAlgorithm: settings.Algorithm,
 	} {
 		if setting.Annotation != "" {
 			annotations[ours] = setting.Value
