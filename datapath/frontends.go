@@ -9,168 +9,298 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// FrontendsOf is Frontends of what a snapshot holds, and what of it is not served.
-func FrontendsOf(db *state.DB, snap state.Snapshot, node string) ([]state.Frontend, []state.Problem) {
-	services, problems := state.Rightful(db, snap)
-	rows := Frontends(services, db.EndpointSlices.Rows(snap), node)
-	return rows, append(problems, FrontendProblems(services, rows)...)
+// Defaults are what Services get that say nothing else, and what of them this
+// node serves. What is zero is as the comments say.
+type Defaults struct {
+	Forwarding state.Forwarding // ForwardDSR
+	Dispatch   state.Dispatch   // DispatchIPIP
+	Unserved   state.Unserved   // UnservedDrop
+	// NodePortAddresses are the prefixes of those of the node's addresses that
+	// node ports are served on; none: the addresses that outside machines use.
+	NodePortAddresses    []netip.Prefix
+	KubeProxyReplacement KubeProxyReplacement // ReplaceAuto
 }
 
-// Frontends returns what the named node serves, sorted by address, port and
-// protocol: each Service's LoadBalancer ingress addresses and externalIPs,
-// times its ports. Every frontend of a service port has the same backends;
-// with externalTrafficPolicy Local, only those on this node.
+// KubeProxyReplacement says whether ClusterIPs and node ports are served here.
+type KubeProxyReplacement string
+
+// When they are.
+const (
+	ReplaceAuto  KubeProxyReplacement = "auto" // unless a kube-proxy runs, whose they are then
+	ReplaceTrue  KubeProxyReplacement = "true"
+	ReplaceFalse KubeProxyReplacement = "false"
+)
+
+// in says whether kube-proxy is replaced.
+func (k KubeProxyReplacement) in(db *state.DB, r state.Reader) bool {
+	if k == ReplaceTrue || k == ReplaceFalse {
+		return k == ReplaceTrue
+	}
+	for a := range db.Agents.All(r) {
+		if a.Role == state.AgentProxy {
+			return false
+		}
+	}
+	return true
+}
+
+// FrontendInput is what Frontends decides by.
+type FrontendInput struct {
+	// Node is this one. A Node that nobody registered has its name alone.
+	Node state.Node
+	// Services with the addresses that are rightfully theirs.
+	Services []state.Service
+	Slices   []state.EndpointSlice
+	// Endpoints are this node's pods.
+	Endpoints []state.Endpoint
+	// NodePortAddrs and HostPortAddrs are the addresses of this node that node
+	// ports and the host ports of pods are served on.
+	NodePortAddrs, HostPortAddrs []netip.Addr
+	// Inside: ClusterIPs and node ports are served here, and not by kube-proxy.
+	Inside   bool
+	Defaults Defaults
+}
+
+// FrontendsOf is Frontends of what a snapshot holds, and what of it is not
+// served. It waits for nothing: whoever calls it does, until the sources have
+// said all, and the devices, the attachments and the pods are known.
+func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaults) ([]state.Frontend, []state.Problem) {
+	in := FrontendInput{Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap),
+		Inside: defaults.KubeProxyReplacement.in(db, snap), Defaults: defaults}
+	var problems []state.Problem
+	in.Services, problems = state.Rightful(db, snap)
+	var registered bool
+	if in.Node, registered = db.Nodes.Get(snap, node); !registered {
+		in.Node = state.Node{Name: node}
+	}
+	in.NodePortAddrs, in.HostPortAddrs = nodeAddrs(db, snap, in.Node, defaults.NodePortAddresses)
+	rows, more := Frontends(in)
+	return rows, append(problems, more...)
+}
+
+// Frontends returns what the node serves, sorted by address, port and protocol,
+// and what of what is asked for it does not serve. Served are
 //
-// An address without a single port that can be balanced gets one row with
-// port and protocol 0, which stands for the address alone (it answers ping,
-// and its ports are dropped).
+//   - the LoadBalancer ingress addresses, externalIPs and ClusterIPs of each
+//     Service, times its ports;
+//   - node ports, on the node's own addresses;
+//   - the host ports of this node's pods, there too.
+//
+// Backends have the family of the address. spec.loadBalancerSourceRanges are
+// for the ingress addresses alone, as in kube-proxy.
+//
+// An address of a Service without a single port that can be balanced gets one
+// row with port and protocol 0, which stands for the address alone (it answers
+// ping, and its ports are dropped).
 //
 // Of two Services that claim one addr:port/protocol the older has it; of the
-// same age, the first by name. Only IPv4 and only TCP and UDP are balanced so
-// far; for the rest no rows are made, and FrontendProblems says so.
-func Frontends(services []state.Service, slicesOf []state.EndpointSlice, node string) []state.Frontend {
-	byService := map[state.ObjectName][]state.EndpointSlice{}
-	for _, s := range slicesOf {
-		byService[s.Service] = append(byService[s.Service], s)
-	}
-	services = slices.Clone(services)
+// same age, the first by name. Of a Service and a pod, the Service.
+func Frontends(in FrontendInput) ([]state.Frontend, []state.Problem) {
+	d := newFrontendDecider(in)
+	services := slices.Clone(in.Services)
 	slices.SortFunc(services, func(a, b state.Service) int {
 		return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
 	})
-	rows := map[FrontendKey]state.Frontend{}
-	var alone []state.Frontend
-	served := map[netip.Addr]bool{}
-	for _, svc := range services {
-		addrs := addresses(svc)
-		for _, port := range svc.Ports {
-			if len(addrs) == 0 || port.Protocol != state.TCP && port.Protocol != state.UDP {
-				continue
-			}
-			backends := backendsOf(svc, port, byService[svc.Name], node)
-			for _, a := range addrs {
-				key := FrontendKey{Addr: a.addr.As4(), Port: NewPort(port.Port), Proto: port.Protocol}
-				if _, taken := rows[key]; taken {
-					continue
-				}
-				served[a.addr] = true
-				rows[key] = state.Frontend{Addr: a.addr, Port: port.Port, Protocol: port.Protocol,
-					Service: svc.Name, PortName: port.Name, Kind: a.kind, Backends: backends}
-			}
-		}
-		for _, a := range addrs {
-			alone = append(alone, state.Frontend{Addr: a.addr, Service: svc.Name, Kind: a.kind})
+	for i := range services {
+		d.service(&services[i])
+	}
+	for _, pod := range d.in.Endpoints {
+		d.hostPorts(pod)
+	}
+	for _, a := range d.alone {
+		if !d.served[a.addr] {
+			d.add(state.Frontend{Addr: a.addr, Service: a.service, Kind: a.kind})
 		}
 	}
-	var all []state.Frontend
-	for _, row := range rows {
-		all = append(all, row)
-	}
-	for _, row := range alone {
-		if !served[row.Addr] {
-			served[row.Addr] = true
-			all = append(all, row)
-		}
-	}
-	slices.SortFunc(all, func(a, b state.Frontend) int {
+	slices.SortFunc(d.rows, func(a, b state.Frontend) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return all
+	return d.rows, d.problems
 }
 
-// FrontendProblems returns what Services ask for and Frontends, which
-// returned rows for them, does not serve.
-func FrontendProblems(services []state.Service, rows []state.Frontend) []state.Problem {
-	owner := map[string]state.ObjectName{}
-	for _, row := range rows {
-		owner[row.RowKey()] = row.Service
-	}
-	var problems []state.Problem
-	for _, svc := range services {
-		report := func(field, message, cure string) {
-			problems = append(problems, state.Problem{Object: state.ServiceRef(svc.Name), Field: field, Message: message, Cure: cure})
-		}
-		for _, addr := range slices.Concat(svc.Ingress, svc.ExternalIPs) {
-			if !addr.Unmap().Is4() {
-				report("", "address "+addr.String()+" is not served: only IPv4 is balanced yet", "use an IPv4 address")
-			}
-		}
-		addrs := addresses(svc)
-		for i, port := range svc.Ports {
-			field := fmt.Sprintf("spec.ports[%d]", i)
-			if len(addrs) > 0 && port.Protocol != state.TCP && port.Protocol != state.UDP {
-				report(field+".protocol", port.Protocol.String()+" is not balanced yet", "use TCP or UDP")
-				continue
-			}
-			for _, a := range addrs {
-				key := state.Frontend{Addr: a.addr, Port: port.Port, Protocol: port.Protocol}.RowKey()
-				if by, ok := owner[key]; ok && by != svc.Name {
-					report(field+".port", key+" is served for the older service "+by.String(), "give one of the two another port or address")
-				}
-			}
-		}
-	}
-	return problems
+// frontendDecider is one run of Frontends.
+type frontendDecider struct {
+	in       FrontendInput
+	slicesOf map[state.ObjectName][]*state.EndpointSlice
+
+	rows     []state.Frontend
+	owners   map[listening]state.ObjectRef
+	served   map[netip.Addr]bool
+	alone    []aloneAddr // addresses of Services, which may come out with no row
+	problems []state.Problem
+	reported map[state.Problem]bool
 }
 
+type aloneAddr struct {
+	serviceAddr
+	service state.ObjectName
+}
+
+// listening is what has one owner.
+type listening struct {
+	addr     netip.Addr
+	port     uint16
+	protocol state.Protocol
+}
+
+func newFrontendDecider(in FrontendInput) *frontendDecider {
+	d := &frontendDecider{in: in, slicesOf: make(map[state.ObjectName][]*state.EndpointSlice, len(in.Services)),
+		owners: make(map[listening]state.ObjectRef, 2*len(in.Services)), served: make(map[netip.Addr]bool, 2*len(in.Services)),
+		rows: make([]state.Frontend, 0, 2*len(in.Services)), reported: map[state.Problem]bool{}}
+	for i := range in.Slices {
+		s := &in.Slices[i]
+		d.slicesOf[s.Service] = append(d.slicesOf[s.Service], s)
+	}
+	d.in.Endpoints = slices.SortedFunc(slices.Values(in.Endpoints), func(a, b state.Endpoint) int {
+		return cmp.Or(a.Pod.Compare(b.Pod), cmp.Compare(a.RowKey(), b.RowKey()))
+	})
+	return d
+}
+
+// report adds a Problem, once.
+func (d *frontendDecider) report(object state.ObjectRef, field, message, cure string) {
+	p := state.Problem{Object: object, Field: field, Message: message, Cure: cure}
+	if !d.reported[p] {
+		d.reported[p] = true
+		d.problems = append(d.problems, p)
+	}
+}
+
+// claim makes the row's addr:port/protocol its owner's, unless it is another's.
+func (d *frontendDecider) claim(row state.Frontend, owner state.ObjectRef) (by state.ObjectRef, ok bool) {
+	key := listening{row.Addr, row.Port, row.Protocol}
+	if by, taken := d.owners[key]; taken {
+		return by, false
+	}
+	d.owners[key] = owner
+	return owner, true
+}
+
+func (d *frontendDecider) add(row state.Frontend) {
+	d.served[row.Addr] = true
+	d.rows = append(d.rows, row)
+}
+
+// serviceAddr is an address that a Service is reached at.
 type serviceAddr struct {
 	addr netip.Addr
 	kind state.FrontendKind
 }
 
-// addresses returns the IPv4 addresses at which the outside reaches svc, each once.
-func addresses(svc state.Service) []serviceAddr {
-	var all []serviceAddr
-	add := func(addr netip.Addr, kind state.FrontendKind) {
-		addr = addr.Unmap()
-		known := func(a serviceAddr) bool { return a.addr == addr }
-		if addr.Is4() && !slices.ContainsFunc(all, known) {
-			all = append(all, serviceAddr{addr, kind})
+// addresses returns the addresses of svc itself, each once. (Node ports are at
+// the node's.)
+func (d *frontendDecider) addresses(svc *state.Service) []serviceAddr {
+	all := make([]serviceAddr, 0, 4)
+	add := func(addrs []netip.Addr, kind state.FrontendKind) {
+		for _, a := range addrs {
+			a = a.Unmap()
+			if !slices.ContainsFunc(all, func(known serviceAddr) bool { return known.addr == a }) {
+				all = append(all, serviceAddr{a, kind})
+			}
 		}
 	}
 	if svc.Type == "LoadBalancer" {
-		for _, a := range svc.Ingress {
-			add(a, state.KindLoadBalancer)
-		}
+		add(svc.Ingress, state.KindLoadBalancer)
 	}
-	if svc.Type != "ExternalName" {
-		for _, a := range svc.ExternalIPs {
-			add(a, state.KindExternalIP)
-		}
+	add(svc.ExternalIPs, state.KindExternalIP)
+	if d.in.Inside {
+		add(svc.ClusterIPs, state.KindClusterIP)
 	}
 	return all
 }
 
-// backendsOf returns the backends of a service port, sorted, each addr:port
-// once: the ready ones, or, when none is, those that terminate but still
-// serve (KEP-1669).
-func backendsOf(svc state.Service, port state.ServicePort, endpoints []state.EndpointSlice, node string) []state.Backend {
-	var ready, terminating []state.Backend
-	for _, slice := range endpoints {
-		for _, p := range slice.Ports {
-			if p.Name != port.Name || p.Protocol != port.Protocol {
-				continue
+// service adds the frontends of svc.
+func (d *frontendDecider) service(svc *state.Service) {
+	if svc.Type == "ExternalName" || svc.Headless {
+		return
+	}
+	addrs := d.addresses(svc)
+	var nodeAddrs []netip.Addr
+	if d.in.Inside && (svc.Type == "NodePort" || svc.Type == "LoadBalancer") {
+		nodeAddrs = d.nodePortAddrs(svc)
+	}
+	for i, port := range svc.Ports {
+		var choices [2]*choice // of IPv4 and IPv6
+		serve := func(a serviceAddr, number uint16, field string) {
+			family := 0
+			if a.addr.Is6() {
+				family = 1
 			}
-			for _, b := range slice.Endpoints {
-				b.Addr, b.Port = b.Addr.Unmap(), p.Port
-				switch {
-				case !b.Addr.Is4(), svc.ExternalTrafficPolicyLocal && b.Node != node:
-				case b.Ready:
-					ready = append(ready, b)
-				case b.Serving && b.Terminating:
-					terminating = append(terminating, b)
-				}
+			if choices[family] == nil {
+				choices[family] = d.choose(svc, port, a.addr.Is6())
+			}
+			d.serve(svc, servicePortAt{i, port, number, field}, a, choices[family])
+		}
+		for _, a := range addrs {
+			serve(a, port.Port, "port")
+		}
+		if port.NodePort != 0 {
+			for _, a := range nodeAddrs {
+				serve(serviceAddr{a, state.KindNodePort}, port.NodePort, "nodePort")
 			}
 		}
 	}
-	if len(ready) == 0 {
-		ready = terminating
+	for _, a := range addrs {
+		d.alone = append(d.alone, aloneAddr{a, svc.Name})
 	}
-	// An endpoint may be in two slices while it moves between them; the
-	// further keys make the choice between them the same everywhere.
-	slices.SortFunc(ready, func(a, b state.Backend) int {
-		return cmp.Or(a.Compare(b), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Weight, b.Weight))
-	})
-	return slices.CompactFunc(ready, func(a, b state.Backend) bool { return a.Compare(b) == 0 })
+}
+
+// servicePortAt is a port of a Service, and the number it has at an address.
+type servicePortAt struct {
+	index int // in spec.ports
+	state.ServicePort
+	number uint16
+	field  string // of the number
+}
+
+func (p servicePortAt) path(field string) string {
+	return fmt.Sprintf("spec.ports[%d].%s", p.index, field)
+}
+
+// serve adds the frontend of one port of svc at one address.
+func (d *frontendDecider) serve(svc *state.Service, port servicePortAt, at serviceAddr, c *choice) {
+	row := state.Frontend{Addr: at.addr, Port: port.number, Protocol: port.Protocol, Service: svc.Name, PortName: port.Name, Kind: at.kind,
+		Affinity: svc.Affinity, TableSize: svc.TableSize,
+		Refuse: cmp.Or(svc.Unserved, d.in.Defaults.Unserved) == state.UnservedRefuse}
+	ref := state.ServiceRef(svc.Name)
+	if by, ok := d.claim(row, ref); !ok {
+		if by != ref {
+			d.report(ref, port.path(port.field), row.RowKey()+" is served for the older "+by.String(), "give one of the two another port or address")
+		}
+		return
+	}
+	if row.Protocol == state.SCTP && !d.sctpServed(ref, port, at.kind, c) {
+		return
+	}
+	chosen := c.outside
+	if at.kind == state.KindClusterIP {
+		chosen = c.clusterIP
+	}
+	row.Backends, row.Inside, row.Draining = chosen.backends, chosen.inside, chosen.draining
+	row.Forwarding, row.Dispatch = d.forwarding(svc, port, at.kind, row.Backends)
+	if at.kind == state.KindLoadBalancer && svc.SourceRanges != nil {
+		row.Sources = d.sources(svc, at.addr)
+	}
+	d.add(row)
+}
+
+// sources are the clients of the address's family that svc lets in.
+func (d *frontendDecider) sources(svc *state.Service, addr netip.Addr) []netip.Prefix {
+	sources := []netip.Prefix{}
+	for _, p := range svc.SourceRanges {
+		if p.Addr().Is6() == addr.Is6() {
+			sources = append(sources, p)
+		}
+	}
+	if len(sources) == 0 {
+		any := "0.0.0.0/0"
+		if addr.Is6() {
+			any = "::/0"
+		}
+		d.report(state.ServiceRef(svc.Name), svc.SourceRangesField, "has no range of the family of "+addr.String()+": nobody is let in there",
+			"add the ranges of its clients, or "+any)
+	}
+	return sources
 }
 
 // HoldWhileAnnounced returns the Hold of the Frontends' reconciler: the last

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/state"
+	corev1 "k8s.io/api/core/v1"
 )
 
 func backend(addr, node, condition string) state.Backend {
@@ -16,6 +17,8 @@ func backend(addr, node, condition string) state.Backend {
 	switch condition {
 	case "ready":
 		b.Ready, b.Serving = true, true
+	case "idle": // weight 0
+		b.Serving = true
 	case "draining":
 		b.Serving, b.Terminating = true, true
 	case "gone":
@@ -27,78 +30,345 @@ func backend(addr, node, condition string) state.Backend {
 	return b
 }
 
+func addrList(list ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, a := range list {
+		all = append(all, netip.MustParseAddr(a))
+	}
+	return all
+}
+
+func prefixList(list ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range list {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+func named(name string) state.ObjectName {
+	namespace, name, _ := strings.Cut(name, "/")
+	return state.ObjectName{Namespace: namespace, Name: name}
+}
+
+// endpointsOf is a slice of the service's only port, with the target port.
+func endpointsOf(svc state.Service, target uint16, endpoints ...state.Backend) state.EndpointSlice {
+	p := svc.Ports[0]
+	return state.EndpointSlice{Name: svc.Name, Service: svc.Name, Endpoints: endpoints,
+		Ports: []state.EndpointPort{{Name: p.Name, Protocol: p.Protocol, Port: target}}}
+}
+
+// listed are the addresses and ports of backends.
+func listed(backends []state.Backend) string {
+	var all []string
+	for _, b := range backends {
+		all = append(all, netip.AddrPortFrom(b.Addr, b.Port).String())
+	}
+	return strings.Join(all, " ")
+}
+
 func TestFrontendsBackends(t *testing.T) {
 	all := []state.Backend{
 		backend("172.20.2.1", "w2", "ready"), backend("172.20.1.1", "w1", "ready"), backend("172.20.1.2", "w1", "draining"),
-		backend("172.20.0.1", "w0", "gone"), backend("172.20.0.2", "w0", "failing"), backend("fd00::1", "w0", "ready"),
+		backend("172.20.0.1", "w0", "gone"), backend("172.20.0.2", "w0", "failing"), backend("172.20.0.3", "w0", "idle"),
+		backend("172.20.0.4", "", "ready"), backend("fd00::1", "w0", "ready"),
 	}
+	moving := backend("172.20.2.1", "w2", "draining") // in another slice than all has it in
 	for _, c := range []struct {
-		name      string
-		endpoints []state.Backend
-		local     bool
-		want      string
+		name             string
+		endpoints        []state.Backend
+		external, intern bool // policy Local
+		// The outside's backends | the pods' | those that drain, and for the
+		// clusterIP the pods' | those that drain, where they are others; the
+		// network 172.20. and the port left out.
+		want string
 	}{
-		{"the ready ones, sorted", all, false, "172.20.1.1:8080 172.20.2.1:8080"},
-		{"local: those of this node", all, true, "172.20.1.1:8080"},
-		{"none ready: those that drain", all[2:5], false, "172.20.1.2:8080"},
-		{"local, none ready here: those that drain here", append([]state.Backend{all[0]}, all[2:]...), true, "172.20.1.2:8080"},
-		{"none at all", all[3:], false, ""},
-		{"twice the same", append(slices.Clone(all), all...), false, "172.20.1.1:8080 172.20.2.1:8080"},
+		{"the ready ones, sorted", all, false, false, "0.4 1.1 2.1 | 0.4 1.1 2.1 | 0.3 1.2"},
+		{"external Local: those of this node, and all for pods", all, true, false, "1.1 | 0.4 1.1 2.1 | 0.3 1.2"},
+		{"internal Local: for the clusterIP's pods those of this node", all, false, true, "0.4 1.1 2.1 | 0.4 1.1 2.1 | 0.3 1.2; 1.1 | 0.3 1.2"},
+		{"both Local", all, true, true, "1.1 | 0.4 1.1 2.1 | 0.3 1.2; 1.1 | 0.3 0.4 1.2 2.1"},
+		{"none ready: those that drain", all[2:6], false, false, "1.2 | 1.2 | 0.3"},
+		{"Local, none ready here: those that drain here", append([]state.Backend{all[0]}, all[2:6]...), true, false, "1.2 | 2.1 | 0.3"},
+		{"Local, no node's is nobody's", all[6:], true, false, " | 0.4 | "},
+		{"none at all", all[3:5], false, false, " |  | "},
+		{"idle ones get nothing new, though nobody else is there", all[5:6], false, false, " |  | 0.3"},
+		{"twice the same", append(slices.Clone(all), all...), false, false, "0.4 1.1 2.1 | 0.4 1.1 2.1 | 0.3 1.2"},
+		{"in two slices: the better counts", append(slices.Clone(all[:2]), moving), false, false, "1.1 2.1 | 1.1 2.1 | "},
 	} {
-		svc := state.Service{Name: state.ObjectName{Namespace: "a", Name: "web"}, Type: "LoadBalancer",
-			Ingress: []netip.Addr{netip.MustParseAddr("192.168.10.211")}, ExternalTrafficPolicyLocal: c.local,
-			Ports: []state.ServicePort{{Name: "http", Protocol: state.TCP, Port: 80}}}
-		endpoints := []state.EndpointSlice{
-			{Service: svc.Name, Endpoints: c.endpoints, Ports: []state.EndpointPort{
-				{Name: "http", Protocol: state.TCP, Port: 8080}, {Name: "http", Protocol: state.UDP, Port: 1}, {Name: "other", Protocol: state.TCP, Port: 2}}},
-			{Service: state.ObjectName{Namespace: "a", Name: "stranger"}, Endpoints: all, Ports: []state.EndpointPort{{Name: "http", Protocol: state.TCP, Port: 3}}},
-		}
-		rows := Frontends([]state.Service{svc}, endpoints, "w1")
-		if len(rows) != 1 {
-			t.Fatalf("%s: %d rows", c.name, len(rows))
-		}
-		var got []string
-		for _, b := range rows[0].Backends {
-			got = append(got, netip.AddrPortFrom(b.Addr, b.Port).String())
-		}
-		if strings.Join(got, " ") != c.want {
-			t.Errorf("%s: %v, want %s", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("192.168.10.211"), ClusterIPs: addrList("10.96.0.7"),
+				ExternalTrafficPolicyLocal: c.external, InternalTrafficPolicyLocal: c.intern,
+				Ports: []state.ServicePort{{Name: "http", Protocol: state.TCP, Port: 80, NodePort: 30080}}}
+			of := endpointsOf(svc, 8080, c.endpoints...)
+			of.Ports = append(of.Ports, state.EndpointPort{Name: "http", Protocol: state.UDP, Port: 1}, state.EndpointPort{Name: "other", Protocol: state.TCP, Port: 2})
+			stranger := of
+			stranger.Service, stranger.Endpoints = named("a/stranger"), all
+			rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true,
+				Slices: []state.EndpointSlice{stranger, of}, NodePortAddrs: addrList("192.168.10.101")})
+			if len(rows) != 3 || len(problems) > 0 {
+				t.Fatalf("%d rows, problems %v", len(rows), problems)
+			}
+			short := strings.NewReplacer("172.20.", "", ":8080", "").Replace
+			lists := map[state.FrontendKind]string{}
+			for _, row := range rows {
+				lists[row.Kind] = short(listed(row.Backends) + " | " + listed(row.Inside) + " | " + listed(row.Draining))
+			}
+			got := lists[state.KindLoadBalancer]
+			if lists[state.KindNodePort] != got {
+				t.Errorf("node port: %s, LoadBalancer address: %s", lists[state.KindNodePort], got)
+			}
+			if inside := lists[state.KindClusterIP]; inside != got {
+				backends, rest, _ := strings.Cut(inside, " | ")
+				if !strings.HasPrefix(got, backends+" | ") {
+					t.Errorf("clusterIP: %s: other backends for the outside, which share a set", inside)
+				}
+				got += "; " + rest
+			}
+			if got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// Hints are as kube-proxy takes them.
+func TestFrontendsTopology(t *testing.T) {
+	hinted := func(addr, node, condition, zones, nodes string) state.Backend {
+		b := backend(addr, node, condition)
+		b.ForZones, b.ForNodes = zones, nodes
+		return b
+	}
+	one, two, three := hinted("10.1.0.1", "n1", "ready", "a", ""), hinted("10.1.0.2", "n2", "ready", "b", ""), hinted("10.1.0.3", "n3", "ready", "a,b", "")
+	onNode := func(b state.Backend, nodes string) state.Backend { b.ForNodes = nodes; return b }
+	for _, c := range []struct {
+		name, zone string
+		local      bool
+		endpoints  []state.Backend
+		want       string // backends | draining
+	}{
+		{"its zone's", "a", false, []state.Backend{one, two, three}, "10.1.0.1:80 10.1.0.3:80 | 10.1.0.2:80"},
+		{"another zone's", "b", false, []state.Backend{one, two, three}, "10.1.0.2:80 10.1.0.3:80 | 10.1.0.1:80"},
+		{"a zone that no hint names", "c", false, []state.Backend{one, two, three}, "10.1.0.1:80 10.1.0.2:80 10.1.0.3:80 | "},
+		{"no zone of a longer name", "", false, []state.Backend{one, two, three}, "10.1.0.1:80 10.1.0.2:80 10.1.0.3:80 | "},
+		{"one has no hint", "a", false, []state.Backend{one, two, backend("10.1.0.4", "n1", "ready")}, "10.1.0.1:80 10.1.0.2:80 10.1.0.4:80 | "},
+		{"one that is not ready has none", "a", false, []state.Backend{one, two, backend("10.1.0.4", "n1", "draining")}, "10.1.0.1:80 | 10.1.0.2:80 10.1.0.4:80"},
+		{"none is ready", "a", false, []state.Backend{hinted("10.1.0.1", "n1", "draining", "b", ""), hinted("10.1.0.2", "n1", "draining", "a", "")}, "10.1.0.1:80 10.1.0.2:80 | "},
+		{"the node's before the zone's", "a", false, []state.Backend{onNode(one, "n1"), onNode(two, "w,x"), onNode(three, "n3")}, "10.1.0.2:80 | 10.1.0.1:80 10.1.0.3:80"},
+		{"none for the node: the zone's", "a", false, []state.Backend{onNode(one, "n1"), onNode(two, "n2"), onNode(three, "n3")}, "10.1.0.1:80 10.1.0.3:80 | 10.1.0.2:80"},
+		{"policy Local knows no hints", "a", true, []state.Backend{hinted("10.1.0.1", "w", "ready", "b", ""), hinted("10.1.0.2", "n1", "ready", "a", "")}, "10.1.0.1:80 | "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("192.168.10.211"), ExternalTrafficPolicyLocal: c.local,
+				Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}}
+			rows, _ := Frontends(FrontendInput{Node: state.Node{Name: "w", Labels: map[string]string{corev1.LabelTopologyZone: c.zone}},
+				Services: []state.Service{svc}, Slices: []state.EndpointSlice{endpointsOf(svc, 80, c.endpoints...)}})
+			if len(rows) != 1 {
+				t.Fatalf("%d rows", len(rows))
+			}
+			if got := listed(rows[0].Backends) + " | " + listed(rows[0].Draining); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+			for _, b := range slices.Concat(rows[0].Backends, rows[0].Inside, rows[0].Draining) {
+				if b.ForZones+b.ForNodes != "" {
+					t.Errorf("%v has hints left: they would rewrite rows for nothing", b)
+				}
+			}
+		})
 	}
 }
 
 func TestFrontendsAddresses(t *testing.T) {
-	addrs := func(list ...string) (all []netip.Addr) {
-		for _, a := range list {
-			all = append(all, netip.MustParseAddr(a))
-		}
-		return all
-	}
-	port := []state.ServicePort{{Protocol: state.TCP, Port: 80}}
+	port := []state.ServicePort{{Protocol: state.TCP, Port: 80, NodePort: 30080}}
+	young, old := port, []state.ServicePort{{Protocol: state.TCP, Port: 80}}
 	day := func(n int) time.Time { return time.Unix(int64(n)*86400, 0) }
 	services := []state.Service{
-		{Name: state.ObjectName{Namespace: "a", Name: "young"}, Created: day(2), Type: "LoadBalancer", Ingress: addrs("10.0.0.1"), Ports: port},
-		{Name: state.ObjectName{Namespace: "z", Name: "old"}, Created: day(1), Type: "ClusterIP", ExternalIPs: addrs("10.0.0.1"), Ports: port},
-		{Name: state.ObjectName{Namespace: "b", Name: "twin2"}, Created: day(3), Type: "NodePort", ExternalIPs: addrs("10.0.0.2"), Ports: port},
-		{Name: state.ObjectName{Namespace: "b", Name: "twin1"}, Created: day(3), Type: "LoadBalancer", Ingress: addrs("10.0.0.2", "::ffff:10.0.0.9"), ExternalIPs: addrs("10.0.0.2"), Ports: port},
-		{Name: state.ObjectName{Namespace: "c", Name: "name"}, Type: "ExternalName", ExternalIPs: addrs("10.0.0.3"), Ports: port},
-		{Name: state.ObjectName{Namespace: "c", Name: "no-longer"}, Type: "ClusterIP", Ingress: addrs("10.0.0.4"), Ports: port},
-		{Name: state.ObjectName{Namespace: "c", Name: "portless"}, Type: "LoadBalancer", Ingress: addrs("10.0.0.5", "10.0.0.1", "fd00::5")},
+		{Name: named("a/young"), Created: day(2), Type: "LoadBalancer", Ingress: addrList("10.0.0.1"), Ports: young, Families: []string{"IPv4"}},
+		{Name: named("z/old"), Created: day(1), Type: "ClusterIP", ExternalIPs: addrList("10.0.0.1"), Ports: old},
+		{Name: named("b/twin2"), Created: day(3), Type: "NodePort", ExternalIPs: addrList("10.0.0.2"), Ports: old},
+		{Name: named("b/twin1"), Created: day(3), Type: "LoadBalancer", Ingress: addrList("10.0.0.2", "::ffff:10.0.0.9"), ExternalIPs: addrList("10.0.0.2"), Ports: old},
+		{Name: named("c/name"), Type: "ExternalName", ExternalIPs: addrList("10.0.0.3"), Ports: port},
+		{Name: named("c/headless"), Type: "ClusterIP", Headless: true, ExternalIPs: addrList("10.0.0.3"), Ports: port},
+		{Name: named("c/no-longer"), Type: "ClusterIP", Ingress: addrList("10.0.0.4"), Ports: port},
+		{Name: named("c/portless"), Type: "LoadBalancer", Ingress: addrList("10.0.0.5", "10.0.0.1", "fd00::5")},
+		{Name: named("d/dual"), Type: "NodePort", ClusterIPs: addrList("10.96.0.7", "fd00:96::7"), Ports: []state.ServicePort{{Protocol: state.UDP, Port: 53, NodePort: 30053}}},
+		{Name: named("d/thief"), Created: day(4), Type: "NodePort", ClusterIPs: addrList("10.96.0.8"), Ports: []state.ServicePort{{Protocol: state.UDP, Port: 54, NodePort: 30053}}},
 	}
-	want := []string{
+	inside := []string{
 		"10.0.0.1:80/TCP z/old ExternalIP",
 		"10.0.0.2:80/TCP b/twin1 LoadBalancer",
 		"10.0.0.5:0/? c/portless LoadBalancer",
 		"10.0.0.9:80/TCP b/twin1 LoadBalancer",
+		"10.96.0.7:53/UDP d/dual ClusterIP",
+		"10.96.0.8:54/UDP d/thief ClusterIP",
+		"192.168.10.101:30053/UDP d/dual NodePort",
+		"192.168.10.101:30080/TCP a/young NodePort",
+		"[fd00::5]:0/? c/portless LoadBalancer",
+		"[fd00:10::101]:30053/UDP d/dual NodePort",
+		"[fd00:96::7]:53/UDP d/dual ClusterIP",
 	}
-	for range len(services) {
-		services = append(services[1:], services[0])
+	outside := slices.DeleteFunc(slices.Clone(inside), func(row string) bool {
+		return strings.HasSuffix(row, "ClusterIP") || strings.HasSuffix(row, "NodePort")
+	})
+	clash := []string{
+		"service/a/young: spec.ports[0].port: 10.0.0.1:80/TCP is served for the older service/z/old; give one of the two another port or address",
+		"service/b/twin2: spec.ports[0].port: 10.0.0.2:80/TCP is served for the older service/b/twin1; give one of the two another port or address",
+	}
+	for _, c := range []struct {
+		inside         bool
+		want, problems []string
+	}{
+		{true, inside, append(clash, "service/d/thief: spec.ports[0].nodePort: 192.168.10.101:30053/UDP is served for the older service/d/dual; give one of the two another port or address")},
+		{false, outside, clash},
+	} {
+		for range len(services) {
+			services = append(services[1:], services[0])
+			var got, problems []string
+			rows, found := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: services, Inside: c.inside,
+				NodePortAddrs: addrList("192.168.10.101", "fd00:10::101")})
+			for _, row := range rows {
+				got = append(got, fmt.Sprintf("%s %s %s", row.RowKey(), row.Service, row.Kind))
+			}
+			for _, p := range found {
+				problems = append(problems, p.String())
+			}
+			if !slices.Equal(got, c.want) {
+				t.Fatalf("inside %v: rows\n%s\nwant\n%s", c.inside, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+			}
+			if !slices.Equal(problems, c.problems) {
+				t.Fatalf("inside %v: problems\n%s\nwant\n%s", c.inside, strings.Join(problems, "\n"), strings.Join(c.problems, "\n"))
+			}
+		}
+	}
+}
+
+func TestFrontendsFamilies(t *testing.T) {
+	svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("10.0.0.1", "fd00::1"), Ports: []state.ServicePort{{Protocol: state.SCTP, Port: 80}}}
+	rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc},
+		Slices: []state.EndpointSlice{endpointsOf(svc, 80, backend("172.20.0.1", "w1", "ready"), backend("fd00:20::1", "w1", "ready"), backend("::ffff:172.20.0.2", "w1", "ready"))}})
+	if len(rows) != 2 || listed(rows[0].Backends) != "172.20.0.1:80 172.20.0.2:80" || listed(rows[1].Backends) != "[fd00:20::1]:80" || len(problems) > 0 {
+		t.Errorf("rows %+v, problems %v", rows, problems)
+	}
+}
+
+// What a Service asks for, before the node's defaults, and what is made of it.
+func TestFrontendsForwarding(t *testing.T) {
+	const annotation = "metadata.annotations[seamark.dev/forwarding-mode]"
+	here, there := backend("172.20.1.1", "w1", "ready"), backend("172.20.2.1", "w2", "ready")
+	beyond := backend("192.168.77.1", "", "ready")
+	for _, c := range []struct {
+		name     string
+		service  state.Service // its forwarding
+		defaults Defaults
+		protocol state.Protocol
+		target   uint16 // the port is 80
+		backends []state.Backend
+		want     string // of the LoadBalancer address, then of the node port
+		problem  string // after "service/a/web: "
+	}{
+		{"by default", state.Service{}, Defaults{}, state.TCP, 8080, []state.Backend{here, there}, "dsr/ipip snat/ipip", ""},
+		{"as the node is told", state.Service{}, Defaults{Forwarding: state.ForwardSNAT, Dispatch: state.DispatchGeneve}, state.TCP, 8080, []state.Backend{there}, "snat/geneve snat/geneve", ""},
+		{"as the Service says", state.Service{Forwarding: state.ForwardDSR, Dispatch: state.DispatchIPIP}, Defaults{Forwarding: state.ForwardSNAT, Dispatch: state.DispatchGeneve},
+			state.TCP, 8080, []state.Backend{there}, "dsr/ipip snat/ipip", ""},
+		{"hybrid, TCP", state.Service{Forwarding: state.ForwardHybrid}, Defaults{}, state.TCP, 80, []state.Backend{there}, "dsr/ipip snat/ipip", ""},
+		{"hybrid, UDP", state.Service{}, Defaults{Forwarding: state.ForwardHybrid}, state.UDP, 80, []state.Backend{there}, "snat/ipip snat/ipip", ""},
+		{"hybrid, SCTP", state.Service{Forwarding: state.ForwardHybrid}, Defaults{}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip", ""},
+		{"a node port of policy Local stays here", state.Service{ExternalTrafficPolicyLocal: true}, Defaults{}, state.TCP, 8080, []state.Backend{here, there}, "dsr/ipip dsr/ipip", ""},
+		{"SCTP is never translated", state.Service{Forwarding: state.ForwardSNAT, ForwardingField: annotation}, Defaults{}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip",
+			annotation + ": SCTP port 80 is forwarded by dsr: its checksum cannot be mended when ports are translated; write dsr or hybrid"},
+		{"nor is it where nobody asked", state.Service{}, Defaults{Forwarding: state.ForwardSNAT}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip", ""},
+		{"beyond the cluster, the same port", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 80, []state.Backend{beyond, there}, "dsr/ipip snat/ipip", ""},
+		{"beyond, another port", state.Service{}, Defaults{}, state.TCP, 8080, []state.Backend{beyond}, "snat/ipip snat/ipip", ""},
+		{"beyond, another port, asked for", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 8080, []state.Backend{there, beyond}, "snat/ipip snat/ipip",
+			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1:8080 is outside the cluster, where nobody translates port 80; make the target port 80, or write snat"},
+		{"beyond, all of them, know no geneve", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond}, "dsr/ipip snat/geneve", ""},
+		{"beyond, some of them", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond, there}, "snat/geneve snat/geneve",
+			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch, or snat"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			svc := c.service
+			svc.Name, svc.Type, svc.Ingress, svc.ClusterIPs = named("a/web"), "LoadBalancer", addrList("10.0.0.1"), addrList("10.96.0.7")
+			svc.Ports = []state.ServicePort{{Protocol: c.protocol, Port: 80, NodePort: 30080}}
+			rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true, Defaults: c.defaults,
+				NodePortAddrs: addrList("192.168.10.101"), Slices: []state.EndpointSlice{endpointsOf(svc, c.target, c.backends...)}})
+			var got []string
+			for _, row := range rows {
+				if row.Kind == state.KindClusterIP {
+					if row.Forwarding != state.ForwardDSR {
+						t.Errorf("ClusterIP is forwarded by %s", row.Forwarding)
+					}
+					continue
+				}
+				got = append(got, fmt.Sprintf("%s/%s", row.Forwarding, row.Dispatch))
+			}
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			problems = slices.DeleteFunc(problems, func(p state.Problem) bool { return p.Field == "spec.ports[0].nodePort" }) // SCTP's
+			if text := strings.Trim(fmt.Sprint(problems), "[]"); text != strings.TrimSuffix("service/a/web: "+c.problem, "service/a/web: ") {
+				t.Errorf("problems %s\nwant %s", text, c.problem)
+			}
+		})
+	}
+}
+
+// What is the node's default, and what the Service says instead.
+func TestFrontendsSettings(t *testing.T) {
+	svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("10.0.0.1", "fd00::1"), ExternalIPs: addrList("10.0.0.2"), ClusterIPs: addrList("10.96.0.7"),
+		Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}, Affinity: time.Hour, TableSize: 1021, Unserved: state.UnservedRefuse,
+		SourceRanges: prefixList("10.0.0.0/8", "172.16.0.0/12"), SourceRangesField: "spec.loadBalancerSourceRanges"}
+	rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Inside: true})
+	var got []string
+	for _, row := range rows {
+		got = append(got, fmt.Sprintf("%s %v %d %v %v %v", row.Addr, row.Affinity, row.TableSize, row.Refuse, row.Sources, row.Sources == nil))
+	}
+	for _, p := range problems {
+		got = append(got, p.String())
+	}
+	want := []string{
+		"10.0.0.1 1h0m0s 1021 true [10.0.0.0/8 172.16.0.0/12] false",
+		"10.0.0.2 1h0m0s 1021 true [] true",
+		"10.96.0.7 1h0m0s 1021 true [] true",
+		"fd00::1 1h0m0s 1021 true [] false", // nobody
+		"service/a/web: spec.loadBalancerSourceRanges: has no range of the family of fd00::1: nobody is let in there; add the ranges of its clients, or ::/0",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for _, c := range []struct {
+		service, node state.Unserved
+		want          bool
+	}{{"", "", false}, {"", state.UnservedRefuse, true}, {state.UnservedDrop, state.UnservedRefuse, false}, {state.UnservedRefuse, state.UnservedDrop, true}} {
+		svc.Unserved = c.service
+		rows, _ := Frontends(FrontendInput{Services: []state.Service{svc}, Defaults: Defaults{Unserved: c.node}})
+		if rows[0].Refuse != c.want {
+			t.Errorf("Service %q, node %q: refuse %v", c.service, c.node, rows[0].Refuse)
+		}
+	}
+}
+
+func TestFrontendsSCTP(t *testing.T) {
+	svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("10.0.0.1"), ClusterIPs: addrList("10.96.0.7"),
+		Ports: []state.ServicePort{{Protocol: state.SCTP, Port: 80, NodePort: 30080}}}
+	for target, want := range map[uint16][]string{
+		80: {"10.0.0.1:80/SCTP", "10.96.0.7:80/SCTP",
+			"service/a/web: spec.ports[0].nodePort: SCTP node port 30080 is not served: SCTP's checksum cannot be mended when ports are translated; " +
+				"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port"},
+		8080: {"10.0.0.1:0/?", "10.96.0.7:0/?",
+			"service/a/web: spec.ports[0].targetPort: SCTP port 80 with target port 8080 is not served: SCTP's checksum cannot be mended when ports are translated; make the two the same",
+			"service/a/web: spec.ports[0].nodePort: SCTP node port 30080 is not served: SCTP's checksum cannot be mended when ports are translated; " +
+				"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port"},
+	} {
+		rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Inside: true, NodePortAddrs: addrList("192.168.10.101"),
+			Slices: []state.EndpointSlice{endpointsOf(svc, target, backend("172.20.1.1", "w1", "ready"))}})
 		var got []string
-		for _, row := range Frontends(services, nil, "w1") {
-			got = append(got, fmt.Sprintf("%s %s %s", row.RowKey(), row.Service, row.Kind))
+		for _, row := range rows {
+			got = append(got, row.RowKey())
+		}
+		for _, p := range problems {
+			got = append(got, p.String())
 		}
 		if !slices.Equal(got, want) {
-			t.Fatalf("rows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			t.Errorf("target port %d: got\n%s\nwant\n%s", target, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 	}
 }
@@ -132,7 +402,7 @@ func TestFrontendsOfRightfulAddresses(t *testing.T) {
 		{"the Service is gone", func(tx *state.Tx) { db.Services.Delete(tx, "a/web") }, "", ""},
 	} {
 		writer.Update(step.change)
-		rows, problems := FrontendsOf(db, db.Snapshot(), "n")
+		rows, problems := FrontendsOf(db, db.Snapshot(), "n", Defaults{})
 		var served []string
 		for _, row := range rows {
 			served = append(served, row.RowKey())
@@ -143,28 +413,6 @@ func TestFrontendsOfRightfulAddresses(t *testing.T) {
 		if step.refuse == "" && len(problems) > 0 || step.refuse != "" && (len(problems) != 1 || !strings.HasPrefix(problems[0].Message, step.refuse)) {
 			t.Errorf("%s: problems %v, want %q", step.name, problems, step.refuse)
 		}
-	}
-}
-
-func TestFrontendProblems(t *testing.T) {
-	addr := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
-	services := []state.Service{
-		{Name: state.ObjectName{Namespace: "a", Name: "web"}, Type: "LoadBalancer", Ingress: addr[:1], Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}},
-		{Name: state.ObjectName{Namespace: "b", Name: "web"}, Type: "LoadBalancer", Ingress: addr, Ports: []state.ServicePort{
-			{Protocol: state.SCTP, Port: 80}, {Protocol: state.TCP, Port: 80}, {Protocol: state.TCP, Port: 81}}},
-		{Name: state.ObjectName{Namespace: "c", Name: "inside"}, Type: "ClusterIP", Ports: []state.ServicePort{{Protocol: state.SCTP, Port: 80}}},
-	}
-	var got []string
-	for _, p := range FrontendProblems(services, Frontends(services, nil, "w1")) {
-		got = append(got, p.String())
-	}
-	want := []string{
-		"service/b/web: address fd00::1 is not served: only IPv4 is balanced yet; use an IPv4 address",
-		"service/b/web: spec.ports[0].protocol: SCTP is not balanced yet; use TCP or UDP",
-		"service/b/web: spec.ports[1].port: 10.0.0.1:80/TCP is served for the older service a/web; give one of the two another port or address",
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("problems\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

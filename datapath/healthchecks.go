@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -8,27 +9,25 @@ import (
 )
 
 // HealthChecks returns the health checks that the named node answers, sorted by
-// port: one for each Service of Seamark's with externalTrafficPolicy Local and a
-// spec.healthCheckNodePort, with the count of its ready backends here. The API
+// port: one for each Service of type LoadBalancer with externalTrafficPolicy
+// Local and a spec.healthCheckNodePort, with the count of its ready backends
+// here. (Those that terminate take no new connections, whoever asks.) Services
+// of other load balancers are kube-proxy's, where it is not replaced. The API
 // server gives no port to two Services; should two rows have one, the first by
 // name answers.
-func HealthChecks(db *state.DB, r state.Reader, node string) []state.HealthCheck {
-	left := state.LeavingsOf(db, r)
+func HealthChecks(db *state.DB, r state.Reader, node string, replacement KubeProxyReplacement) []state.HealthCheck {
+	left, all := state.LeavingsOf(db, r), replacement.in(db, r)
 	rows := map[uint16]state.HealthCheck{}
 	for svc := range db.Services.All(r) {
-		if !svc.ForSeamark() || left.Service(svc) != "" || !svc.ExternalTrafficPolicyLocal || svc.HealthCheckNodePort == 0 {
+		ours := svc.Type == "LoadBalancer" && (all || svc.ForSeamark() && left.Service(svc) == "")
+		if !ours || !svc.ExternalTrafficPolicyLocal || svc.HealthCheckNodePort == 0 {
 			continue
 		}
 		if _, taken := rows[svc.HealthCheckNodePort]; !taken {
 			rows[svc.HealthCheckNodePort] = state.HealthCheck{Service: svc.Name, Port: svc.HealthCheckNodePort, Local: readyOn(db, r, svc.Name, node)}
 		}
 	}
-	all := make([]state.HealthCheck, 0, len(rows))
-	for _, row := range rows {
-		all = append(all, row)
-	}
-	slices.SortFunc(all, func(a, b state.HealthCheck) int { return int(a.Port) - int(b.Port) })
-	return all
+	return slices.SortedFunc(maps.Values(rows), func(a, b state.HealthCheck) int { return int(a.Port) - int(b.Port) })
 }
 
 // readyOn counts the ready backends of a Service on a node. A pod counts once,

@@ -138,7 +138,7 @@ func (n *scriptNode) reconcile() error {
 		n.db.Services.MarkSynced(tx)
 		n.db.EndpointSlices.MarkSynced(tx)
 	})
-	rows, _ := FrontendsOf(n.db, n.db.Snapshot(), "w1")
+	rows, _ := FrontendsOf(n.db, n.db.Snapshot(), "w1", Defaults{})
 	n.writer.Update(func(tx *state.Tx) { state.Want(tx, n.db.Frontends, rows, n.now) })
 	if err := n.refresh(); err != nil {
 		return err

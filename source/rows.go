@@ -42,6 +42,7 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 	}
 	for i, ip := range clusterIPs {
 		if ip == corev1.ClusterIPNone {
+			row.Headless = true
 			continue
 		}
 		if a, ok := checkAddr(&problems, fmt.Sprintf("spec.clusterIPs[%d]", i), ip); ok {

@@ -85,6 +85,8 @@ type Service struct {
 	// is the product whose it is.
 	Class, ClassOf string
 	ClusterIPs     []netip.Addr
+	// Headless: spec.clusterIP is None. DNS names its pods, and nobody balances.
+	Headless bool
 	// ExternalIPs is spec.externalIPs.
 	ExternalIPs []netip.Addr
 	// RequestedIPs are the addresses asked for by spec.loadBalancerIP or by
@@ -150,6 +152,19 @@ type ServicePort struct {
 	Protocol Protocol
 	Port     uint16
 	NodePort uint16
+}
+
+// HasFamily says whether the Service is one of a's family: it has a clusterIP of
+// it or, when it has none at all, it is to have addresses of it.
+func (s Service) HasFamily(a netip.Addr) bool {
+	if len(s.ClusterIPs) > 0 {
+		return slices.ContainsFunc(s.ClusterIPs, func(ip netip.Addr) bool { return ip.Unmap().Is4() == a.Is4() })
+	}
+	family := "IPv6"
+	if a.Is4() {
+		family = "IPv4"
+	}
+	return slices.Contains(s.Families, family)
 }
 
 // RowKey of a Service is namespace/name.

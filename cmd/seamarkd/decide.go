@@ -16,7 +16,9 @@ type deciders struct {
 	db     *state.DB
 	writer *state.Writer
 	node   string
-	log    *slog.Logger
+	// defaults of this node's frontends.
+	defaults datapath.Defaults
+	log      *slog.Logger
 }
 
 // report makes problems those that the named decider finds, and logs new ones.
@@ -46,20 +48,23 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 
 func (d *deciders) frontends(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+		// Decided by less, the frontends of node ports and of pods would go for a
+		// moment at each start.
 		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) &&
-			d.db.Pools.Synced(snap) && d.db.Agents.Synced(snap) {
-			rows, problems := datapath.FrontendsOf(d.db, snap, d.node)
+			d.db.Pools.Synced(snap) && d.db.Agents.Synced(snap) && d.db.Devices.Synced(snap) && d.db.Endpoints.Synced(snap) &&
+			state.Marked(snap, decidedMark(d.db.Attachments.Name())) {
+			rows, problems := datapath.FrontendsOf(d.db, snap, d.node, d.defaults)
 			want(d, d.db.Frontends, rows)
 			d.report("frontends", problems)
 		}
 	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Nodes.Watch(), d.db.Pools.Watch(), d.db.Devices.Watch(),
-		d.db.Agents.Watch(), d.db.MarksChanged)
+		d.db.Agents.Watch(), d.db.Endpoints.Watch(), d.db.Attachments.Watch(), d.db.MarksChanged)
 }
 
 func (d *deciders) healthChecks(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Agents.Synced(snap) {
-			want(d, d.db.HealthChecks, datapath.HealthChecks(d.db, snap, d.node))
+			want(d, d.db.HealthChecks, datapath.HealthChecks(d.db, snap, d.node, d.defaults.KubeProxyReplacement))
 		}
 	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Agents.Watch(), d.db.MarksChanged)
 }

@@ -4,11 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/source/etcd"
+	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/pflag"
 )
 
@@ -25,6 +30,8 @@ type nodeFlags struct {
 
 	flows, halfOpen uint32
 
+	frontends frontendFlags
+
 	leaseDuration time.Duration
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
@@ -39,6 +46,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of the container runtime's network configurations, to see whose pods' are")
 	fs.Uint32Var(&f.flows, "flows", 0, "entries of the table of established flows to this node's pods (0: 262144); a change keeps the flows there are")
 	fs.Uint32Var(&f.halfOpen, "half-open-flows", 0, "entries of the table of half-open ones (0: 65536)")
+	f.frontends.register(fs)
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
@@ -63,7 +71,62 @@ func (f *nodeFlags) complete() error {
 	if f.restartGrace < f.leaseDuration {
 		return fmt.Errorf("--restart-grace %v is less than --lease-duration %v: every restart would move addresses", f.restartGrace, f.leaseDuration)
 	}
+	return f.frontends.complete()
+}
+
+// frontendFlags are what Services get that say nothing else.
+type frontendFlags struct {
+	datapath.Defaults
+
+	nodePortAddresses []string
+}
+
+func (f *frontendFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar((*string)(&f.Forwarding), "forwarding-mode", string(state.ForwardDSR),
+		"how packets reach backends on other nodes: dsr (the backend's node answers the client), snat (answers come back here) or hybrid (dsr for TCP and SCTP, snat for UDP); a Service's annotation goes before it")
+	fs.StringVar((*string)(&f.Dispatch), "dsr-dispatch", string(state.DispatchIPIP),
+		"tunnel of dsr: ipip (to the pod's address, which the network between nodes must know) or geneve (to the node's)")
+	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil,
+		"CIDRs of this node's addresses that node ports are served on (default: all of the devices that face outside)")
+	fs.StringVar((*string)(&f.KubeProxyReplacement), "kube-proxy-replacement", string(datapath.ReplaceAuto),
+		"serve ClusterIPs and node ports: true, false, or auto (unless kube-proxy runs in the cluster)")
+	fs.StringVar((*string)(&f.Unserved), "unserved", string(state.UnservedDrop),
+		"what becomes of packets to a Service without backends: drop, or refuse (TCP RST, ICMP port unreachable)")
+}
+
+// complete refuses what is no value, and reads the prefixes.
+func (f *frontendFlags) complete() error {
+	for _, err := range []error{
+		oneOf("forwarding-mode", f.Forwarding, state.ForwardDSR, state.ForwardSNAT, state.ForwardHybrid),
+		oneOf("dsr-dispatch", f.Dispatch, state.DispatchIPIP, state.DispatchGeneve),
+		oneOf("kube-proxy-replacement", f.KubeProxyReplacement, datapath.ReplaceAuto, datapath.ReplaceTrue, datapath.ReplaceFalse),
+		oneOf("unserved", f.Unserved, state.UnservedDrop, state.UnservedRefuse),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	f.NodePortAddresses = nil
+	for _, text := range f.nodePortAddresses {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || p.Addr().Is4In6() {
+			return fmt.Errorf("--node-port-addresses %q: want CIDRs such as 192.168.10.0/24,fd00:10::/64", text)
+		}
+		f.NodePortAddresses = append(f.NodePortAddresses, p.Masked())
+	}
 	return nil
+}
+
+// oneOf refuses a flag's value that is none of those allowed.
+func oneOf[S ~string](flag string, value S, allowed ...S) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	names := make([]string, len(allowed))
+	for i, a := range allowed {
+		names[i] = string(a)
+	}
+	return fmt.Errorf("--%s %q: want %s or %s", flag, value, strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 }
 
 func (f *nodeFlags) controlSocket() string { return filepath.Join(f.runDir, "seamark.sock") }

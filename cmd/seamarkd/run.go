@@ -95,7 +95,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 			return nil
 		})
 	}
-	decide := &deciders{db: db, writer: writer, node: node.name, log: log}
+	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log}
 	checks := health.NewChecks(func() bool { return state.Marked(db.Snapshot(), state.PrunedMark(db.Frontends.Name())) }, log)
 	defer checks.Close()
 	others := &beside{deciders: decide}
