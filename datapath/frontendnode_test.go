@@ -126,4 +126,3 @@ func TestKubeProxyReplacement(t *testing.T) {
 		}
 	}
 }
-

@@ -153,4 +153,3 @@ func BenchmarkFrontends(b *testing.B) {
 		}
 	})
 }
-

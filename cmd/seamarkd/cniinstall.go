@@ -19,12 +19,13 @@ const cniPlugin = "seamark-cni"
 const cniConfFile = "10-seamark.conflist"
 
 // cniConf is the network configuration. Runtimes that know CNI 1.1 choose it
-// from cniVersions; older ones read cniVersion alone and refuse what they do not know.
+// from cniVersions; older ones read cniVersion alone and refuse what they do not
+// know. For the capability they tell the plugin the host ports of pods.
 const cniConf = `{
   "cniVersion": "1.0.0",
   "cniVersions": ["1.0.0", "1.1.0"],
   "name": "seamark",
-  "plugins": [{"type": "` + cniPlugin + `"}]
+  "plugins": [{"type": "` + cniPlugin + `", "capabilities": {"portMappings": true}}]
 }
 `
 

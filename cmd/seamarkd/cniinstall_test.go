@@ -77,7 +77,8 @@ func TestInstallCNI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list.CNIVersion != "1.1.0" || len(list.Plugins) != 1 || list.Plugins[0].Network.Type != "seamark-cni" {
+	if list.CNIVersion != "1.1.0" || len(list.Plugins) != 1 || list.Plugins[0].Network.Type != "seamark-cni" ||
+		!list.Plugins[0].Network.Capabilities["portMappings"] {
 		t.Errorf("configuration %+v", list)
 	}
 

@@ -34,6 +34,10 @@ type netConf struct {
 	Name             string          `json:"name"`
 	ValidAttachments json.RawMessage `json:"cni.dev/valid-attachments"`
 	PrevResult       json.RawMessage `json:"prevResult"`
+	RuntimeConfig    struct {
+		// PortMappings are there for the capability portMappings.
+		PortMappings []portMapping `json:"portMappings"`
+	} `json:"runtimeConfig"`
 }
 
 // request checks what every command about one attachment needs.
@@ -72,12 +76,16 @@ func (s *Server) add(ctx context.Context, args *skel.CmdArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	ports, err := hostPortsOf(conf.RuntimeConfig.PortMappings)
+	if err != nil {
+		return nil, err
+	}
 	ns, err := openNetns(args.Netns)
 	if err != nil {
 		return nil, netnsError(args.Netns, err)
 	}
 	defer ns.Close()
-	v, err := s.wire(conf, args, podName, ns)
+	v, err := s.wire(conf.Name, state.Endpoint{ContainerID: args.ContainerID, Interface: args.IfName, Pod: podName, HostPorts: ports}, ns)
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +97,8 @@ func (s *Server) add(ctx context.Context, args *skel.CmdArgs) (any, error) {
 	return v.result(args.Netns), nil
 }
 
-// wire makes the attachment, unless it is there already and whole.
-func (s *Server) wire(conf netConf, args *skel.CmdArgs, podName state.ObjectName, ns netns.NsHandle) (veth, error) {
+// wire makes the attachment to the network, unless it is there already and whole.
+func (s *Server) wire(network string, wanted state.Endpoint, ns netns.NsHandle) (veth, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	snap := s.DB.Snapshot()
@@ -98,12 +106,13 @@ func (s *Server) wire(conf netConf, args *skel.CmdArgs, podName state.ObjectName
 	if err != nil {
 		return veth{}, types.NewError(types.ErrTryAgainLater, "add pod: "+err.Error(), "")
 	}
-	v := veth{Network: conf.Name, Endpoint: state.Endpoint{
-		ContainerID: args.ContainerID, Interface: args.IfName, Pod: podName,
-	}}
-	v.HostDevice, v.PodMAC, v.HostMAC = identity(args.ContainerID, args.IfName)
+	v := veth{Network: network, Endpoint: wanted}
+	v.HostDevice, v.PodMAC, v.HostMAC = identity(v.ContainerID, v.Interface)
+	if err := s.hostPortsFree(v); err != nil {
+		return veth{}, err
+	}
 	if held, ok := s.veths[v.RowKey()]; ok {
-		if held.Network == v.Network && held.check(ns) == nil {
+		if held.Network == v.Network && slices.Equal(held.HostPorts, v.HostPorts) && held.check(ns) == nil {
 			return held, nil
 		}
 		if err := s.unwire(v.ContainerID, v.Interface); err != nil {

@@ -31,14 +31,32 @@ type record struct {
 	PodMAC      string     `json:"podMAC"`
 	HostMAC     string     `json:"hostMAC"`
 	MTU         int        `json:"mtu"`
+
+	HostPorts []hostPortRecord `json:"hostPorts,omitempty"`
+}
+
+// hostPortRecord is a state.HostPort. Without an address it is on each.
+type hostPortRecord struct {
+	Addr     netip.Addr `json:"address,omitzero"`
+	Port     uint16     `json:"port"`
+	Protocol uint8      `json:"protocol"` // IANA's number
+	Target   uint16     `json:"target"`
 }
 
 func (v veth) record() record {
-	return record{v.Network, v.ContainerID, v.Interface, v.Pod.Namespace, v.Pod.Name,
-		v.Addr, v.HostDevice, v.PodMAC, v.HostMAC, v.MTU}
+	r := record{Network: v.Network, ContainerID: v.ContainerID, Interface: v.Interface, Namespace: v.Pod.Namespace, Pod: v.Pod.Name,
+		Addr: v.Addr, HostDevice: v.HostDevice, PodMAC: v.PodMAC, HostMAC: v.HostMAC, MTU: v.MTU}
+	for _, p := range v.HostPorts {
+		r.HostPorts = append(r.HostPorts, hostPortRecord{p.Addr, p.Port, uint8(p.Protocol), p.Target})
+	}
+	return r
 }
 
 func (r record) veth() veth {
+	var ports []state.HostPort
+	for _, p := range r.HostPorts {
+		ports = append(ports, state.HostPort{Addr: p.Addr, Port: p.Port, Protocol: state.Protocol(p.Protocol), Target: p.Target})
+	}
 	return veth{Network: r.Network, MTU: r.MTU, Endpoint: state.Endpoint{
 		ContainerID: r.ContainerID,
 		Interface:   r.Interface,
@@ -47,6 +65,7 @@ func (r record) veth() veth {
 		HostDevice:  r.HostDevice,
 		PodMAC:      r.PodMAC,
 		HostMAC:     r.HostMAC,
+		HostPorts:   ports,
 	}}
 }
 
