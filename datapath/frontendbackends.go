@@ -25,12 +25,12 @@ type chosen struct{ backends, inside, draining []state.Backend }
 
 // choose works the choice out. Of pods to an address with externalTrafficPolicy
 // Local, all backends are for them, as in kube-proxy: they are in the cluster.
-func (d *frontendDecider) choose(svc *state.Service, port state.ServicePort, ipv6 bool) *choice {
-	endpoints := d.endpoints(svc.Name, port, ipv6)
-	cluster := clusterBackends(endpoints, d.in.Node)
+func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bool) *choice {
+	endpoints := r.endpoints(svc.Name, port, ipv6)
+	cluster := clusterBackends(endpoints, r.in.Node)
 	var local []state.Backend
 	if svc.ExternalTrafficPolicyLocal || svc.InternalTrafficPolicyLocal {
-		local = orTerminating(endpoints, func(b state.Backend) bool { return b.Node == d.in.Node.Name })
+		local = orTerminating(endpoints, func(b state.Backend) bool { return b.Node == r.in.Node.Name })
 	}
 	c := &choice{serving: cluster}
 	if len(cluster) < len(endpoints) {
@@ -68,13 +68,13 @@ func holdsBackend(list []state.Backend, b state.Backend) bool {
 
 // endpoints are those of a service port and a family, sorted, each addr:port
 // once, with the target port.
-func (d *frontendDecider) endpoints(service state.ObjectName, port state.ServicePort, ipv6 bool) []state.Backend {
+func (r *frontendRun) endpoints(service state.ObjectName, port state.ServicePort, ipv6 bool) []state.Backend {
 	count := 0
-	for _, slice := range d.slicesOf[service] {
+	for _, slice := range r.slicesOf[service] {
 		count += len(slice.Endpoints)
 	}
 	all := make([]state.Backend, 0, count)
-	for _, slice := range d.slicesOf[service] {
+	for _, slice := range r.slicesOf[service] {
 		for _, p := range slice.Ports {
 			if p.Name != port.Name || p.Protocol != port.Protocol {
 				continue

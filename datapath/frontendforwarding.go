@@ -18,16 +18,16 @@ import (
 // ends at its tunl0, whose kernel delivers to the port in the packet), or reads
 // Geneve. SCTP's checksum covers its ports, and nothing in the datapath can mend
 // it: what would change a port is not for SCTP.
-func (d *frontendDecider) forwarding(svc *state.Service, port servicePortAt, kind state.FrontendKind, backends []state.Backend) (state.Forwarding, state.Dispatch) {
+func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind state.FrontendKind, backends []state.Backend) (state.Forwarding, state.Dispatch) {
 	ref := state.ServiceRef(svc.Name)
-	mode := cmp.Or(svc.Forwarding, d.in.Defaults.Forwarding, state.ForwardDSR)
-	dispatch := cmp.Or(svc.Dispatch, d.in.Defaults.Dispatch, state.DispatchIPIP)
+	mode := cmp.Or(svc.Forwarding, r.in.Defaults.Forwarding, state.ForwardDSR)
+	dispatch := cmp.Or(svc.Dispatch, r.in.Defaults.Dispatch, state.DispatchIPIP)
 	switch {
 	case kind == state.KindClusterIP:
 		return state.ForwardDSR, dispatch // pods' packets are translated where they start
 	case port.Protocol == state.SCTP:
 		if svc.Forwarding == state.ForwardSNAT {
-			d.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),
+			r.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),
 				"write dsr or hybrid")
 		}
 		mode = state.ForwardDSR
@@ -36,7 +36,7 @@ func (d *frontendDecider) forwarding(svc *state.Service, port servicePortAt, kin
 			return state.ForwardDSR, dispatch // all are on this node
 		}
 		if svc.Forwarding == state.ForwardDSR && svc.Type == "NodePort" {
-			d.report(ref, svc.ForwardingField, fmt.Sprintf("node port %d is forwarded by snat: other nodes do not serve this one's addresses", port.number),
+			r.report(ref, svc.ForwardingField, fmt.Sprintf("node port %d is forwarded by snat: other nodes do not serve this one's addresses", port.number),
 				"remove it, or write externalTrafficPolicy: Local")
 		}
 		return state.ForwardSNAT, dispatch
@@ -66,22 +66,22 @@ func (d *frontendDecider) forwarding(svc *state.Service, port servicePortAt, kin
 		return mode, dispatch
 	}
 	if svc.Forwarding == state.ForwardDSR {
-		d.report(ref, svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)
+		r.report(ref, svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)
 	}
 	return state.ForwardSNAT, dispatch
 }
 
 // sctpServed says whether a port of SCTP can be served, and reports if not.
-func (d *frontendDecider) sctpServed(ref state.ObjectRef, port servicePortAt, kind state.FrontendKind, c *choice) bool {
+func (r *frontendRun) sctpServed(ref state.ObjectRef, port servicePortAt, kind state.FrontendKind, c *choice) bool {
 	const why = " is not served: SCTP's checksum cannot be mended when ports are translated"
 	if kind == state.KindNodePort {
-		d.report(ref, port.path("nodePort"), fmt.Sprintf("SCTP node port %d%s", port.number, why),
+		r.report(ref, port.path("nodePort"), fmt.Sprintf("SCTP node port %d%s", port.number, why),
 			"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port")
 		return false
 	}
 	for _, b := range c.serving {
 		if b.Port != port.number {
-			d.report(ref, port.path("targetPort"), fmt.Sprintf("SCTP port %d with target port %d%s", port.number, b.Port, why),
+			r.report(ref, port.path("targetPort"), fmt.Sprintf("SCTP port %d with target port %d%s", port.number, b.Port, why),
 				"make the two the same")
 			return false
 		}

@@ -44,19 +44,19 @@ func nodeAddrs(db *state.DB, snap state.Snapshot, node state.Node, chosen []neti
 
 // nodePortAddrs are the addresses that the node ports of svc are served on: those
 // of the families it has.
-func (d *frontendDecider) nodePortAddrs(svc *state.Service) []netip.Addr {
+func (r *frontendRun) nodePortAddrs(svc *state.Service) []netip.Addr {
 	if !slices.ContainsFunc(svc.Ports, func(p state.ServicePort) bool { return p.NodePort != 0 }) {
 		return nil
 	}
-	if len(d.in.NodePortAddrs) == 0 {
+	if len(r.in.NodePortAddrs) == 0 {
 		message, cure := "has no address that node ports could be served on", "give the Node an InternalIP"
-		if len(d.in.Defaults.NodePortAddresses) > 0 {
+		if len(r.in.Defaults.NodePortAddresses) > 0 {
 			message, cure = "has no address in --node-port-addresses: its node ports are not served", "add a prefix of its addresses"
 		}
-		d.report(state.NodeRef(d.in.Node.Name), "", message, cure)
+		r.report(state.NodeRef(r.in.Node.Name), "", message, cure)
 	}
 	var addrs []netip.Addr
-	for _, a := range d.in.NodePortAddrs {
+	for _, a := range r.in.NodePortAddrs {
 		if svc.HasFamily(a) {
 			addrs = append(addrs, a)
 		}
@@ -65,7 +65,7 @@ func (d *frontendDecider) nodePortAddrs(svc *state.Service) []netip.Addr {
 }
 
 // hostPorts adds the frontends of the pod's host ports.
-func (d *frontendDecider) hostPorts(pod state.Endpoint) {
+func (r *frontendRun) hostPorts(pod state.Endpoint) {
 	if !pod.Status.Wanted() {
 		return
 	}
@@ -73,20 +73,20 @@ func (d *frontendDecider) hostPorts(pod state.Endpoint) {
 	ref := state.ObjectRef{Kind: "Pod", Namespace: pod.Pod.Namespace, Name: pod.Pod.Name}
 	for _, p := range pod.HostPorts {
 		if p.Protocol == state.SCTP && p.Port != p.Target {
-			d.report(ref, field, "host port "+p.String()+" is not served: SCTP's checksum cannot be mended when ports are translated",
+			r.report(ref, field, "host port "+p.String()+" is not served: SCTP's checksum cannot be mended when ports are translated",
 				"make hostPort "+strconv.Itoa(int(p.Target)))
 			continue
 		}
-		addrs := d.in.HostPortAddrs
+		addrs := r.in.HostPortAddrs
 		if p.Addr.IsValid() {
 			if !slices.Contains(addrs, p.Addr) {
-				d.report(ref, field, "host port "+p.String()+" is not served: the address is none that other machines reach this node by",
+				r.report(ref, field, "host port "+p.String()+" is not served: the address is none that other machines reach this node by",
 					"remove hostIP, or write one of the node's addresses")
 				continue
 			}
 			addrs = []netip.Addr{p.Addr}
 		}
-		backends := []state.Backend{{Addr: pod.Addr, Port: p.Target, Node: d.in.Node.Name, Ready: true, Serving: true}}
+		backends := []state.Backend{{Addr: pod.Addr, Port: p.Target, Node: r.in.Node.Name, Ready: true, Serving: true}}
 		for _, a := range addrs {
 			if a.Is6() != pod.Addr.Is6() {
 				continue
@@ -95,12 +95,12 @@ func (d *frontendDecider) hostPorts(pod state.Endpoint) {
 				// No port of a Service has such a name.
 				Service: pod.Pod, PortName: netip.AddrPortFrom(pod.Addr, p.Target).String(),
 				Backends: backends, Inside: backends, Forwarding: state.ForwardDSR, Dispatch: state.DispatchIPIP,
-				Refuse: d.in.Defaults.Unserved == state.UnservedRefuse}
-			if by, ok := d.claim(row, ref); !ok {
-				d.report(ref, field, row.RowKey()+" is served for "+by.String(), "give one of the two another port")
+				Refuse: r.in.Defaults.Unserved == state.UnservedRefuse}
+			if by, ok := r.claim(row, ref); !ok {
+				r.report(ref, field, row.RowKey()+" is served for "+by.String(), "give one of the two another port")
 				continue
 			}
-			d.add(row)
+			r.add(row)
 		}
 	}
 }

@@ -13,44 +13,50 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// randomInput is a small cluster in which much collides.
+func randomInput(rng *rand.Rand) FrontendInput {
+	conditions := []string{"ready", "ready", "ready", "idle", "draining", "gone", "failing"}
+	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
+	in := FrontendInput{Node: state.Node{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "a"}}, Inside: rng.IntN(4) > 0,
+		NodePortAddrs: addrList("192.168.10.101", "fd00:10::101"), HostPortAddrs: addrList("192.168.10.101", "fd00:10::101"),
+		Defaults: Defaults{Forwarding: state.Forwarding(pick("", "dsr", "snat", "hybrid")), Dispatch: state.Dispatch(pick("", "ipip", "geneve"))}}
+	for i := range rng.IntN(6) {
+		svc := state.Service{Name: named(fmt.Sprintf("d/%d", i)), Created: time.Unix(int64(rng.IntN(2)), 0), Type: pick("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+			ExternalTrafficPolicyLocal: rng.IntN(2) == 0, InternalTrafficPolicyLocal: rng.IntN(2) == 0, Headless: rng.IntN(8) == 0,
+			Ingress: addrList(pick("10.0.0.1", "10.0.0.2"), "fd00::1"), ExternalIPs: addrList(pick("10.0.0.1", "10.0.0.3")),
+			ClusterIPs: addrList(fmt.Sprintf("10.96.0.%d", i), fmt.Sprintf("fd00:96::%d", i))}
+		for p := range 1 + rng.IntN(2) {
+			svc.Ports = append(svc.Ports, state.ServicePort{Name: fmt.Sprint(p), Port: uint16(80 + p), NodePort: uint16(rng.IntN(2) * (30080 + p)),
+				Protocol: []state.Protocol{state.TCP, state.UDP, state.SCTP}[rng.IntN(3)]})
+		}
+		in.Services = append(in.Services, svc)
+		for s := range rng.IntN(3) {
+			slice := state.EndpointSlice{Name: named(fmt.Sprintf("d/%d-%d", i, s)), Service: svc.Name}
+			for _, p := range svc.Ports {
+				slice.Ports = append(slice.Ports, state.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: uint16(80 + rng.IntN(2))})
+			}
+			for range rng.IntN(5) {
+				b := backend(pick("172.20.0.1", "172.20.0.2", "172.20.0.3", "fd00:20::1", "fd00:20::2"), pick("n1", "n2", ""), conditions[rng.IntN(len(conditions))])
+				b.ForZones, b.ForNodes = pick("", "a", "a,b", "b"), pick("", "", "n1", "n2")
+				slice.Endpoints = append(slice.Endpoints, b)
+			}
+			in.Slices = append(in.Slices, slice)
+		}
+	}
+	for i := range rng.IntN(3) {
+		in.Endpoints = append(in.Endpoints, state.Endpoint{ContainerID: fmt.Sprint(i), Pod: named(fmt.Sprintf("d/p%d", i)), Addr: netip.MustParseAddr(pick("172.20.0.7", "fd00:20::7")),
+			HostPorts: []state.HostPort{{Port: uint16(30080 + rng.IntN(2)), Protocol: state.TCP, Target: 80}}})
+	}
+	return in
+}
+
 // Whatever is asked for, in whatever order: the same rows, each address:port
 // once, and backends of its family and port, each in one list alone.
 func TestFrontendsProperties(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 7))
-	conditions := []string{"ready", "ready", "ready", "idle", "draining", "gone", "failing"}
-	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	served := map[state.FrontendKind]int{}
 	for range 300 {
-		in := FrontendInput{Node: state.Node{Name: "n1", Labels: map[string]string{corev1.LabelTopologyZone: "a"}}, Inside: rng.IntN(4) > 0,
-			NodePortAddrs: addrList("192.168.10.101", "fd00:10::101"), HostPortAddrs: addrList("192.168.10.101", "fd00:10::101"),
-			Defaults: Defaults{Forwarding: state.Forwarding(pick("", "dsr", "snat", "hybrid")), Dispatch: state.Dispatch(pick("", "ipip", "geneve"))}}
-		for i := range rng.IntN(6) {
-			svc := state.Service{Name: named(fmt.Sprintf("d/%d", i)), Created: time.Unix(int64(rng.IntN(2)), 0), Type: pick("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
-				ExternalTrafficPolicyLocal: rng.IntN(2) == 0, InternalTrafficPolicyLocal: rng.IntN(2) == 0, Headless: rng.IntN(8) == 0,
-				Ingress: addrList(pick("10.0.0.1", "10.0.0.2"), "fd00::1"), ExternalIPs: addrList(pick("10.0.0.1", "10.0.0.3")),
-				ClusterIPs: addrList(fmt.Sprintf("10.96.0.%d", i), fmt.Sprintf("fd00:96::%d", i))}
-			for p := range 1 + rng.IntN(2) {
-				svc.Ports = append(svc.Ports, state.ServicePort{Name: fmt.Sprint(p), Port: uint16(80 + p), NodePort: uint16(rng.IntN(2) * (30080 + p)),
-					Protocol: []state.Protocol{state.TCP, state.UDP, state.SCTP}[rng.IntN(3)]})
-			}
-			in.Services = append(in.Services, svc)
-			for s := range rng.IntN(3) {
-				slice := state.EndpointSlice{Name: named(fmt.Sprintf("d/%d-%d", i, s)), Service: svc.Name}
-				for _, p := range svc.Ports {
-					slice.Ports = append(slice.Ports, state.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: uint16(80 + rng.IntN(2))})
-				}
-				for range rng.IntN(5) {
-					b := backend(pick("172.20.0.1", "172.20.0.2", "172.20.0.3", "fd00:20::1", "fd00:20::2"), pick("n1", "n2", ""), conditions[rng.IntN(len(conditions))])
-					b.ForZones, b.ForNodes = pick("", "a", "a,b", "b"), pick("", "", "n1", "n2")
-					slice.Endpoints = append(slice.Endpoints, b)
-				}
-				in.Slices = append(in.Slices, slice)
-			}
-		}
-		for i := range rng.IntN(3) {
-			in.Endpoints = append(in.Endpoints, state.Endpoint{ContainerID: fmt.Sprint(i), Pod: named(fmt.Sprintf("d/p%d", i)), Addr: netip.MustParseAddr(pick("172.20.0.7", "fd00:20::7")),
-				HostPorts: []state.HostPort{{Port: uint16(30080 + rng.IntN(2)), Protocol: state.TCP, Target: 80}}})
-		}
+		in := randomInput(rng)
 		rows, problems := Frontends(in)
 		other := in
 		other.Services, other.Slices, other.Endpoints = slices.Clone(in.Services), slices.Clone(in.Slices), slices.Clone(in.Endpoints)
@@ -70,6 +76,91 @@ func TestFrontendsProperties(t *testing.T) {
 			t.Errorf("only %d rows of kind %s: they show nothing", served[kind], kind)
 		}
 	}
+}
+
+// Whatever changes, one thing after another: what is decided for those that
+// changed comes to what would be decided for all.
+func TestFrontendDecider(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 15))
+	partial := 0
+	for range 40 {
+		db, w := state.New()
+		decider := FrontendDecider{DB: db, Node: "n1"}
+		put := func(tx *state.Tx, in FrontendInput, what int) {
+			switch what {
+			case 0:
+				for _, svc := range in.Services {
+					db.Services.Put(tx, svc)
+				}
+			case 1:
+				for _, pod := range in.Endpoints {
+					pod.Interface = "eth0"
+					db.Endpoints.Put(tx, pod)
+				}
+			case 2:
+				db.Nodes.Put(tx, state.Node{Name: "n1", Addrs: in.NodePortAddrs[:rng.IntN(3)], Labels: in.Node.Labels})
+			case 3: // some go
+				for _, row := range db.EndpointSlices.Rows(tx) {
+					if rng.IntN(3) == 0 {
+						db.EndpointSlices.Delete(tx, row.RowKey())
+					}
+				}
+			default:
+				for _, s := range in.Slices {
+					if rng.IntN(2) == 0 {
+						db.EndpointSlices.Put(tx, s)
+					}
+				}
+			}
+		}
+		w.Update(func(tx *state.Tx) {
+			for what := range 5 {
+				put(tx, randomInput(rng), what)
+			}
+		})
+		for range 30 {
+			snap := db.Snapshot()
+			rows, problems, all := decider.Decide(snap, false)
+			w.Update(func(tx *state.Tx) {
+				if all {
+					state.Want(tx, db.Frontends, rows, time.Time{})
+					return
+				}
+				partial++
+				state.WantAlso(tx, db.Frontends, rows, time.Time{})
+			})
+			want, wantProblems := FrontendsOf(db, snap, "n1", Defaults{})
+			wanted := map[string]state.Frontend{}
+			for _, row := range want {
+				wanted[row.RowKey()] = row
+			}
+			for _, row := range db.Frontends.Rows(db.Snapshot()) {
+				if w, ok := wanted[row.RowKey()]; ok != row.Status.Wanted() || ok && !w.SameSpec(row) {
+					t.Fatalf("all %v: row\n%+v\nwant\n%+v", all, row, w)
+				}
+				delete(wanted, row.RowKey())
+			}
+			if len(wanted) > 0 {
+				t.Fatalf("all %v: %v are missing", all, wanted)
+			}
+			if got, want := sortedProblems(problems), sortedProblems(wantProblems); !slices.Equal(got, want) {
+				t.Fatalf("all %v: problems\n%v\nwant\n%v", all, got, want)
+			}
+			w.Update(func(tx *state.Tx) { put(tx, randomInput(rng), rng.IntN(12)) })
+		}
+	}
+	if partial < 300 {
+		t.Errorf("only %d decisions were for those that changed: they show nothing", partial)
+	}
+}
+
+func sortedProblems(problems []state.Problem) []string {
+	var all []string
+	for _, p := range problems {
+		all = append(all, p.String())
+	}
+	slices.Sort(all)
+	return all
 }
 
 // checkRows checks what holds for rows whatever they were decided by.
@@ -141,6 +232,20 @@ func BenchmarkFrontends(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			if rows, _ := FrontendsOf(db, db.Snapshot(), "n1", Defaults{}); len(rows) != 30_000 {
+				b.Fatalf("%d rows", len(rows))
+			}
+		}
+	})
+	b.Run("one changed", func(b *testing.B) {
+		decider := FrontendDecider{DB: db, Node: "n1"}
+		decider.Decide(db.Snapshot(), true)
+		slice, _ := db.EndpointSlices.Get(db.Snapshot(), "d/s7")
+		b.ReportAllocs()
+		for b.Loop() {
+			slice.Endpoints = slices.Clone(slice.Endpoints)
+			slice.Endpoints[3].Ready = !slice.Endpoints[3].Ready
+			w.Update(func(tx *state.Tx) { db.EndpointSlices.Put(tx, slice) })
+			if rows, _, all := decider.Decide(db.Snapshot(), false); all || len(rows) != 3 {
 				b.Fatalf("%d rows", len(rows))
 			}
 		}

@@ -65,6 +65,14 @@ type FrontendInput struct {
 // served. It waits for nothing: whoever calls it does, until the sources have
 // said all, and the devices, the attachments and the pods are known.
 func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaults) ([]state.Frontend, []state.Problem) {
+	in, problems := frontendInput(db, snap, node, defaults)
+	r := newFrontendRun(in)
+	r.run()
+	return r.rows, append(problems, r.problems...)
+}
+
+// frontendInput is what a snapshot holds, and the Problems of what is left out.
+func frontendInput(db *state.DB, snap state.Snapshot, node string, defaults Defaults) (FrontendInput, []state.Problem) {
 	in := FrontendInput{Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap),
 		Inside: defaults.KubeProxyReplacement.in(db, snap), Defaults: defaults}
 	var problems []state.Problem
@@ -74,8 +82,7 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaul
 		in.Node = state.Node{Name: node}
 	}
 	in.NodePortAddrs, in.HostPortAddrs = nodeAddrs(db, snap, in.Node, defaults.NodePortAddresses)
-	rows, more := Frontends(in)
-	return rows, append(problems, more...)
+	return in, problems
 }
 
 // Frontends returns what the node serves, sorted by address, port and protocol,
@@ -96,35 +103,37 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaul
 // Of two Services that claim one addr:port/protocol the older has it; of the
 // same age, the first by name. Of a Service and a pod, the Service.
 func Frontends(in FrontendInput) ([]state.Frontend, []state.Problem) {
-	d := newFrontendDecider(in)
-	services := slices.Clone(in.Services)
-	slices.SortFunc(services, func(a, b state.Service) int {
-		return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
-	})
-	for i := range services {
-		d.service(&services[i])
-	}
-	for _, pod := range d.in.Endpoints {
-		d.hostPorts(pod)
-	}
-	for _, a := range d.alone {
-		if !d.served[a.addr] {
-			d.add(state.Frontend{Addr: a.addr, Service: a.service, Kind: a.kind})
-		}
-	}
-	slices.SortFunc(d.rows, func(a, b state.Frontend) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
-	})
-	return d.rows, d.problems
+	r := newFrontendRun(in)
+	r.run()
+	return r.rows, r.problems
 }
 
-// frontendDecider is one run of Frontends.
-type frontendDecider struct {
+// run decides all.
+func (r *frontendRun) run() {
+	for i := range r.in.Services {
+		r.service(&r.in.Services[i])
+	}
+	for _, pod := range r.in.Endpoints {
+		r.hostPorts(pod)
+	}
+	for _, a := range r.alone {
+		if !r.served[a.addr] {
+			r.add(state.Frontend{Addr: a.addr, Service: a.service, Kind: a.kind})
+		}
+	}
+	slices.SortFunc(r.rows, func(a, b state.Frontend) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+	})
+}
+
+// frontendRun is one run of Frontends.
+type frontendRun struct {
 	in       FrontendInput
 	slicesOf map[state.ObjectName][]*state.EndpointSlice
 
 	rows     []state.Frontend
 	owners   map[listening]state.ObjectRef
+	others   map[listening]state.ObjectRef // of an earlier run about all Services; nil in one that is
 	served   map[netip.Addr]bool
 	alone    []aloneAddr // addresses of Services, which may come out with no row
 	problems []state.Problem
@@ -143,42 +152,48 @@ type listening struct {
 	protocol state.Protocol
 }
 
-func newFrontendDecider(in FrontendInput) *frontendDecider {
-	d := &frontendDecider{in: in, slicesOf: make(map[state.ObjectName][]*state.EndpointSlice, len(in.Services)),
+func newFrontendRun(in FrontendInput) *frontendRun {
+	r := &frontendRun{in: in, slicesOf: make(map[state.ObjectName][]*state.EndpointSlice, len(in.Services)),
 		owners: make(map[listening]state.ObjectRef, 2*len(in.Services)), served: make(map[netip.Addr]bool, 2*len(in.Services)),
 		rows: make([]state.Frontend, 0, 2*len(in.Services)), reported: map[state.Problem]bool{}}
 	for i := range in.Slices {
 		s := &in.Slices[i]
-		d.slicesOf[s.Service] = append(d.slicesOf[s.Service], s)
+		r.slicesOf[s.Service] = append(r.slicesOf[s.Service], s)
 	}
-	d.in.Endpoints = slices.SortedFunc(slices.Values(in.Endpoints), func(a, b state.Endpoint) int {
+	r.in.Services = slices.SortedFunc(slices.Values(in.Services), func(a, b state.Service) int {
+		return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
+	})
+	r.in.Endpoints = slices.SortedFunc(slices.Values(in.Endpoints), func(a, b state.Endpoint) int {
 		return cmp.Or(a.Pod.Compare(b.Pod), cmp.Compare(a.RowKey(), b.RowKey()))
 	})
-	return d
+	return r
 }
 
 // report adds a Problem, once.
-func (d *frontendDecider) report(object state.ObjectRef, field, message, cure string) {
+func (r *frontendRun) report(object state.ObjectRef, field, message, cure string) {
 	p := state.Problem{Object: object, Field: field, Message: message, Cure: cure}
-	if !d.reported[p] {
-		d.reported[p] = true
-		d.problems = append(d.problems, p)
+	if !r.reported[p] {
+		r.reported[p] = true
+		r.problems = append(r.problems, p)
 	}
 }
 
 // claim makes the row's addr:port/protocol its owner's, unless it is another's.
-func (d *frontendDecider) claim(row state.Frontend, owner state.ObjectRef) (by state.ObjectRef, ok bool) {
+func (r *frontendRun) claim(row state.Frontend, owner state.ObjectRef) (by state.ObjectRef, ok bool) {
 	key := listening{row.Addr, row.Port, row.Protocol}
-	if by, taken := d.owners[key]; taken {
+	if by, taken := r.others[key]; taken && by != owner {
 		return by, false
 	}
-	d.owners[key] = owner
+	if by, taken := r.owners[key]; taken {
+		return by, false
+	}
+	r.owners[key] = owner
 	return owner, true
 }
 
-func (d *frontendDecider) add(row state.Frontend) {
-	d.served[row.Addr] = true
-	d.rows = append(d.rows, row)
+func (r *frontendRun) add(row state.Frontend) {
+	r.served[row.Addr] = true
+	r.rows = append(r.rows, row)
 }
 
 // serviceAddr is an address that a Service is reached at.
@@ -189,7 +204,7 @@ type serviceAddr struct {
 
 // addresses returns the addresses of svc itself, each once. (Node ports are at
 // the node's.)
-func (d *frontendDecider) addresses(svc *state.Service) []serviceAddr {
+func (r *frontendRun) addresses(svc *state.Service) []serviceAddr {
 	all := make([]serviceAddr, 0, 4)
 	add := func(addrs []netip.Addr, kind state.FrontendKind) {
 		for _, a := range addrs {
@@ -203,21 +218,21 @@ func (d *frontendDecider) addresses(svc *state.Service) []serviceAddr {
 		add(svc.Ingress, state.KindLoadBalancer)
 	}
 	add(svc.ExternalIPs, state.KindExternalIP)
-	if d.in.Inside {
+	if r.in.Inside {
 		add(svc.ClusterIPs, state.KindClusterIP)
 	}
 	return all
 }
 
 // service adds the frontends of svc.
-func (d *frontendDecider) service(svc *state.Service) {
+func (r *frontendRun) service(svc *state.Service) {
 	if svc.Type == "ExternalName" || svc.Headless {
 		return
 	}
-	addrs := d.addresses(svc)
+	addrs := r.addresses(svc)
 	var nodeAddrs []netip.Addr
-	if d.in.Inside && (svc.Type == "NodePort" || svc.Type == "LoadBalancer") {
-		nodeAddrs = d.nodePortAddrs(svc)
+	if r.in.Inside && (svc.Type == "NodePort" || svc.Type == "LoadBalancer") {
+		nodeAddrs = r.nodePortAddrs(svc)
 	}
 	for i, port := range svc.Ports {
 		var choices [2]*choice // of IPv4 and IPv6
@@ -227,9 +242,9 @@ func (d *frontendDecider) service(svc *state.Service) {
 				family = 1
 			}
 			if choices[family] == nil {
-				choices[family] = d.choose(svc, port, a.addr.Is6())
+				choices[family] = r.choose(svc, port, a.addr.Is6())
 			}
-			d.serve(svc, servicePortAt{i, port, number, field}, a, choices[family])
+			r.serve(svc, servicePortAt{i, port, number, field}, a, choices[family])
 		}
 		for _, a := range addrs {
 			serve(a, port.Port, "port")
@@ -241,7 +256,7 @@ func (d *frontendDecider) service(svc *state.Service) {
 		}
 	}
 	for _, a := range addrs {
-		d.alone = append(d.alone, aloneAddr{a, svc.Name})
+		r.alone = append(r.alone, aloneAddr{a, svc.Name})
 	}
 }
 
@@ -258,18 +273,18 @@ func (p servicePortAt) path(field string) string {
 }
 
 // serve adds the frontend of one port of svc at one address.
-func (d *frontendDecider) serve(svc *state.Service, port servicePortAt, at serviceAddr, c *choice) {
+func (r *frontendRun) serve(svc *state.Service, port servicePortAt, at serviceAddr, c *choice) {
 	row := state.Frontend{Addr: at.addr, Port: port.number, Protocol: port.Protocol, Service: svc.Name, PortName: port.Name, Kind: at.kind,
 		Affinity: svc.Affinity, TableSize: svc.TableSize,
-		Refuse: cmp.Or(svc.Unserved, d.in.Defaults.Unserved) == state.UnservedRefuse}
+		Refuse: cmp.Or(svc.Unserved, r.in.Defaults.Unserved) == state.UnservedRefuse}
 	ref := state.ServiceRef(svc.Name)
-	if by, ok := d.claim(row, ref); !ok {
+	if by, ok := r.claim(row, ref); !ok {
 		if by != ref {
-			d.report(ref, port.path(port.field), row.RowKey()+" is served for the older "+by.String(), "give one of the two another port or address")
+			r.report(ref, port.path(port.field), row.RowKey()+" is served for the older "+by.String(), "give one of the two another port or address")
 		}
 		return
 	}
-	if row.Protocol == state.SCTP && !d.sctpServed(ref, port, at.kind, c) {
+	if row.Protocol == state.SCTP && !r.sctpServed(ref, port, at.kind, c) {
 		return
 	}
 	chosen := c.outside
@@ -277,15 +292,15 @@ func (d *frontendDecider) serve(svc *state.Service, port servicePortAt, at servi
 		chosen = c.clusterIP
 	}
 	row.Backends, row.Inside, row.Draining = chosen.backends, chosen.inside, chosen.draining
-	row.Forwarding, row.Dispatch = d.forwarding(svc, port, at.kind, row.Backends)
+	row.Forwarding, row.Dispatch = r.forwarding(svc, port, at.kind, row.Backends)
 	if at.kind == state.KindLoadBalancer && svc.SourceRanges != nil {
-		row.Sources = d.sources(svc, at.addr)
+		row.Sources = r.sources(svc, at.addr)
 	}
-	d.add(row)
+	r.add(row)
 }
 
 // sources are the clients of the address's family that svc lets in.
-func (d *frontendDecider) sources(svc *state.Service, addr netip.Addr) []netip.Prefix {
+func (r *frontendRun) sources(svc *state.Service, addr netip.Addr) []netip.Prefix {
 	sources := []netip.Prefix{}
 	for _, p := range svc.SourceRanges {
 		if p.Addr().Is6() == addr.Is6() {
@@ -297,7 +312,7 @@ func (d *frontendDecider) sources(svc *state.Service, addr netip.Addr) []netip.P
 		if addr.Is6() {
 			any = "::/0"
 		}
-		d.report(state.ServiceRef(svc.Name), svc.SourceRangesField, "has no range of the family of "+addr.String()+": nobody is let in there",
+		r.report(state.ServiceRef(svc.Name), svc.SourceRangesField, "has no range of the family of "+addr.String()+": nobody is let in there",
 			"add the ranges of its clients, or "+any)
 	}
 	return sources

@@ -38,21 +38,29 @@ type Batcher[T any] interface {
 // rows become Pending, rows that are gone become Deleting and stay until they
 // are out of the target. It returns whether anything changed.
 func Want[T Reconcilable[T]](tx *Tx, t Table[T], rows []T, now time.Time) bool {
-	changed := false
+	changed := WantAlso(tx, t, rows, now)
 	keep := make(map[string]bool, len(rows))
 	for _, row := range rows {
 		keep[row.RowKey()] = true
-		if old, ok := t.Get(tx, row.RowKey()); ok && old.RowStatus().Wanted() && old.SameSpec(row) {
-			continue
-		}
-		t.Put(tx, row.WithStatus(Status{Phase: Pending, Changed: now}))
-		changed = true
 	}
 	for _, old := range t.Rows(tx) {
 		if keep[old.RowKey()] || !old.RowStatus().Wanted() {
 			continue
 		}
 		t.Put(tx, old.WithStatus(Status{Phase: Deleting, Changed: now}))
+		changed = true
+	}
+	return changed
+}
+
+// WantAlso is Want of a part of the table: the other rows stay as they are.
+func WantAlso[T Reconcilable[T]](tx *Tx, t Table[T], rows []T, now time.Time) bool {
+	changed := false
+	for _, row := range rows {
+		if old, ok := t.Get(tx, row.RowKey()); ok && old.RowStatus().Wanted() && old.SameSpec(row) {
+			continue
+		}
+		t.Put(tx, row.WithStatus(Status{Phase: Pending, Changed: now}))
 		changed = true
 	}
 	return changed

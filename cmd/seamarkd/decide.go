@@ -47,18 +47,24 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 }
 
 func (d *deciders) frontends(ctx context.Context) error {
+	decider := &datapath.FrontendDecider{DB: d.db, Node: d.node, Defaults: d.defaults}
+	var decided time.Time // all of them
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
 		// Decided by less, the frontends of node ports and of pods would go for a
 		// moment at each start.
 		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) &&
 			d.db.Pools.Synced(snap) && d.db.Agents.Synced(snap) && d.db.Devices.Synced(snap) && d.db.Endpoints.Synced(snap) &&
 			state.Marked(snap, decidedMark(d.db.Attachments.Name())) {
-			rows, problems := datapath.FrontendsOf(d.db, snap, d.node, d.defaults)
-			want(d, d.db.Frontends, rows)
+			rows, problems, all := decider.Decide(snap, time.Since(decided) >= redecide)
+			if all {
+				decided = time.Now()
+				want(d, d.db.Frontends, rows)
+			} else {
+				d.writer.Update(func(tx *state.Tx) { state.WantAlso(tx, d.db.Frontends, rows, time.Now()) })
+			}
 			d.report("frontends", problems)
 		}
-	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Nodes.Watch(), d.db.Pools.Watch(), d.db.Devices.Watch(),
-		d.db.Agents.Watch(), d.db.Endpoints.Watch(), d.db.Attachments.Watch(), d.db.MarksChanged)
+	}, append(decider.Reads(), d.db.MarksChanged)...)
 }
 
 func (d *deciders) healthChecks(ctx context.Context) error {

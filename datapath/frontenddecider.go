@@ -1,0 +1,148 @@
+package datapath
+
+import (
+	"iter"
+	"slices"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// FrontendDecider decides as FrontendsOf does, one snapshot after another. Where
+// nothing but EndpointSlices has changed in between, which is most of what
+// changes, it decides for their Services alone.
+type FrontendDecider struct {
+	DB       *state.DB
+	Node     string
+	Defaults Defaults
+
+	last *frontendDecision
+}
+
+// frontendDecision is what is remembered of a decision.
+type frontendDecision struct {
+	// changed are closed when something else than EndpointSlices is no longer as it was.
+	changed []<-chan struct{}
+	in      FrontendInput
+	slices  map[state.ObjectName]state.EndpointSlice
+	// services by name, and who owns what.
+	services map[state.ObjectName]state.Service
+	owners   map[listening]state.ObjectRef
+	// problems of rows, after the unrightful ones, which no endpoint changes.
+	unrightful, problems []state.Problem
+}
+
+// Reads are the tables that frontends are decided by.
+func (d *FrontendDecider) Reads() []state.Watch {
+	return append(d.others(), d.DB.EndpointSlices.Watch())
+}
+
+func (d *FrontendDecider) others() []state.Watch {
+	db := d.DB
+	return []state.Watch{db.Services.Watch(), db.Nodes.Watch(), db.Pools.Watch(), db.Devices.Watch(), db.Agents.Watch(),
+		db.Endpoints.Watch(), db.Attachments.Watch()}
+}
+
+// Decide returns the frontends of the snapshot, or when all is false, those that
+// may be others than they were, and what is not served of all that is asked for.
+// With anew all are decided, whatever has changed.
+func (d *FrontendDecider) Decide(snap state.Snapshot, anew bool) (rows []state.Frontend, problems []state.Problem, all bool) {
+	if d.last != nil && !anew && !d.last.stale() {
+		if rows, ok := d.last.again(d.DB, snap); ok {
+			return rows, slices.Concat(d.last.unrightful, d.last.problems), false
+		}
+	}
+	in, unrightful := frontendInput(d.DB, snap, d.Node, d.Defaults)
+	r := newFrontendRun(in)
+	r.run()
+	d.last = &frontendDecision{in: in, unrightful: unrightful, problems: r.problems, owners: r.owners,
+		slices:   make(map[state.ObjectName]state.EndpointSlice, len(in.Slices)),
+		services: make(map[state.ObjectName]state.Service, len(in.Services))}
+	for _, s := range in.Slices {
+		d.last.slices[s.Name] = s
+	}
+	for _, watch := range d.others() {
+		d.last.changed = append(d.last.changed, watch(snap))
+	}
+	for _, svc := range in.Services {
+		d.last.services[svc.Name] = svc
+	}
+	return r.rows, slices.Concat(unrightful, r.problems), true
+}
+
+// stale says whether more than EndpointSlices has changed.
+func (f *frontendDecision) stale() bool {
+	return slices.ContainsFunc(f.changed, func(c <-chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// again decides for the Services that have other EndpointSlices than before.
+// Not ok: all are to be decided. What has which address:port depends on
+// endpoints for SCTP alone, which is not served between two ports.
+func (f *frontendDecision) again(db *state.DB, snap state.Snapshot) (rows []state.Frontend, ok bool) {
+	changed := f.follow(db.EndpointSlices.All(snap))
+	in := f.in
+	in.Services, in.Endpoints, in.Slices = nil, nil, nil
+	refs := map[state.ObjectRef]bool{}
+	for name := range changed {
+		svc, exists := f.services[name]
+		if slices.ContainsFunc(svc.Ports, func(p state.ServicePort) bool { return p.Protocol == state.SCTP }) {
+			return nil, false
+		}
+		if exists {
+			in.Services = append(in.Services, svc)
+			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(snap, state.IndexService, name.String()))
+			refs[state.ServiceRef(name)] = true
+		}
+	}
+	r := newFrontendRun(in)
+	r.others = f.owners
+	for i := range r.in.Services {
+		r.service(&r.in.Services[i])
+	}
+	problems := slices.DeleteFunc(slices.Clone(f.problems), func(p state.Problem) bool { return refs[p.Object] })
+	for _, p := range r.problems {
+		if refs[p.Object] { // the node's were found before
+			problems = append(problems, p)
+		}
+	}
+	f.problems = problems
+	return r.rows, true
+}
+
+// follow takes over the EndpointSlices as they are now, and returns the owners of
+// those that have changed.
+func (f *frontendDecision) follow(now iter.Seq[state.EndpointSlice]) map[state.ObjectName]bool {
+	changed := map[state.ObjectName]bool{}
+	count := 0
+	for s := range now {
+		count++
+		if old, known := f.slices[s.Name]; !known || !sameSlice(old, s) {
+			changed[old.Service], changed[s.Service] = true, true
+			f.slices[s.Name] = s
+		}
+	}
+	if count == len(f.slices) {
+		return changed
+	}
+	there := make(map[state.ObjectName]bool, count)
+	for s := range now {
+		there[s.Name] = true
+	}
+	for name, old := range f.slices {
+		if !there[name] {
+			changed[old.Service] = true
+			delete(f.slices, name)
+		}
+	}
+	return changed
+}
+
+func sameSlice(a, b state.EndpointSlice) bool {
+	return a.Service == b.Service && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Endpoints, b.Endpoints)
+}
