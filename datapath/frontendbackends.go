@@ -18,6 +18,9 @@ type choice struct {
 	outside, clusterIP chosen
 	// serving are all endpoints that can serve.
 	serving []state.Backend
+	// translated is the target port of endpoints of SCTP that were left out, as
+	// theirs is not the Service's; 0 when none was.
+	translated uint16
 }
 
 // chosen are the lists of a Frontend.
@@ -26,13 +29,22 @@ type chosen struct{ backends, inside, draining []state.Backend }
 // choose works the choice out. Of pods to an address with externalTrafficPolicy
 // Local, all backends are for them, as in kube-proxy: they are in the cluster.
 func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bool) *choice {
+	c := &choice{}
 	endpoints := r.endpoints(svc.Name, port, ipv6)
+	if port.Protocol == state.SCTP {
+		endpoints = slices.DeleteFunc(endpoints, func(b state.Backend) bool {
+			if b.Port != port.Port && (b.Ready || b.Serving) {
+				c.translated = b.Port
+			}
+			return b.Port != port.Port
+		})
+	}
 	cluster := clusterBackends(endpoints, r.in.Node)
 	var local []state.Backend
 	if svc.ExternalTrafficPolicyLocal || svc.InternalTrafficPolicyLocal {
 		local = orTerminating(endpoints, func(b state.Backend) bool { return b.Node == r.in.Node.Name })
 	}
-	c := &choice{serving: cluster}
+	c.serving = cluster
 	if len(cluster) < len(endpoints) {
 		c.serving = backendsWhere(endpoints, func(b state.Backend) bool { return b.Ready || b.Serving })
 	}

@@ -13,11 +13,8 @@ import (
 // other nodes, and in which tunnel.
 //
 // A node port is at addresses of this node, which no other node serves: its
-// packets are translated here. So are those to a host outside the cluster that
-// could not make sense of the tunnel: nobody there translates a port (IP in IP
-// ends at its tunl0, whose kernel delivers to the port in the packet), or reads
-// Geneve. SCTP's checksum covers its ports, and nothing in the datapath can mend
-// it: what would change a port is not for SCTP.
+// packets are translated here. SCTP's checksum covers its ports, and nothing in
+// the datapath can mend it: what would change a port is not for SCTP.
 func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind state.FrontendKind, backends []state.Backend) (state.Forwarding, state.Dispatch) {
 	ref := state.ServiceRef(svc.Name)
 	mode := cmp.Or(svc.Forwarding, r.in.Defaults.Forwarding, state.ForwardDSR)
@@ -30,7 +27,6 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind st
 			r.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),
 				"write dsr or hybrid")
 		}
-		mode = state.ForwardDSR
 	case kind == state.KindNodePort:
 		if svc.ExternalTrafficPolicyLocal {
 			return state.ForwardDSR, dispatch // all are on this node
@@ -40,38 +36,46 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind st
 				"remove it, or write externalTrafficPolicy: Local")
 		}
 		return state.ForwardSNAT, dispatch
-	case mode == state.ForwardHybrid && port.Protocol == state.UDP:
-		mode = state.ForwardSNAT
-	case mode == state.ForwardHybrid:
-		mode = state.ForwardDSR
+	case mode == state.ForwardSNAT, mode == state.ForwardHybrid && port.Protocol == state.UDP:
+		return state.ForwardSNAT, dispatch
 	}
-	if mode != state.ForwardDSR {
-		return mode, dispatch
-	}
+	return r.beyondCluster(svc, port, dispatch, backends)
+}
+
+// beyondCluster is ForwardDSR, if it can reach also those of the backends that
+// are outside the cluster, where no Seamark runs: nobody translates a port there
+// (IP in IP ends at a host's tunl0, whose kernel delivers to the port in the
+// packet), or reads Geneve.
+func (r *frontendRun) beyondCluster(svc *state.Service, port servicePortAt, dispatch state.Dispatch, backends []state.Backend) (state.Forwarding, state.Dispatch) {
 	beyond := backendsWhere(backends, func(b state.Backend) bool { return b.Node == "" })
-	if len(beyond) == 0 {
-		return mode, dispatch
-	}
-	if len(beyond) == len(backends) {
+	if len(beyond) > 0 && len(beyond) == len(backends) {
 		dispatch = state.DispatchIPIP
 	}
+	otherPort := slices.IndexFunc(beyond, func(b state.Backend) bool { return b.Port != port.number })
 	why, cure := "", ""
-	if i := slices.IndexFunc(beyond, func(b state.Backend) bool { return b.Port != port.number }); i >= 0 {
-		why = fmt.Sprintf("backend %s is outside the cluster, where nobody translates port %d", netip.AddrPortFrom(beyond[i].Addr, beyond[i].Port), port.number)
+	switch {
+	case otherPort >= 0:
+		b := beyond[otherPort]
+		why = fmt.Sprintf("backend %s is outside the cluster, where nobody translates port %d", netip.AddrPortFrom(b.Addr, b.Port), port.number)
 		cure = fmt.Sprintf("make the target port %d, or write snat", port.number)
-	} else if dispatch == state.DispatchGeneve && port.Protocol != state.SCTP {
+	case len(beyond) > 0 && dispatch == state.DispatchGeneve:
 		why = "backend " + beyond[0].Addr.String() + " is outside the cluster, where nobody reads geneve, and others are in it"
-		cure = "write " + string(state.DispatchIPIP) + " for " + cmp.Or(svc.DispatchField, "--dsr-dispatch") + ", or snat"
-	} else {
-		return mode, dispatch
+		cure = "write " + string(state.DispatchIPIP) + " for " + cmp.Or(svc.DispatchField, "--dsr-dispatch")
+	default:
+		return state.ForwardDSR, dispatch
 	}
-	if svc.Forwarding == state.ForwardDSR {
+	switch ref := state.ServiceRef(svc.Name); {
+	case port.Protocol == state.SCTP:
+		r.report(ref, port.path("protocol"), fmt.Sprintf("SCTP port %d is not served by all: %s", port.number, why), cure)
+		return state.ForwardDSR, dispatch
+	case svc.Forwarding == state.ForwardDSR:
 		r.report(ref, svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)
 	}
 	return state.ForwardSNAT, dispatch
 }
 
-// sctpServed says whether a port of SCTP can be served, and reports if not.
+// sctpServed says whether a port of SCTP can be served, and reports what of it
+// cannot.
 func (r *frontendRun) sctpServed(ref state.ObjectRef, port servicePortAt, kind state.FrontendKind, c *choice) bool {
 	const why = " is not served: SCTP's checksum cannot be mended when ports are translated"
 	if kind == state.KindNodePort {
@@ -79,12 +83,8 @@ func (r *frontendRun) sctpServed(ref state.ObjectRef, port servicePortAt, kind s
 			"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port")
 		return false
 	}
-	for _, b := range c.serving {
-		if b.Port != port.number {
-			r.report(ref, port.path("targetPort"), fmt.Sprintf("SCTP port %d with target port %d%s", port.number, b.Port, why),
-				"make the two the same")
-			return false
-		}
+	if c.translated != 0 {
+		r.report(ref, port.path("targetPort"), fmt.Sprintf("SCTP port %d with target port %d%s", port.number, c.translated, why), "make the two the same")
 	}
-	return true
+	return c.translated == 0 || len(c.serving) > 0
 }

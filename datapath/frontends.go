@@ -308,12 +308,12 @@ func (r *frontendRun) sources(svc *state.Service, addr netip.Addr) []netip.Prefi
 		}
 	}
 	if len(sources) == 0 {
-		any := "0.0.0.0/0"
+		everybody := "0.0.0.0/0"
 		if addr.Is6() {
-			any = "::/0"
+			everybody = "::/0"
 		}
 		r.report(state.ServiceRef(svc.Name), svc.SourceRangesField, "has no range of the family of "+addr.String()+": nobody is let in there",
-			"add the ranges of its clients, or "+any)
+			"add the ranges of its clients, or "+everybody)
 	}
 	return sources
 }

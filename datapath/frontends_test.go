@@ -282,7 +282,9 @@ func TestFrontendsForwarding(t *testing.T) {
 			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1:8080 is outside the cluster, where nobody translates port 80; make the target port 80, or write snat"},
 		{"beyond, all of them, know no geneve", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond}, "dsr/ipip snat/geneve", ""},
 		{"beyond, some of them", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond, there}, "snat/geneve snat/geneve",
-			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch, or snat"},
+			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch"},
+		{"beyond, some of them, of SCTP", state.Service{DispatchField: "metadata.annotations[seamark.dev/dsr-dispatch]"}, Defaults{Dispatch: state.DispatchGeneve}, state.SCTP, 80, []state.Backend{beyond, there}, "dsr/geneve",
+			"spec.ports[0].protocol: SCTP port 80 is not served by all: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for metadata.annotations[seamark.dev/dsr-dispatch]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := c.service
@@ -304,7 +306,11 @@ func TestFrontendsForwarding(t *testing.T) {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 			problems = slices.DeleteFunc(problems, func(p state.Problem) bool { return p.Field == "spec.ports[0].nodePort" }) // SCTP's
-			if text := strings.Trim(fmt.Sprint(problems), "[]"); text != strings.TrimSuffix("service/a/web: "+c.problem, "service/a/web: ") {
+			var texts []string
+			for _, p := range problems {
+				texts = append(texts, strings.TrimPrefix(p.String(), "service/a/web: "))
+			}
+			if text := strings.Join(texts, "\n"); text != c.problem {
 				t.Errorf("problems %s\nwant %s", text, c.problem)
 			}
 		})
@@ -370,6 +376,12 @@ func TestFrontendsSCTP(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("target port %d: got\n%s\nwant\n%s", target, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
+	}
+	// While pods of another template are replaced, the others serve.
+	rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Slices: []state.EndpointSlice{
+		endpointsOf(svc, 8080, backend("172.20.1.1", "w1", "ready"), backend("172.20.1.2", "w1", "draining")), endpointsOf(svc, 80, backend("172.20.1.3", "w1", "ready"))}})
+	if len(rows) != 1 || listed(rows[0].Backends) != "172.20.1.3:80" || rows[0].Draining != nil || len(problems) != 1 || problems[0].Field != "spec.ports[0].targetPort" {
+		t.Errorf("rows %+v, problems %v", rows, problems)
 	}
 }
 
