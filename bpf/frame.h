@@ -37,6 +37,14 @@ static __always_inline long store_bytes(void *ctx, enum hook hook, __u32 at, voi
 				: bpf_skb_store_bytes(AS_SKB(ctx), at, from, size, BPF_F_RECOMPUTE_CSUM);
 }
 
+// own_scratch is this CPU's scratch.
+static __always_inline struct scratch *own_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
 // turn_around sends a frame back where it came from: its link header with the
 // MACs exchanged, room for front bytes, and the first kept bytes of the IP packet,
 // which begins at l3_at. It returns REASON_UNSPEC, or why it cannot be done.

@@ -30,9 +30,9 @@ volatile const __u32 answers_per_second = 1000;
 #define ANSWER_TTL 64
 #define NETWORK_CONTROL 0xc0 // the TOS of an error (RFC 1812, section 4.3.2.5)
 
-// may_answer takes one out of this CPU's quota of answers, which is filled up
+// within_quota takes one answer out of this CPU's quota of answers, which is filled up
 // eight times a second.
-static __always_inline int may_answer(void)
+static __always_inline int within_quota(void)
 {
 	__u32 zero = 0, window = bpf_ktime_get_coarse_ns() >> 27;
 	struct quota *q = bpf_map_lookup_elem(&quotas, &zero);
@@ -60,17 +60,17 @@ static __always_inline int answerable(const struct packet *p)
 }
 
 // sum_bytes sums up length bytes, at most ERROR6_MAX, from an even offset on.
-static __always_inline __u32 sum_bytes(void *ctx, enum hook hook, __u32 at, __u32 length)
+static __always_inline __u32 sum_bytes(void *ctx, enum hook hook, struct scratch *s, __u32 at, __u32 length)
 {
 	__u32 sum = 0;
 
-	for (int i = 0; i < ERROR6_MAX / 64 && length; i++) {
-		__be32 chunk[64 / 4] = {};
-		__u32 size = length < sizeof(chunk) ? length : sizeof(chunk);
+	for (int i = 0; i < ERROR6_MAX / sizeof(s->chunk) && length; i++) {
+		__u32 size = length < sizeof(s->chunk) ? length : sizeof(s->chunk);
 
-		if (load_bytes(ctx, hook, at, chunk, size))
+		s->chunk[(size - 1) / 4 % 64] = 0; // what is behind the last byte
+		if (load_bytes(ctx, hook, at, s->chunk, size))
 			break;
-		sum = bpf_csum_diff(NULL, 0, chunk, sizeof(chunk), sum);
+		sum = bpf_csum_diff(NULL, 0, s->chunk, (size + 3) & ~3, sum);
 		at += size;
 		length -= size;
 	}
@@ -98,16 +98,17 @@ static __always_inline long load_addrs(void *ctx, enum hook hook, int v6, __u32 
 		  : load_bytes(ctx, hook, l3_at + offsetof(struct iphdr, saddr), addrs, 8);
 }
 
-// answer_header makes the IP header of the answer to a packet with these
-// addresses. It returns the sum of its pseudo header.
-static __always_inline __u64 answer_header(int v6, void *head, const __be32 *addrs, __u32 length, __u8 proto, __u8 tos)
+// answer_header makes the IP header of the answer to a packet with addrs. It
+// returns the sum of its pseudo header.
+static __always_inline __u64 answer_header(int v6, struct scratch *s, __u32 length, __u8 proto, __u8 tos)
 {
+	__be32 *w = s->head, *addrs = s->addrs;
 	__u64 sum = bpf_htons(length) + bpf_htons(proto);
 
 	if (v6) {
-		struct ipv6hdr *ip = head;
+		struct ipv6hdr *ip = (void *)w;
 
-		*(__be32 *)ip = bpf_htonl(6 << 28 | tos << 20);
+		w[0] = bpf_htonl(6 << 28 | tos << 20);
 		ip->payload_len = bpf_htons(length);
 		ip->nexthdr = proto;
 		ip->hop_limit = ANSWER_TTL;
@@ -118,8 +119,7 @@ static __always_inline __u64 answer_header(int v6, void *head, const __be32 *add
 		}
 		return sum;
 	}
-	struct iphdr *ip = head;
-	__be32 *w = head;
+	struct iphdr *ip = (void *)w;
 
 	length += sizeof(*ip);
 	w[0] = bpf_htonl(0x45000000 | tos << 16 | length);
@@ -136,28 +136,27 @@ static __always_inline int inline_send_error(void *ctx, enum hook hook, int v6, 
 {
 	__u32 ip_size = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 front = ip_size + sizeof(struct icmphdr);
-	__u32 room = (v6 ? ERROR6_MAX : ERROR4_MAX) - front;
+	__u32 most = (v6 ? ERROR6_MAX : ERROR4_MAX) - front;
 	__u32 length = a->l4_at - a->l3_at + a->l4_len, l3_at = a->l3_at;
-	__u32 kept = length < room ? length : room;
-	__be32 head[(sizeof(struct ipv6hdr) + sizeof(struct icmphdr)) / 4] = {};
-	__be32 addrs[8];
+	__u32 kept = length < most ? length : most;
+	struct scratch *s = own_scratch();
 
-	if (load_addrs(ctx, hook, v6, l3_at, addrs))
+	if (!s || load_addrs(ctx, hook, v6, l3_at, s->addrs))
 		return DROP(REASON_TRUNCATED);
 	enum reason bad = turn_around(ctx, hook, l3_at, kept, front);
 	if (bad)
 		return DROP(bad);
 
-	struct icmphdr *icmp = (void *)head + ip_size;
-	__u64 sum = answer_header(v6, head, addrs, sizeof(*icmp) + kept, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, NETWORK_CONTROL);
+	struct icmphdr *icmp = (void *)s->head + ip_size;
+	__u64 sum = answer_header(v6, s, sizeof(*icmp) + kept, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, NETWORK_CONTROL);
 	if (!v6) // whose ICMP sums up no pseudo header
 		sum = 0;
 	icmp->type = a->kind >> 8;
 	icmp->code = a->kind;
 	icmp->rest = a->rest;
-	sum += (__u64)sum_bytes(ctx, hook, l3_at + front, kept) + bpf_htons(a->kind) + a->rest;
+	sum += (__u64)sum_bytes(ctx, hook, s, l3_at + front, kept) + bpf_htons(a->kind) + a->rest;
 	icmp->checksum = ~csum_fold(sum);
-	return store_bytes(ctx, hook, l3_at, head, front) ? DROP(REASON_TRUNCATED) : TX(REASON_UNSPEC);
+	return store_bytes(ctx, hook, l3_at, s->head, front) ? DROP(REASON_TRUNCATED) : TX(REASON_UNSPEC);
 }
 OUT_OF_LINE(send_error, const struct answer)
 
@@ -173,7 +172,7 @@ static __always_inline int too_big(struct packet *p, __u32 mtu)
 
 	if (p->v6 && mtu < 1280)
 		mtu = 1280;
-	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !answerable(p) || !may_answer())
+	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !answerable(p) || !within_quota())
 		return DROP(REASON_TOO_BIG);
 	a.kind = p->v6 ? ERROR6_TOOBIG : ERROR4_FRAG;
 	a.rest = bpf_htonl(mtu); // in IPv4 the low 16 bits alone: no mtu is longer

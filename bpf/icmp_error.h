@@ -84,13 +84,23 @@ static __always_inline int inline_parse_quoted(void *ctx, enum hook hook, int v6
 }
 OUT_OF_LINE(parse_quoted, struct quoted)
 
-// quote_of reads what an error is about. An error goes to who sent that, unless
-// it is a forgery. It returns REASON_UNSPEC, or what to drop the error for.
-static __always_inline enum reason quote_of(const struct packet *p, struct quoted *q)
+// quote_of reads what an error is about into this CPU's scratch. An error goes to
+// who sent that, unless it is a forgery. It returns REASON_UNSPEC, or what to
+// drop the error for.
+static __always_inline enum reason quote_of(const struct packet *p, struct quoted **quote)
 {
 	union addr to = dest_of(p);
+	struct scratch *s = own_scratch();
+	if (!s)
+		return REASON_TRUNCATED;
+	struct quoted *q = (void *)s->quoted;
 
-	*q = (struct quoted){ .outer_at = p->l3_at, .icmp_at = p->l4_at, .end = p->l4_at + p->l4_len, .side = DESTINATION };
+	_Static_assert(sizeof(*q) <= sizeof(s->quoted), "quoted fits");
+	q->outer_at = p->l3_at;
+	q->icmp_at = p->l4_at;
+	q->end = p->l4_at + p->l4_len;
+	q->side = DESTINATION;
+	*quote = q;
 	enum reason bad = parse_quoted(p->ctx, p->hook, p->v6, q);
 	if (bad)
 		return bad;
@@ -176,9 +186,9 @@ static __always_inline int known_flow(int v6, const struct five_tuple *t)
 // error_of_flow says whether a packet to a pod of this node is an error about a VIP's flow.
 static __always_inline int error_of_flow(const struct packet *p)
 {
-	struct quoted q;
+	struct quoted *q;
 
-	return is_icmp_error(p) && !quote_of(p, &q) && known_flow(p->v6, &q.flow);
+	return is_icmp_error(p) && !quote_of(p, &q) && known_flow(p->v6, &q->flow);
 }
 
 // error_to_pod brings an error about what a pod of this node sent as a VIP to

@@ -395,6 +395,15 @@ struct quota {
 	__u32 sent;   // errors and refusals in it
 };
 
+// scratch is room for what the stack has none to spare for. Programs of one CPU
+// do not interrupt one another.
+struct scratch {
+	__be32 addrs[8]; // of a packet that is answered
+	__be32 head[16]; // of the answer
+	__be32 chunk[64];
+	__u64 quoted[16]; // struct quoted
+};
+
 enum event_head { EVENT_HEAD = 128 };
 
 // event is one packet that was dropped or traced, told through events.
@@ -733,3 +742,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct quota);
 } quotas SEC(".maps");
+
+// Room, for each CPU.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");

@@ -11,17 +11,18 @@
 static __always_inline int inline_send_reset(void *ctx, enum hook hook, int v6, const struct answer *a)
 {
 	__u32 ip_size = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	__be32 head[(sizeof(struct ipv6hdr) + sizeof(struct tcphdr)) / 4] = {};
-	struct tcphdr *tcp = (void *)head + ip_size, got;
-	__be32 addrs[8];
+	struct scratch *s = own_scratch();
+	struct tcphdr got;
 
-	if (load_addrs(ctx, hook, v6, a->l3_at, addrs) || load_bytes(ctx, hook, a->l4_at, &got, sizeof(got)))
+	if (!s || load_addrs(ctx, hook, v6, a->l3_at, s->addrs) || load_bytes(ctx, hook, a->l4_at, &got, sizeof(got)))
 		return DROP(REASON_TRUNCATED);
-	enum reason bad = turn_around(ctx, hook, a->l3_at, ip_size + sizeof(*tcp), 0);
+	enum reason bad = turn_around(ctx, hook, a->l3_at, ip_size + sizeof(got), 0);
 	if (bad)
 		return DROP(bad);
 
-	__u64 sum = answer_header(v6, head, addrs, sizeof(*tcp), IPPROTO_TCP, 0);
+	struct tcphdr *tcp = (void *)s->head + ip_size;
+	__builtin_memset(tcp, 0, sizeof(*tcp));
+	__u64 sum = answer_header(v6, s, sizeof(*tcp), IPPROTO_TCP, 0);
 	tcp->source = got.dest;
 	tcp->dest = got.source;
 	tcp->doff = sizeof(*tcp) / 4;
@@ -33,9 +34,9 @@ static __always_inline int inline_send_reset(void *ctx, enum hook hook, int v6, 
 		tcp->ack_seq = bpf_htonl(bpf_ntohl(got.seq) + a->l4_len - got.doff * 4 + got.syn + got.fin);
 	}
 	for (int i = 0; i < sizeof(*tcp) / 4; i++)
-		sum += head[ip_size / 4 + i];
+		sum += s->head[ip_size / 4 + i];
 	tcp->check = ~csum_fold(sum);
-	return store_bytes(ctx, hook, a->l3_at, head, ip_size + sizeof(*tcp)) ? DROP(REASON_TRUNCATED) : TX(REASON_REFUSED);
+	return store_bytes(ctx, hook, a->l3_at, s->head, ip_size + sizeof(*tcp)) ? DROP(REASON_TRUNCATED) : TX(REASON_REFUSED);
 }
 OUT_OF_LINE(send_reset, const struct answer)
 
@@ -72,13 +73,12 @@ static __always_inline int inline_send_abort(void *ctx, enum hook hook, int v6, 
 {
 	__u32 ip_size = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 size = offsetof(struct sctp_chunk, value);
-	__be32 head[(sizeof(struct ipv6hdr) + offsetof(struct sctp_chunk, value)) / 4] = {};
-	struct sctp_chunk got, *sctp = (void *)head + ip_size;
-	__be32 addrs[8];
+	struct scratch *s = own_scratch();
+	struct sctp_chunk got;
 
 	if (a->l4_len < sizeof(got))
 		return DROP(a->kind);
-	if (load_addrs(ctx, hook, v6, a->l3_at, addrs) || load_bytes(ctx, hook, a->l4_at, &got, sizeof(got)))
+	if (!s || load_addrs(ctx, hook, v6, a->l3_at, s->addrs) || load_bytes(ctx, hook, a->l4_at, &got, sizeof(got)))
 		return DROP(REASON_TRUNCATED);
 	if (got.type == SCTP_ABORT || got.type == SCTP_SHUTDOWN_COMPLETE || got.type == SCTP_COOKIE_ACK || got.type == SCTP_ERROR)
 		return DROP(a->kind);
@@ -86,15 +86,17 @@ static __always_inline int inline_send_abort(void *ctx, enum hook hook, int v6, 
 	if (bad)
 		return DROP(bad);
 
-	answer_header(v6, head, addrs, size, IPPROTO_SCTP, 0);
+	struct sctp_chunk *sctp = (void *)s->head + ip_size;
+	answer_header(v6, s, size, IPPROTO_SCTP, 0);
 	sctp->header.source = got.header.dest;
 	sctp->header.dest = got.header.source;
 	sctp->header.vtag = got.type == SCTP_INIT ? got.value : got.header.vtag; // an INIT's value is its tag
 	sctp->type = got.type == SCTP_SHUTDOWN_ACK ? SCTP_SHUTDOWN_COMPLETE : SCTP_ABORT;
 	sctp->flags = got.type == SCTP_INIT ? 0 : SCTP_REFLECTED;
 	sctp->length = bpf_htons(size - sizeof(sctp->header));
+	sctp->header.checksum = 0; // as it is summed up
 	sctp->header.checksum = crc32c((void *)sctp, size);
-	return store_bytes(ctx, hook, a->l3_at, head, ip_size + size) ? DROP(REASON_TRUNCATED) : TX(REASON_REFUSED);
+	return store_bytes(ctx, hook, a->l3_at, s->head, ip_size + size) ? DROP(REASON_TRUNCATED) : TX(REASON_REFUSED);
 }
 OUT_OF_LINE(send_abort, const struct answer)
 
@@ -109,13 +111,13 @@ static __always_inline int refuse(struct packet *p, enum reason why)
 		return verdict;
 	if (p->proto == IPPROTO_TCP) {
 		// A fragment does not say how long its segment is.
-		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && may_answer())
+		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && within_quota())
 			verdict = send_reset(p->ctx, p->hook, p->v6, &a);
 	} else if (p->proto == IPPROTO_SCTP) {
 		a.kind = why;
-		if (may_answer())
+		if (within_quota())
 			verdict = send_abort(p->ctx, p->hook, p->v6, &a);
-	} else if (p->proto == IPPROTO_UDP && may_answer()) {
+	} else if (p->proto == IPPROTO_UDP && within_quota()) {
 		a.kind = p->v6 ? ERROR6_PORT : ERROR4_PORT;
 		verdict = send_error(p->ctx, p->hook, p->v6, &a);
 		if (verdict == TX(REASON_UNSPEC))
