@@ -120,20 +120,3 @@ static __always_inline void decrement_hops(struct packet *p)
 	csum_replace(&p->ip->check, bpf_htons((__u16)p->ip->ttl << 8), bpf_htons((__u16)(p->ip->ttl - 1) << 8));
 	p->ip->ttl--;
 }
-
-// answer_echo turns an ICMP echo request into its reply.
-static __always_inline void answer_echo(struct packet *p)
-{
-	__u8 mac[ETH_ALEN];
-	__be32 addr = p->ip->daddr;
-
-	copy_mac(mac, p->eth->h_dest);
-	copy_mac(p->eth->h_dest, p->eth->h_source);
-	copy_mac(p->eth->h_source, mac);
-	p->ip->daddr = p->ip->saddr;
-	p->ip->saddr = addr;
-	csum_replace(&p->ip->check, bpf_htons((__u16)p->ip->ttl << 8), bpf_htons(64 << 8));
-	p->ip->ttl = 64;
-	csum_replace(&p->icmp->checksum, bpf_htons(ICMP_ECHO << 8), bpf_htons(ICMP_ECHOREPLY << 8));
-	p->icmp->type = ICMP_ECHOREPLY;
-}

@@ -7,9 +7,12 @@
 #include "counters.h"
 #include "encap.h"
 #include "flow.h"
+#include "fragment.h"
+#include "icmp_error.h"
 #include "lb.h"
 #include "nat.h"
 #include "parse.h"
+#include "refuse.h"
 
 static __always_inline struct device *find_device(__u32 ifindex)
 {
@@ -56,24 +59,49 @@ static __always_inline int forward_remote(struct packet *p, const struct target 
 	if (unlikely(hop.ifindex != ctx_device(p->ctx, p->hook)))
 		d = find_device(hop.ifindex);
 	if (d && total > d->mtu)
-		return DROP(REASON_TOO_BIG);
+		return too_big(p, d->mtu - sizeof(struct iphdr));
 	return encapsulate(p->ctx, &hop, b->addr.v4, total, p->ip->tos);
+}
+
+// icmp_to_vip answers a ping, and hands an error about what a backend sent to
+// that backend.
+static __always_inline int icmp_to_vip(struct packet *p, struct device *d)
+{
+	if (is_echo(p))
+		return answer_echo(p);
+	if (!is_icmp_error(p))
+		return DROP(REASON_UNSERVED_PROTO);
+
+	struct quoted *q;
+	enum reason bad = quote_of(p, &q);
+	if (bad)
+		return DROP(bad);
+	struct five_tuple t = reversed(&q->flow);
+	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
+	struct target b = {};
+	if (!f || choose(p->v6, f, &t, &b))
+		return DROP(REASON_ICMP_UNKNOWN);
+	if (b.flags & BACKEND_LOCAL)
+		return error_to_pod(p, q, &b.addr);
+	int verdict = forward_remote(p, &b, d);
+	return REASON_OF(verdict) == REASON_FORWARD_REMOTE ? VERDICT(ACTION_OF(verdict), REASON_ICMP_FORWARDED) : verdict;
 }
 
 // not_served handles what no frontend takes: ping and refusals for a VIP, and
 // all the packets that are none of ours.
 static __always_inline int not_served(struct packet *p, const union addr *dest, enum reason bad)
 {
-	if (!find_vip(p->v6, dest) || !addressed_device(p))
+	struct frontend *f = find_vip(p->v6, dest);
+	if (!f)
+		return PASS(REASON_NOT_OURS);
+	struct device *d = addressed_device(p);
+	if (!d)
 		return PASS(REASON_NOT_OURS);
 	if (bad)
 		return DROP(bad);
-	if (!is_icmp(p))
-		return DROP(REASON_UNSERVED_PORT);
-	if (p->v6 || p->icmp->type != ICMP_ECHO || p->icmp->code)
-		return DROP(REASON_UNSERVED_PROTO);
-	answer_echo(p);
-	return TX(REASON_ICMP_ECHO_REPLY);
+	if (is_icmp(p))
+		return icmp_to_vip(p, d);
+	return f->flags & FRONTEND_REFUSE ? refuse(p, REASON_UNSERVED_PORT) : DROP(REASON_UNSERVED_PORT);
 }
 
 // decapsulate takes in a packet that another node sent to a pod of this one.
@@ -87,8 +115,16 @@ static __always_inline int decapsulate(struct packet *outer, struct cursor *c)
 	enum reason bad = parse_ip(c, outer->l4_len, &p);
 	if (bad)
 		return DROP(bad);
-	bad = p.fragment ? REASON_FRAGMENT : parse_l4(c, &p);
+	bad = unlikely(p.fragment) ? parse_fragment(c, &p) : parse_l4(c, &p);
 	union addr vip = dest_of(&p);
+	if (!bad && is_icmp_error(&p)) {
+		struct quoted *q;
+		bad = quote_of(&p, &q);
+		if (!bad && find_vip(p.v6, &vip)) {
+			int verdict = error_to_pod(&p, q, &pod);
+			return ACTION_OF(verdict) == ACT_PASS && strip_outer(p.ctx) ? DROP(REASON_TRUNCATED) : verdict;
+		}
+	}
 	if (bad || is_icmp(&p))
 		return find_vip(p.v6, &vip) ? DROP(bad ?: REASON_UNSERVED_PROTO) : PASS(REASON_NOT_OURS);
 
@@ -117,7 +153,7 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 	if (unlikely(p.proto == IPPROTO_IPIP && !v6 && p.ip->ihl == 5 && !p.fragment) && find_endpoint(v6, &t.daddr))
 		return decapsulate(&p, c);
 
-	bad = p.fragment ? REASON_FRAGMENT : parse_l4(c, &p);
+	bad = unlikely(p.fragment) ? parse_fragment(c, &p) : parse_l4(c, &p);
 	if (bad || is_icmp(&p))
 		return not_served(&p, &t.daddr, bad);
 	t = tuple_of(&p);
@@ -129,7 +165,7 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 		return PASS(REASON_NOT_OURS);
 	struct target b = {};
 	if (choose(v6, f, &t, &b))
-		return DROP(REASON_NO_BACKEND);
+		return f->flags & FRONTEND_REFUSE ? refuse(&p, REASON_NO_BACKEND) : DROP(REASON_NO_BACKEND);
 	if (b.flags & BACKEND_LOCAL)
 		return forward_local(&p, &b);
 	return forward_remote(&p, &b, d);

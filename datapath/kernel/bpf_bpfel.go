@@ -412,6 +412,14 @@ const (
 	bpfReasonREASON_MAX              bpfReason = 40
 )
 
+type bpfScratch struct {
+	_      structs.HostLayout
+	Addrs  [8]uint32
+	Head   [16]uint32
+	Chunk  [64]uint32
+	Quoted [16]uint64
+}
+
 type bpfSetLook uint32
 
 const (
@@ -507,6 +515,7 @@ const (
 	bpfMapPins              = "pins"
 	bpfMapPins6             = "pins6"
 	bpfMapQuotas            = "quotas"
+	bpfMapScratches         = "scratches"
 	bpfMapServiceCounts     = "service_counts"
 	bpfMapSets              = "sets"
 	bpfMapSources           = "sources"
@@ -516,6 +525,7 @@ const (
 	bpfProgSeamarkTcOutside = "seamark_tc_outside"
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
 	bpfProgSeamarkXdp       = "seamark_xdp"
+	bpfVarAnswersPerSecond  = "answers_per_second"
 	bpfVarMssClamp          = "mss_clamp"
 	bpfVarNodeAddr          = "node_addr"
 )
@@ -604,6 +614,7 @@ type bpfMapSpecs struct {
 	Pins          *ebpf.MapSpec `ebpf:"pins"`
 	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
 	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
+	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
 	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
@@ -616,8 +627,9 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	MssClamp *ebpf.VariableSpec `ebpf:"mss_clamp"`
-	NodeAddr *ebpf.VariableSpec `ebpf:"node_addr"`
+	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
+	MssClamp         *ebpf.VariableSpec `ebpf:"mss_clamp"`
+	NodeAddr         *ebpf.VariableSpec `ebpf:"node_addr"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -673,6 +685,7 @@ type bpfMaps struct {
 	Pins          *ebpf.Map `ebpf:"pins"`
 	Pins6         *ebpf.Map `ebpf:"pins6"`
 	Quotas        *ebpf.Map `ebpf:"quotas"`
+	Scratches     *ebpf.Map `ebpf:"scratches"`
 	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Sources       *ebpf.Map `ebpf:"sources"`
@@ -716,6 +729,7 @@ func (m *bpfMaps) Close() error {
 		m.Pins,
 		m.Pins6,
 		m.Quotas,
+		m.Scratches,
 		m.ServiceCounts,
 		m.Sets,
 		m.Sources,
@@ -729,8 +743,9 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	MssClamp *ebpf.Variable `ebpf:"mss_clamp"`
-	NodeAddr *ebpf.Variable `ebpf:"node_addr"`
+	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
+	MssClamp         *ebpf.Variable `ebpf:"mss_clamp"`
+	NodeAddr         *ebpf.Variable `ebpf:"node_addr"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
