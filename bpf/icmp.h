@@ -65,9 +65,14 @@ static __always_inline __u32 sum_bytes(void *ctx, enum hook hook, struct scratch
 	__u32 sum = 0;
 
 	for (int i = 0; i < ERROR6_MAX / sizeof(s->chunk) && length; i++) {
-		__u32 size = length < sizeof(s->chunk) ? length : sizeof(s->chunk);
+		// Verifiers of older kernels learn nothing from "not 0": size is one more
+		// than what they know to be not negative, and clang must not see through it.
+		__u32 last = length <= sizeof(s->chunk) ? length - 1 : sizeof(s->chunk) - 1;
+		last &= sizeof(s->chunk) - 1;
+		asm volatile("" : "+r"(last));
+		__u32 size = last + 1;
 
-		s->chunk[(size - 1) / 4 % 64] = 0; // what is behind the last byte
+		s->chunk[last / 4] = 0; // what is behind the last byte
 		if (load_bytes(ctx, hook, at, s->chunk, size))
 			break;
 		sum = bpf_csum_diff(NULL, 0, s->chunk, (size + 3) & ~3, sum);
