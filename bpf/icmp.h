@@ -64,6 +64,7 @@ static __always_inline __u32 sum_bytes(void *ctx, enum hook hook, struct scratch
 {
 	__u32 sum = 0;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < ERROR6_MAX / sizeof(s->chunk) && length; i++) {
 		// Verifiers of older kernels learn nothing from "not 0": size is one more
 		// than what they know to be not negative, and clang must not see through it.

@@ -59,8 +59,10 @@ static __always_inline __le32 crc32c(const __u8 *from, __u32 size)
 {
 	__u32 crc = ~0;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < size; i++) {
 		crc ^= from[i];
+#pragma clang loop unroll(full)
 		for (int bit = 0; bit < 8; bit++)
 			crc = crc >> 1 ^ (crc & 1) * 0x82f63b78;
 	}
