@@ -139,7 +139,7 @@ static __always_inline int decapsulate(struct packet *outer, struct cursor *c)
 		return DROP(REASON_UNSERVED_PROTO);
 	if (strip_outer(p.ctx))
 		return DROP(REASON_TRUNCATED);
-	return PASS(REASON_DECAP);
+	return fragment_verdict(&p, PASS(REASON_DECAP));
 }
 
 static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct cursor *c, struct ethhdr *eth)
@@ -166,9 +166,8 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 	struct target b = {};
 	if (choose(v6, f, &t, &b))
 		return f->flags & FRONTEND_REFUSE ? refuse(&p, REASON_NO_BACKEND) : DROP(REASON_NO_BACKEND);
-	if (b.flags & BACKEND_LOCAL)
-		return forward_local(&p, &b);
-	return forward_remote(&p, &b, d);
+	int verdict = b.flags & BACKEND_LOCAL ? forward_local(&p, &b) : forward_remote(&p, &b, d);
+	return fragment_verdict(&p, verdict);
 }
 
 static __always_inline int handle_frame(struct xdp_md *ctx)

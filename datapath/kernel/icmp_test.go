@@ -327,7 +327,7 @@ func TestTooBig(t *testing.T) {
 		"on another device": answered(big(df, portElsewhere, 1441)),
 		"a first fragment":  answered(big(packet.IPv4{Fragment: packet.MoreFragments}, portRemote, 1460)),
 		"from everyone":     {packet.Build(fromRouter, packet.IPv4{Src: netip.MustParseAddr("255.255.255.255"), Dst: vip}, tcp, make(packet.Payload, 1441)), xdpDrop, "too_big", nil},
-		"that just fits": {big(df, portRemote, 1440), xdpTX, "forward_remote", inIPIP(packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, remotePod, []packet.Layer{nil, packet.IPv4{TTL: 63, TOS: 0xb9, Src: client, Dst: vip, Fragment: packet.DontFragment}, tcp, make(packet.Payload, 1440)})},
+		"that just fits":    {big(df, portRemote, 1440), xdpTX, "forward_remote", inIPIP(packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, remotePod, []packet.Layer{nil, packet.IPv4{TTL: 63, TOS: 0xb9, Src: client, Dst: vip, Fragment: packet.DontFragment}, tcp, make(packet.Payload, 1440)})},
 	}
 	a.rows(rows)
 	a.sub("a later fragment", func(n *node) {
