@@ -209,26 +209,79 @@ static __always_inline int error_to_pod(struct packet *p, struct quoted *q, cons
 	return rewrite_quoted(p->ctx, p->hook, p->v6, q) ? DROP(REASON_TRUNCATED) : PASS(REASON_ICMP_FORWARDED);
 }
 
-// translate_error turns an error about a translated packet into one about the
-// packet before, by table: nat_out for what came from a backend and went to a
-// client, nat_in for what came from a client. It returns the entry, or NULL.
-static __always_inline void *translate_error(struct packet *p, struct quoted *q, void *table)
+// find_translated looks for the flow that an error is about among the translated
+// ones, and says what the error becomes: one about the packet before translation.
+// table is nat_out for what a backend answered, and nat_in for what was sent to
+// one. It returns NAT_* of the entry, or -1 when there is none.
+static __always_inline int find_translated(int v6, struct quoted *q, void *table)
 {
 	struct five_tuple t = reversed(&q->flow);
 	union any_tuple key;
 
-	tuple_key(p->v6, &key, &t.saddr, &t.daddr, t.sport, t.dport, t.proto);
+	tuple_key(v6, &key, &t.saddr, &t.daddr, t.sport, t.dport, t.proto);
 	void *entry = bpf_map_lookup_elem(table, &key);
 	if (!entry)
-		return NULL;
+		return -1;
 	struct nat *n = entry;
 	struct nat6 *n6 = entry;
 	q->becomes = (struct five_tuple){
-		.saddr = load_addr(p->v6, p->v6 ? (void *)n6->daddr : &n->daddr),
-		.daddr = load_addr(p->v6, p->v6 ? (void *)n6->saddr : &n->saddr),
-		.sport = p->v6 ? n6->dport : n->dport,
-		.dport = p->v6 ? n6->sport : n->sport,
+		.saddr = load_addr(v6, v6 ? (void *)n6->daddr : &n->daddr),
+		.daddr = load_addr(v6, v6 ? (void *)n6->saddr : &n->saddr),
+		.sport = v6 ? n6->dport : n->dport,
+		.dport = v6 ? n6->sport : n->sport,
 		.proto = t.proto,
 	};
-	return rewrite_quoted(p->ctx, p->hook, p->v6, q) ? NULL : entry;
+	return v6 ? n6->flags : n->flags;
+}
+
+// send_error_on sends an error that was rewritten to its new destination. What
+// the FIB has no way for yet is left to the kernel, which forwards it or says so.
+static __always_inline int send_error_on(struct packet *p, const union addr *to)
+{
+	if (reload(p, 0))
+		return DROP(REASON_TRUNCATED);
+	if (hops_of(p) <= 1)
+		return DROP(REASON_TTL_EXPIRED);
+
+	union addr from = source_of(p);
+	struct bpf_fib_lookup fib = {
+		.family = p->v6 ? AF_INET6 : AF_INET,
+		.l4_protocol = p->proto,
+		.tot_len = p->hook == HOOK_XDP ? l3_len(p) : 0,
+		.ifindex = ctx_device(p->ctx, p->hook),
+	};
+	store_addr(p->v6, fib.ipv6_src, &from);
+	store_addr(p->v6, fib.ipv6_dst, to);
+	if (bpf_fib_lookup(p->ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+		return PASS(REASON_ICMP_FORWARDED);
+	copy_mac(p->eth->h_dest, fib.dmac);
+	copy_mac(p->eth->h_source, fib.smac);
+	decrement_hops(p);
+	if (fib.ifindex == ctx_device(p->ctx, p->hook))
+		return TX(REASON_ICMP_FORWARDED);
+	bpf_redirect(fib.ifindex, 0);
+	return REDIRECT(REASON_ICMP_FORWARDED);
+}
+
+// translated_error sends an error about a translated flow on to where the packet
+// came from: to the backend (table is nat_out), or to the client (nat_in). It
+// returns 0 when there is no such flow. Those of pods here are not brought to
+// them until they are at their door (tc_to_pod.c).
+static __always_inline int translated_error(struct packet *p, struct quoted *q, void *table)
+{
+	int flags = find_translated(p->v6, q, table);
+	if (flags < 0 || flags & NAT_INSIDE)
+		return 0;
+	union addr to = q->becomes.saddr;
+	return rewrite_quoted(p->ctx, p->hook, p->v6, q) ? DROP(REASON_TRUNCATED) : send_error_on(p, &to);
+}
+
+// error_of_inside brings an error about what a pod of this node sent to a Service
+// to what the pod knows to have sent. It returns a verdict, or 0.
+static __always_inline int error_of_inside(struct packet *p, struct quoted *q)
+{
+	int flags = find_translated(p->v6, q, TABLE(p->v6, nat_in));
+	if (flags < 0 || !(flags & NAT_INSIDE))
+		return 0;
+	return rewrite_quoted(p->ctx, p->hook, p->v6, q) ? DROP(REASON_TRUNCATED) : PASS(REASON_ICMP_FORWARDED);
 }

@@ -76,6 +76,9 @@ static __always_inline int icmp_to_vip(struct packet *p, struct device *d)
 	enum reason bad = quote_of(p, &q);
 	if (bad)
 		return DROP(bad);
+	int verdict = translated_error(p, q, TABLE(p->v6, nat_out));
+	if (verdict)
+		return verdict;
 	struct five_tuple t = reversed(&q->flow);
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
 	struct target b = {};
@@ -83,8 +86,18 @@ static __always_inline int icmp_to_vip(struct packet *p, struct device *d)
 		return DROP(REASON_ICMP_UNKNOWN);
 	if (b.flags & BACKEND_LOCAL)
 		return error_to_pod(p, q, &b.addr);
-	int verdict = forward_remote(p, &b, d);
+	verdict = forward_remote(p, &b, d);
 	return REASON_OF(verdict) == REASON_FORWARD_REMOTE ? VERDICT(ACTION_OF(verdict), REASON_ICMP_FORWARDED) : verdict;
+}
+
+// icmp_to_node hands an error about a translated packet to its client.
+static __always_inline int icmp_to_node(struct packet *p)
+{
+	struct quoted *q;
+
+	if (!is_icmp_error(p) || !addressed_device(p) || quote_of(p, &q))
+		return PASS(REASON_NOT_OURS);
+	return translated_error(p, q, TABLE(p->v6, nat_in)) ?: PASS(REASON_NOT_OURS);
 }
 
 // not_served handles what no frontend takes: ping and refusals for a VIP, and
@@ -93,7 +106,7 @@ static __always_inline int not_served(struct packet *p, const union addr *dest, 
 {
 	struct frontend *f = find_vip(p->v6, dest);
 	if (!f)
-		return PASS(REASON_NOT_OURS);
+		return bad ? PASS(REASON_NOT_OURS) : icmp_to_node(p);
 	struct device *d = addressed_device(p);
 	if (!d)
 		return PASS(REASON_NOT_OURS);

@@ -464,3 +464,44 @@ func TestICMPErrorsInTunnel(t *testing.T) {
 		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
 	}
 }
+
+// Errors about translated flows: those for the VIP are the backend's, those for
+// the node the client's.
+func TestICMPErrorsOfTranslated(t *testing.T) {
+	n := newNode(t)
+	const natPort, clientPort, backendPort = 61005, 1025, 8080
+	strange := netip.MustParseAddr("10.99.0.7") // no route to it
+	for _, from := range []netip.Addr{client, strange} {
+		n.put("nat_out", bpfTuple{Saddr: be32(from), Daddr: be32(vip), Sport: be16(clientPort), Dport: be16(portRemote), Proto: packet.ProtoTCP},
+			bpfNat{Saddr: be32(nodeAddr), Daddr: be32(remotePod), Sport: be16(natPort), Dport: be16(backendPort)})
+	}
+	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(nodeAddr), Sport: be16(backendPort), Dport: be16(natPort), Proto: packet.ProtoTCP},
+		bpfNat{Saddr: be32(vip), Daddr: be32(client), Sport: be16(portRemote), Dport: be16(clientPort)})
+	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(nodeAddr), Sport: be16(backendPort), Dport: be16(natPort + 1), Proto: packet.ProtoTCP},
+		bpfNat{Saddr: be32(vip), Daddr: be32(strange), Sport: be16(portRemote), Dport: be16(clientPort)})
+	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(localPod), Sport: be16(backendPort), Dport: be16(clientPort), Proto: packet.ProtoTCP},
+		bpfNat{Saddr: be32(vip), Daddr: be32(localPod), Sport: be16(portRemote), Dport: be16(clientPort), Flags: uint8(bpfNatFlagsNAT_INSIDE)})
+	// fault is an error to the source of a packet.
+	fault := func(eth packet.Ethernet, ttl uint8, src, dst netip.Addr, sport, dport uint16) []byte {
+		quote := packet.Build(packet.IPv4{Src: src, Dst: dst}, packet.TCP{SrcPort: sport, DstPort: dport})
+		return packet.Build(eth, packet.IPv4{TTL: ttl, Src: router, Dst: src}, packet.ICMP{Type: 3, Code: 4, Seq: 1400}, packet.Payload(quote))
+	}
+	toOther, toRouter := packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Ethernet{Dst: routerMAC, Src: nodeMAC}
+	flooded := packet.Ethernet{Dst: otherMAC, Src: routerMAC}
+	for name, row := range map[string]row{
+		"of the answer": {fault(fromRouter, 63, vip, client, portRemote, clientPort), xdpTX, "icmp_forwarded",
+			fault(toOther, 62, remotePod, nodeAddr, backendPort, natPort)},
+		"of the question": {fault(fromRouter, 63, nodeAddr, remotePod, natPort, backendPort), xdpTX, "icmp_forwarded",
+			fault(toRouter, 62, client, vip, clientPort, portRemote)},
+		"and no way on yet": {fault(fromRouter, 63, nodeAddr, remotePod, natPort+1, backendPort), xdpPass, "icmp_forwarded",
+			fault(fromRouter, 63, strange, vip, clientPort, portRemote)},
+		"last hop":         {fault(fromRouter, 1, vip, client, portRemote, clientPort), xdpDrop, "ttl_expired", fault(fromRouter, 1, remotePod, nodeAddr, backendPort, natPort)},
+		"of a pod's flow":  {fault(fromRouter, 63, localPod, remotePod, clientPort, backendPort), xdpPass, "not_ours", nil},
+		"of no flow":       {fault(fromRouter, 63, nodeAddr, remotePod, natPort+2, backendPort), xdpPass, "not_ours", nil},
+		"flooded":          {fault(flooded, 63, nodeAddr, remotePod, natPort, backendPort), xdpPass, "not_ours", nil},
+		"ping to the node": {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: packet.EchoRequest}), xdpPass, "not_ours", nil},
+		"quote of nothing": {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: 3}), xdpPass, "not_ours", nil},
+	} {
+		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
+	}
+}
