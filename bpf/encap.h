@@ -12,6 +12,7 @@
 // What the FIB fallback sends from, on kernels that do not choose it there
 // (before 6.7). 0: unknown.
 volatile const __be32 node_addr;
+volatile const __be32 node_addr6[4];
 
 // resolve asks the FIB for a next hop that userspace has not resolved.
 static __always_inline enum reason resolve(void *ctx, struct next_hop *hop, __be32 dst, __u16 total)

@@ -61,10 +61,11 @@ enum frontend_flags {
 	FRONTEND_SOURCES = 32,  // only from the prefixes in sources
 	FRONTEND_REFUSE = 64,   // what cannot be served is answered (TCP RST, ICMP port unreachable)
 	FRONTEND_TRACED = 128,  // every packet is told to events
+	FRONTEND_SWITCHED = 256, // had another way of forwarding before: flows older than that go on in theirs
 };
 
 // What makes a packet leave the fast path: one test for all.
-#define FRONTEND_SLOW (FRONTEND_INSIDE | FRONTEND_SNAT | FRONTEND_GENEVE | FRONTEND_AFFINITY | FRONTEND_SOURCES | FRONTEND_TRACED)
+#define FRONTEND_SLOW (FRONTEND_INSIDE | FRONTEND_SNAT | FRONTEND_GENEVE | FRONTEND_AFFINITY | FRONTEND_SOURCES | FRONTEND_TRACED | FRONTEND_SWITCHED)
 
 struct frontend {
 	__u32 set;     // index into sets, for packets from outside

@@ -4,6 +4,7 @@
 
 #include "tc_outside.c"
 #include "tc_pod.c"
+#include "tc_to_pod.c"
 #include "xdp.c"
 
 // Types that userspace shares and no map names, so that BTF has them.

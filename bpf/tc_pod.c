@@ -6,6 +6,7 @@
 
 #include "counters.h"
 #include "flow.h"
+#include "inside.h"
 #include "nat.h"
 #include "skb.h"
 
@@ -112,6 +113,15 @@ static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib
 	return REDIRECT(REASON_REPLY);
 }
 
+static __always_inline int pod_service(struct __sk_buff *skb, int v6)
+{
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
+
+	if (parse_skb(skb, &p))
+		return PASS(REASON_NOT_OURS);
+	return inside(&p) ?: PASS(REASON_NOT_OURS);
+}
+
 static __always_inline int answer(struct __sk_buff *skb)
 {
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
@@ -151,5 +161,12 @@ int seamark_tc_pod(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	return finish(skb, HOOK_TC_POD, answer(skb), bytes);
+	int verdict = answer(skb);
+	if (verdict == PASS(REASON_NOT_OURS)) {
+		if (skb->protocol == bpf_htons(ETH_P_IP))
+			verdict = pod_service(skb, 0);
+		else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+			verdict = pod_service(skb, 1);
+	}
+	return finish(skb, HOOK_TC_POD, verdict, bytes);
 }

@@ -13,6 +13,7 @@
 #include "nat.h"
 #include "parse.h"
 #include "refuse.h"
+#include "snat.h"
 
 static __always_inline struct device *find_device(__u32 ifindex)
 {
@@ -171,16 +172,31 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 		return not_served(&p, &t.daddr, bad);
 	t = tuple_of(&p);
 	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
-	if (!f)
+	if (!f) {
+		if (unlikely(is_nat_port(t.dport)) && addressed_device(&p)) {
+			int back = snat_back(&p, &t);
+			if (back)
+				return back;
+		}
 		return not_served(&p, &t.daddr, REASON_UNSPEC);
+	}
 	struct device *d = addressed_device(&p);
 	if (!d)
 		return PASS(REASON_NOT_OURS);
+	if (unlikely(f->flags & (FRONTEND_SNAT | FRONTEND_SWITCHED))) {
+		int known = snat_known(&p, &t);
+		if (known)
+			return known;
+	}
 	struct target b = {};
 	if (choose(v6, f, &t, &b))
 		return f->flags & FRONTEND_REFUSE ? refuse(&p, REASON_NO_BACKEND) : DROP(REASON_NO_BACKEND);
-	int verdict = b.flags & BACKEND_LOCAL ? forward_local(&p, &b) : forward_remote(&p, &b, d);
-	return fragment_verdict(&p, verdict);
+	int verdict = 0;
+	if (b.flags & BACKEND_LOCAL)
+		verdict = forward_local(&p, &b);
+	else if (unlikely(f->flags & FRONTEND_SNAT))
+		verdict = snat_out(&p, f, &t, &b);
+	return fragment_verdict(&p, verdict ?: forward_remote(&p, &b, d));
 }
 
 static __always_inline int handle_frame(struct xdp_md *ctx)

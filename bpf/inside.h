@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Services as the pods of this node use them. The destination is translated
+// where a packet leaves the pod and the source of the answers where they enter
+// it, so that the kernel, with its routing and netfilter, sees both halves of a
+// connection from pod to pod. Who may use a Service from outside
+// (FRONTEND_SOURCES) does not apply here.
+#pragma once
+
+#include "pair.h"
+
+// What a pod that reaches itself through a Service sees as the other end: it
+// would take its own address for a forgery. No host has these.
+volatile const __be32 hairpin_addr = bpf_htonl(0xa9fe4d01); // 169.254.77.1
+volatile const __be32 hairpin_addr6[4] = { bpf_htonl(0xfd5eaa4d), bpf_htonl(0x4b770000), 0, bpf_htonl(1) };
+
+static __always_inline union addr hairpin(int v6)
+{
+	return v6 ? load_addr(1, (void *)hairpin_addr6) : load_addr(0, (void *)&hairpin_addr);
+}
+
+#define TRANSLATE(name, family)                                          \
+	__noinline int name(struct __sk_buff *skb, struct translation *n)     \
+	{                                                                     \
+		if (!n)                                                       \
+			return -1;                                            \
+		struct packet p = packet_of(skb, HOOK_TC_POD, family, n);     \
+                                                                              \
+		return translate(&p, n);                                      \
+	}
+TRANSLATE(translate_skb4, 0)
+TRANSLATE(translate_skb6, 1)
+
+// pass_on translates a packet and leaves it to the kernel.
+static __always_inline int pass_on(const struct packet *p, struct translation *n)
+{
+	if (p->v6 ? translate_skb6(p->ctx, n) : translate_skb4(p->ctx, n))
+		return DROP(REASON_TRUNCATED);
+	return PASS(REASON_SERVICE_LOCAL);
+}
+
+// turn_back translates a pod's packet and sends it into the pod again.
+static __always_inline int turn_back(struct packet *p, struct translation *n)
+{
+	__u8 pod[ETH_ALEN];
+
+	if (hops_of(p) <= 1)
+		return DROP(REASON_TTL_EXPIRED);
+	copy_mac(pod, p->eth->h_source);
+	copy_mac(p->eth->h_source, p->eth->h_dest);
+	copy_mac(p->eth->h_dest, pod);
+	decrement_hops(p);
+	if (p->v6 ? translate_skb6(p->ctx, n) : translate_skb4(p->ctx, n))
+		return DROP(REASON_TRUNCATED);
+	bpf_redirect_peer(ctx_device(p->ctx, p->hook), 0);
+	return REDIRECT(REASON_SERVICE_LOCAL);
+}
+
+// begin_inside makes a pod's packet the first of a flow to one of the backends
+// that f has for pods here.
+static __always_inline enum reason begin_inside(const struct packet *p, const struct frontend *f, struct translation *n)
+{
+	struct frontend here = *f;
+	struct target b = {};
+
+	here.set = f->inside;
+	if (choose(p->v6, &here, &n->from, &b))
+		return REASON_NO_BACKEND;
+	// The pod's own port, unless the backend could not tell two flows apart.
+	n->to.sport = n->from.sport;
+	n->to.saddr = same_addr(p->v6, &b.addr, &n->from.saddr) ? hairpin(p->v6) : n->from.saddr;
+	n->to.daddr = b.addr;
+	n->to.dport = b.port;
+	n->to.proto = n->from.proto;
+	n->backend = b.id;
+	n->flags = NAT_INSIDE;
+	return open_flow(p->v6, n);
+}
+
+// inside handles what a pod sends to a Service, and what it answers to itself.
+// It returns 0, with the packet as it was, for all others.
+static __always_inline int inside(struct packet *p)
+{
+	struct five_tuple t = tuple_of(p);
+	union addr self = hairpin(p->v6);
+	struct translation n;
+
+	if (unlikely(same_addr(p->v6, &t.daddr, &self))) {
+		begin_translation(p, &t, &n);
+		return known_in(p->v6, &n, NAT_INSIDE) ? turn_back(p, &n) : 0;
+	}
+	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
+	if (!f)
+		return find_vip(p->v6, &t.daddr) ? DROP(REASON_UNSERVED_PORT) : 0;
+
+	begin_translation(p, &t, &n);
+	if (!known_out(p->v6, &n)) {
+		enum reason why = begin_inside(p, f, &n);
+		if (why)
+			return DROP(why);
+	}
+	return same_addr(p->v6, &n.to.saddr, &t.saddr) ? pass_on(p, &n) : turn_back(p, &n);
+}
+
+// from_service gives what came from a backend for a pod of this node the address
+// of the Service again. It returns 0, with the packet as it was, for all others.
+static __always_inline int from_service(struct packet *p)
+{
+	struct five_tuple t = tuple_of(p);
+	struct translation n;
+
+	begin_translation(p, &t, &n);
+	return known_in(p->v6, &n, NAT_INSIDE) ? pass_on(p, &n) : 0;
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Translated flows. Each is a pair of entries, in nat_out by what the client
+// sends and in nat_in by what the backend answers; each says what that becomes,
+// so either leads to the other. Whoever removes a pair takes the one in nat_out
+// first: as long as the other is there, nobody else is given its port.
+//
+// What has a 4 or a 6 in its name is a function of its own, which the verifier
+// looks at once: the path of all other packets is to stay short for it, too.
+#pragma once
+
+#include "clock.h"
+#include "lb.h"
+#include "nat.h"
+#include "parse.h"
+
+// The ports that are given out, first and last, in the host's byte order: above
+// those that Linux gives to its own sockets (net.ipv4.ip_local_port_range).
+volatile const __u16 nat_port_low = 61000;
+volatile const __u16 nat_port_high = 65535;
+
+static __always_inline int is_nat_port(__be16 port)
+{
+	return bpf_ntohs(port) >= nat_port_low && bpf_ntohs(port) <= nat_port_high;
+}
+
+// How many ports are tried for a new flow.
+#define NAT_PROBES 32
+
+// translation is a packet of a translated flow.
+struct translation {
+	struct five_tuple from; // the packet as it came
+	struct five_tuple to;   // what it becomes
+	__u32 backend;          // index into backends
+	__u32 next_hop;         // index into next_hops: towards the backend
+	__u32 l3_at;            // this and what follows as in struct packet
+	__u32 l4_at;
+	__u32 l4_len;
+	__u8 tcp_flags;
+	__u8 first;
+	__u8 flags; // NAT_*
+	__u8 pad;
+};
+
+static __always_inline void begin_translation(const struct packet *p, const struct five_tuple *from, struct translation *n)
+{
+	__builtin_memset(n, 0, sizeof(*n));
+	n->from = *from;
+	n->l3_at = p->l3_at;
+	n->l4_at = p->l4_at;
+	n->l4_len = p->l4_len;
+	n->tcp_flags = p->tcp_flags;
+	n->first = p->first;
+}
+
+union any_nat {
+	struct nat v4;
+	struct nat6 v6;
+};
+
+// nat_state is what is behind the addresses of a nat and of a nat6.
+struct nat_state {
+	__be16 sport;
+	__be16 dport;
+	__u8 flags; // NAT_*
+	__u8 pad[3];
+	__u32 seen; // ticks
+	__u32 backend;
+};
+
+_Static_assert(sizeof(struct nat) - offsetof(struct nat, sport) == sizeof(struct nat_state), "nat ends in nat_state");
+_Static_assert(sizeof(struct nat6) - offsetof(struct nat6, sport) == sizeof(struct nat_state), "nat6 ends in nat_state");
+
+static __always_inline struct nat_state *state_of(int v6, void *entry)
+{
+	return entry + (v6 ? offsetof(struct nat6, sport) : offsetof(struct nat, sport));
+}
+
+// becomes is what an entry makes of the packets of its flow.
+static __always_inline struct five_tuple becomes(int v6, void *entry, __u8 proto)
+{
+	struct nat_state *state = state_of(v6, entry);
+
+	return (struct five_tuple){
+		.saddr = load_addr(v6, entry),
+		.daddr = load_addr(v6, entry + (v6 ? offsetof(struct nat6, daddr) : offsetof(struct nat, daddr))),
+		.sport = state->sport,
+		.dport = state->dport,
+		.proto = proto,
+	};
+}
+
+// reversed is a packet's answer.
+static __always_inline struct five_tuple reversed(const struct five_tuple *t)
+{
+	return (struct five_tuple){
+		.saddr = t->daddr,
+		.daddr = t->saddr,
+		.sport = t->dport,
+		.dport = t->sport,
+		.proto = t->proto,
+	};
+}
+
+static __always_inline void nat_key(int v6, union any_tuple *key, const struct five_tuple *t)
+{
+	tuple_key(v6, key, &t->saddr, &t->daddr, t->sport, t->dport, t->proto);
+}
+
+// find_nat returns the entry of nat_out or nat_in for a packet; NULL: there is none.
+static __always_inline void *find_nat(int v6, void *table, const struct five_tuple *t)
+{
+	union any_tuple key;
+
+	nat_key(v6, &key, t);
+	return bpf_map_lookup_elem(table, &key);
+}
+
+static __always_inline long insert_nat(int v6, void *table, const struct five_tuple *from, const struct five_tuple *to, const struct translation *n)
+{
+	union any_tuple key;
+	union any_nat entry = {};
+	struct nat_state *state = state_of(v6, &entry);
+
+	nat_key(v6, &key, from);
+	store_addr(v6, &entry, &to->saddr);
+	store_addr(v6, (void *)&entry + (v6 ? offsetof(struct nat6, daddr) : offsetof(struct nat, daddr)), &to->daddr);
+	state->sport = to->sport;
+	state->dport = to->dport;
+	state->flags = n->flags;
+	state->seen = now();
+	state->backend = n->backend;
+	return bpf_map_update_elem(table, &key, &entry, BPF_NOEXIST);
+}
+
+static __always_inline void delete_nat(int v6, void *table, const struct five_tuple *t)
+{
+	union any_tuple key;
+
+	nat_key(v6, &key, t);
+	bpf_map_delete_elem(table, &key);
+}
+
+// note_packet keeps the age and state of a packet's entry. twins is the table of
+// the pair's other entry: a reset closes a flow in both directions.
+static __always_inline void note_packet(int v6, const struct translation *n, struct nat_state *state, void *twins, __u8 flags)
+{
+	__u32 seen = now();
+
+	if (n->tcp_flags & (TCP_FIN | TCP_RST))
+		flags |= NAT_CLOSING;
+	if (state->seen != seen) // only what changed: the line is shared between CPUs
+		state->seen = seen;
+	if ((state->flags & flags) == flags)
+		return;
+	state->flags |= flags;
+	if (n->tcp_flags & TCP_RST) {
+		struct five_tuple answer = reversed(&n->to);
+		void *twin = find_nat(v6, twins, &answer);
+		if (twin)
+			state_of(v6, twin)->flags |= NAT_CLOSING;
+	}
+}
+
+// find_out fills in what a client's packet becomes, and returns whether its flow
+// has a pair that says so. A pair decides while its backend is there, and until
+// its connection is over and the client begins another from the same port.
+static __always_inline int find_out(int v6, struct translation *n)
+{
+	void *entry = find_nat(v6, TABLE(v6, nat_out), &n->from);
+	if (!entry)
+		return 0;
+
+	struct nat_state *state = state_of(v6, entry);
+	struct target b = {};
+	n->to = becomes(v6, entry, n->from.proto);
+	int over = n->first && state->flags & NAT_CLOSING;
+	if (over || load_target(v6, state->backend, &b) || !same_addr(v6, &b.addr, &n->to.daddr) || b.port != n->to.dport) {
+		struct five_tuple in = reversed(&n->to);
+		delete_nat(v6, TABLE(v6, nat_out), &n->from);
+		delete_nat(v6, TABLE(v6, nat_in), &in);
+		return 0;
+	}
+	n->next_hop = b.next_hop;
+	note_packet(v6, n, state, TABLE(v6, nat_in), 0);
+	return 1;
+}
+
+__noinline int find_out4(struct translation *n) { return n ? find_out(0, n) : 0; }
+__noinline int find_out6(struct translation *n) { return n ? find_out(1, n) : 0; }
+
+// known_out says whether a client's packet is of a translated flow.
+static __always_inline int known_out(int v6, struct translation *n)
+{
+	return v6 ? find_out6(n) : find_out4(n);
+}
+
+// find_in is find_out for what a backend answers. of is NAT_INSIDE or 0: flows of
+// pods here, or of clients outside.
+static __always_inline int find_in(int v6, struct translation *n, __u32 of)
+{
+	void *entry = find_nat(v6, TABLE(v6, nat_in), &n->from);
+	if (!entry)
+		return 0;
+
+	struct nat_state *state = state_of(v6, entry);
+	if ((state->flags & NAT_INSIDE) != of)
+		return 0;
+	n->to = becomes(v6, entry, n->from.proto);
+	note_packet(v6, n, state, TABLE(v6, nat_out), NAT_REPLIED);
+	return 1;
+}
+
+__noinline int find_in4(struct translation *n, __u32 of) { return n ? find_in(0, n, of) : 0; }
+__noinline int find_in6(struct translation *n, __u32 of) { return n ? find_in(1, n, of) : 0; }
+
+// known_in says whether a backend's packet is of a translated flow.
+static __always_inline int known_in(int v6, struct translation *n, __u32 of)
+{
+	return v6 ? find_in6(n, of) : find_in4(n, of);
+}
+
+#define EEXIST 17
+
+// insert_pair makes the entries of a new flow: to is what its packets become, with
+// the source port that it is to have if that is free, or 0. It returns an enum
+// reason: REASON_UNSPEC when the flow has a pair, this one or, if another CPU was
+// faster, another.
+static __always_inline int insert_pair(int v6, struct translation *n)
+{
+	__u32 range = (__u16)(nat_port_high - nat_port_low) + 1;
+	__u32 at = (__u64)bpf_get_prandom_u32() * range >> 32;
+	struct five_tuple back = reversed(&n->from);
+	long err = -EEXIST;
+
+	for (int i = 0; i < NAT_PROBES; i++) {
+		if (i || !n->to.sport) {
+			if (n->from.proto == IPPROTO_SCTP) // whose checksum covers the port
+				break;
+			at = (at + i) % range; // by growing steps, which leave no clusters behind
+			n->to.sport = bpf_htons(nat_port_low + at);
+		}
+		struct five_tuple in = reversed(&n->to);
+		err = insert_nat(v6, TABLE(v6, nat_in), &in, &back, n);
+		if (err != -EEXIST)
+			break;
+	}
+	if (err)
+		return err == -EEXIST ? REASON_NAT_PORTS : REASON_NAT_TABLE;
+	err = insert_nat(v6, TABLE(v6, nat_out), &n->from, &n->to, n);
+	if (!err)
+		return REASON_UNSPEC;
+	struct five_tuple in = reversed(&n->to);
+	delete_nat(v6, TABLE(v6, nat_in), &in);
+	return err == -EEXIST ? REASON_UNSPEC : REASON_NAT_TABLE;
+}
+
+__noinline int insert_pair4(struct translation *n) { return n ? insert_pair(0, n) : REASON_NAT_TABLE; }
+__noinline int insert_pair6(struct translation *n) { return n ? insert_pair(1, n) : REASON_NAT_TABLE; }
+
+// open_flow makes a packet the first of a translated flow. It returns why that is
+// impossible, or REASON_UNSPEC.
+static __always_inline enum reason open_flow(int v6, struct translation *n)
+{
+	enum reason why = v6 ? insert_pair6(n) : insert_pair4(n);
+
+	return why || known_out(v6, n) ? why : REASON_NAT_TABLE; // removed in this moment
+}
+
+// packet_of is the packet of a translation.
+static __always_inline struct packet packet_of(void *ctx, enum hook hook, int v6, const struct translation *n)
+{
+	return (struct packet){
+		.ctx = ctx,
+		.hook = hook,
+		.v6 = v6,
+		.l3_at = n->l3_at,
+		.l4_at = n->l4_at,
+		.l4_len = n->l4_len,
+		.sport = n->from.sport,
+		.dport = n->from.dport,
+		.proto = n->from.proto,
+	};
+}
+
+// rewrite_both gives a packet both addresses and ports of to. It needs l4 bytes of
+// the header behind IP's.
+static __always_inline int rewrite_both(struct packet *p, const struct five_tuple *to, __u32 l4)
+{
+	if (reload(p, l4) || set_dest(p, &to->daddr, to->dport))
+		return -1;
+	if (p->hook != HOOK_XDP && reload(p, l4))
+		return -1;
+	return set_source(p, &to->saddr, to->sport);
+}
+
+// translate makes a packet what it becomes. In tc its pointers are invalid
+// afterwards. (A branch for each protocol: the verifier does not know that a
+// second look at it finds the same.)
+static __always_inline int translate(struct packet *p, const struct translation *n)
+{
+	if (p->hook != HOOK_XDP)
+		return rewrite_both(p, &n->to, 0);
+	if (p->proto == IPPROTO_TCP)
+		return rewrite_both(p, &n->to, sizeof(*p->tcp));
+	if (p->proto == IPPROTO_UDP)
+		return rewrite_both(p, &n->to, sizeof(*p->udp));
+	return -1;
+}
