@@ -28,6 +28,18 @@ struct five_tuple {
 	__u8 proto;
 };
 
+// reversed is the other direction of a flow.
+static __always_inline struct five_tuple reversed(const struct five_tuple *t)
+{
+	return (struct five_tuple){
+		.saddr = t->daddr,
+		.daddr = t->saddr,
+		.sport = t->dport,
+		.dport = t->sport,
+		.proto = t->proto,
+	};
+}
+
 // TABLE is the map of a name for a family.
 #define TABLE(v6, name) ((v6) ? (void *)&name##6 : (void *)&name)
 

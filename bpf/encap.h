@@ -12,7 +12,23 @@
 // What the FIB fallback sends from, on kernels that do not choose it there
 // (before 6.7). 0: unknown.
 volatile const __be32 node_addr;
-volatile const __be32 node_addr6[4];
+volatile const struct in6 node_addr6;
+
+// own_addr is this node's address of a family.
+static __always_inline union addr own_addr(int v6)
+{
+	union addr a = {};
+
+	if (v6) {
+		a.v6[0] = node_addr6.addr[0];
+		a.v6[1] = node_addr6.addr[1];
+		a.v6[2] = node_addr6.addr[2];
+		a.v6[3] = node_addr6.addr[3];
+	} else {
+		a.v4 = node_addr;
+	}
+	return a;
+}
 
 // resolve asks the FIB for a next hop that userspace has not resolved.
 static __always_inline enum reason resolve(void *ctx, struct next_hop *hop, __be32 dst, __u16 total)

@@ -107,18 +107,6 @@ static __always_inline enum reason quote_of(const struct packet *p, struct quote
 	return same_addr(p->v6, &to, &q->flow.saddr) ? REASON_UNSPEC : REASON_ICMP_UNKNOWN;
 }
 
-// reversed is the other direction of a flow.
-static __always_inline struct five_tuple reversed(const struct five_tuple *t)
-{
-	return (struct five_tuple){
-		.saddr = t->daddr,
-		.daddr = t->saddr,
-		.sport = t->dport,
-		.dport = t->sport,
-		.proto = t->proto,
-	};
-}
-
 // replace_check brings the checksum at an offset up to date, and adds what it
 // was and is to the sums of what covers it.
 static __always_inline long replace_check(void *ctx, enum hook hook, __u32 at, __u64 from, __u64 to, int udp, __u64 *before, __u64 *after)

@@ -12,11 +12,21 @@
 // What a pod that reaches itself through a Service sees as the other end: it
 // would take its own address for a forgery. No host has these.
 volatile const __be32 hairpin_addr = bpf_htonl(0xa9fe4d01); // 169.254.77.1
-volatile const __be32 hairpin_addr6[4] = { bpf_htonl(0xfd5eaa4d), bpf_htonl(0x4b770000), 0, bpf_htonl(1) };
+volatile const struct in6 hairpin_addr6 = { { bpf_htonl(0xfd5eaa4d), bpf_htonl(0x4b770000), 0, bpf_htonl(1) } }; // fd5e:aa4d:4b77::1
 
 static __always_inline union addr hairpin(int v6)
 {
-	return v6 ? load_addr(1, (void *)hairpin_addr6) : load_addr(0, (void *)&hairpin_addr);
+	union addr a = {};
+
+	if (v6) {
+		a.v6[0] = hairpin_addr6.addr[0];
+		a.v6[1] = hairpin_addr6.addr[1];
+		a.v6[2] = hairpin_addr6.addr[2];
+		a.v6[3] = hairpin_addr6.addr[3];
+	} else {
+		a.v4 = hairpin_addr;
+	}
+	return a;
 }
 
 #define TRANSLATE(name, family)                                          \

@@ -33,13 +33,13 @@ struct translation {
 	struct five_tuple to;   // what it becomes
 	__u32 backend;          // index into backends
 	__u32 next_hop;         // index into next_hops: towards the backend
-	__u32 l3_at;            // this and what follows as in struct packet
+	__u32 l3_at;            // from here on as in struct packet
 	__u32 l4_at;
 	__u32 l4_len;
 	__u8 tcp_flags;
 	__u8 first;
+	__u8 fragment;
 	__u8 flags; // NAT_*
-	__u8 pad;
 };
 
 static __always_inline void begin_translation(const struct packet *p, const struct five_tuple *from, struct translation *n)
@@ -51,6 +51,7 @@ static __always_inline void begin_translation(const struct packet *p, const stru
 	n->l4_len = p->l4_len;
 	n->tcp_flags = p->tcp_flags;
 	n->first = p->first;
+	n->fragment = p->fragment;
 }
 
 union any_nat {
@@ -87,18 +88,6 @@ static __always_inline struct five_tuple becomes(int v6, void *entry, __u8 proto
 		.sport = state->sport,
 		.dport = state->dport,
 		.proto = proto,
-	};
-}
-
-// reversed is a packet's answer.
-static __always_inline struct five_tuple reversed(const struct five_tuple *t)
-{
-	return (struct five_tuple){
-		.saddr = t->daddr,
-		.daddr = t->saddr,
-		.sport = t->dport,
-		.dport = t->sport,
-		.proto = t->proto,
 	};
 }
 
@@ -280,30 +269,21 @@ static __always_inline struct packet packet_of(void *ctx, enum hook hook, int v6
 		.sport = n->from.sport,
 		.dport = n->from.dport,
 		.proto = n->from.proto,
+		.fragment = n->fragment,
 	};
 }
 
-// rewrite_both gives a packet both addresses and ports of to. It needs l4 bytes of
-// the header behind IP's.
-static __always_inline int rewrite_both(struct packet *p, const struct five_tuple *to, __u32 l4)
-{
-	if (reload(p, l4) || set_dest(p, &to->daddr, to->dport))
-		return -1;
-	if (p->hook != HOOK_XDP && reload(p, l4))
-		return -1;
-	return set_source(p, &to->saddr, to->sport);
-}
-
-// translate makes a packet what it becomes. In tc its pointers are invalid
-// afterwards. (A branch for each protocol: the verifier does not know that a
-// second look at it finds the same.)
+// translate makes a packet what it becomes.
 static __always_inline int translate(struct packet *p, const struct translation *n)
 {
-	if (p->hook != HOOK_XDP)
-		return rewrite_both(p, &n->to, 0);
-	if (p->proto == IPPROTO_TCP)
-		return rewrite_both(p, &n->to, sizeof(*p->tcp));
-	if (p->proto == IPPROTO_UDP)
-		return rewrite_both(p, &n->to, sizeof(*p->udp));
-	return -1;
+	int later = p->fragment == FRAGMENT_LATER;
+
+	if (reload(p, later ? 0 : 2 * sizeof(__be16))) // as far as the ports
+		return -1;
+	if (p->hook == HOOK_XDP && !later) {
+		p->check = p->l4 + (p->proto == IPPROTO_TCP ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+		if ((void *)(p->check + 1) > ctx_end(p->ctx, p->hook))
+			return -1;
+	}
+	return set_dest(p, &n->to.daddr, n->to.dport) || set_source(p, &n->to.saddr, n->to.sport) ? -1 : 0;
 }

@@ -111,7 +111,7 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 		return -1;
 	*source = v6 ? load_addr(1, hop->saddr6) : load_addr(0, &hop->saddr);
 	if (no_addr(v6, source))
-		*source = v6 ? load_addr(1, (void *)node_addr6) : load_addr(0, (void *)&node_addr);
+		*source = own_addr(v6);
 	return no_addr(v6, source) ? -1 : 0;
 }
 

@@ -8,6 +8,7 @@
 #include "flow.h"
 #include "nat.h"
 #include "skb.h"
+#include "snat.h"
 
 // of_flow says whether a client's packet, as its pod will see it, is of a VIP's flow.
 static __always_inline int of_flow(const struct packet *p)
@@ -42,10 +43,29 @@ static __always_inline int deliver(struct __sk_buff *skb)
 	return REDIRECT(REASON_POD_DELIVERED);
 }
 
+// translate_back sends on what XDP could not: answers of translated flows to
+// clients whose MAC the stack has to ask for.
+static __always_inline int translate_back(struct __sk_buff *skb, int v6)
+{
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
+
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || parse_skb(skb, &p) || !is_nat_port(p.dport))
+		return 0;
+	struct five_tuple t = tuple_of(&p);
+	return snat_back(&p, &t);
+}
+
 SEC("tc")
 int seamark_tc_outside(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	return finish(skb, HOOK_TC_OUTSIDE, deliver(skb), bytes);
+	int verdict = deliver(skb);
+	if (verdict == PASS(REASON_NOT_OURS)) {
+		if (skb->protocol == bpf_htons(ETH_P_IP))
+			verdict = translate_back(skb, 0) ?: verdict;
+		else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+			verdict = translate_back(skb, 1) ?: verdict;
+	}
+	return finish(skb, HOOK_TC_OUTSIDE, verdict, bytes);
 }

@@ -32,6 +32,7 @@ const (
 	kindXDP       = "xdp"
 	kindTCOutside = "tc-outside"
 	kindTCPod     = "tc-pod"
+	kindTCToPod   = "tc-to-pod"
 )
 
 func pinName(kind string, ifindex int) string { return fmt.Sprintf("%s_%d", kind, ifindex) }
@@ -50,6 +51,8 @@ func (k *Kernel) program(kind string) *ebpf.Program {
 		return k.objects.SeamarkTcOutside
 	case kindTCPod:
 		return k.objects.SeamarkTcPod
+	case kindTCToPod:
+		return k.objects.SeamarkTcToPod
 	}
 	return nil
 }

@@ -226,6 +226,7 @@ const (
 	bpfFrontendFlagsFRONTEND_SOURCES  bpfFrontendFlags = 32
 	bpfFrontendFlagsFRONTEND_REFUSE   bpfFrontendFlags = 64
 	bpfFrontendFlagsFRONTEND_TRACED   bpfFrontendFlags = 128
+	bpfFrontendFlagsFRONTEND_SWITCHED bpfFrontendFlags = 256
 )
 
 type bpfFrontendKey struct {
@@ -412,14 +413,6 @@ const (
 	bpfReasonREASON_MAX              bpfReason = 40
 )
 
-type bpfScratch struct {
-	_      structs.HostLayout
-	Addrs  [8]uint32
-	Head   [16]uint32
-	Chunk  [64]uint32
-	Quoted [16]uint64
-}
-
 type bpfSetLook uint32
 
 const (
@@ -515,7 +508,6 @@ const (
 	bpfMapPins              = "pins"
 	bpfMapPins6             = "pins6"
 	bpfMapQuotas            = "quotas"
-	bpfMapScratches         = "scratches"
 	bpfMapServiceCounts     = "service_counts"
 	bpfMapSets              = "sets"
 	bpfMapSources           = "sources"
@@ -524,10 +516,15 @@ const (
 	bpfMapVerdicts          = "verdicts"
 	bpfProgSeamarkTcOutside = "seamark_tc_outside"
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
+	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
 	bpfProgSeamarkXdp       = "seamark_xdp"
-	bpfVarAnswersPerSecond  = "answers_per_second"
+	bpfVarHairpinAddr       = "hairpin_addr"
+	bpfVarHairpinAddr6      = "hairpin_addr6"
 	bpfVarMssClamp          = "mss_clamp"
+	bpfVarNatPortHigh       = "nat_port_high"
+	bpfVarNatPortLow        = "nat_port_low"
 	bpfVarNodeAddr          = "node_addr"
+	bpfVarNodeAddr6         = "node_addr6"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -574,6 +571,7 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	SeamarkTcOutside *ebpf.ProgramSpec `ebpf:"seamark_tc_outside"`
 	SeamarkTcPod     *ebpf.ProgramSpec `ebpf:"seamark_tc_pod"`
+	SeamarkTcToPod   *ebpf.ProgramSpec `ebpf:"seamark_tc_to_pod"`
 	SeamarkXdp       *ebpf.ProgramSpec `ebpf:"seamark_xdp"`
 }
 
@@ -614,7 +612,6 @@ type bpfMapSpecs struct {
 	Pins          *ebpf.MapSpec `ebpf:"pins"`
 	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
 	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
-	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
 	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
@@ -627,9 +624,13 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
-	MssClamp         *ebpf.VariableSpec `ebpf:"mss_clamp"`
-	NodeAddr         *ebpf.VariableSpec `ebpf:"node_addr"`
+	HairpinAddr  *ebpf.VariableSpec `ebpf:"hairpin_addr"`
+	HairpinAddr6 *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
+	MssClamp     *ebpf.VariableSpec `ebpf:"mss_clamp"`
+	NatPortHigh  *ebpf.VariableSpec `ebpf:"nat_port_high"`
+	NatPortLow   *ebpf.VariableSpec `ebpf:"nat_port_low"`
+	NodeAddr     *ebpf.VariableSpec `ebpf:"node_addr"`
+	NodeAddr6    *ebpf.VariableSpec `ebpf:"node_addr6"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -685,7 +686,6 @@ type bpfMaps struct {
 	Pins          *ebpf.Map `ebpf:"pins"`
 	Pins6         *ebpf.Map `ebpf:"pins6"`
 	Quotas        *ebpf.Map `ebpf:"quotas"`
-	Scratches     *ebpf.Map `ebpf:"scratches"`
 	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Sources       *ebpf.Map `ebpf:"sources"`
@@ -729,7 +729,6 @@ func (m *bpfMaps) Close() error {
 		m.Pins,
 		m.Pins6,
 		m.Quotas,
-		m.Scratches,
 		m.ServiceCounts,
 		m.Sets,
 		m.Sources,
@@ -743,9 +742,13 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
-	MssClamp         *ebpf.Variable `ebpf:"mss_clamp"`
-	NodeAddr         *ebpf.Variable `ebpf:"node_addr"`
+	HairpinAddr  *ebpf.Variable `ebpf:"hairpin_addr"`
+	HairpinAddr6 *ebpf.Variable `ebpf:"hairpin_addr6"`
+	MssClamp     *ebpf.Variable `ebpf:"mss_clamp"`
+	NatPortHigh  *ebpf.Variable `ebpf:"nat_port_high"`
+	NatPortLow   *ebpf.Variable `ebpf:"nat_port_low"`
+	NodeAddr     *ebpf.Variable `ebpf:"node_addr"`
+	NodeAddr6    *ebpf.Variable `ebpf:"node_addr6"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
@@ -754,6 +757,7 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	SeamarkTcOutside *ebpf.Program `ebpf:"seamark_tc_outside"`
 	SeamarkTcPod     *ebpf.Program `ebpf:"seamark_tc_pod"`
+	SeamarkTcToPod   *ebpf.Program `ebpf:"seamark_tc_to_pod"`
 	SeamarkXdp       *ebpf.Program `ebpf:"seamark_xdp"`
 }
 
@@ -761,6 +765,7 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.SeamarkTcOutside,
 		p.SeamarkTcPod,
+		p.SeamarkTcToPod,
 		p.SeamarkXdp,
 	)
 }

@@ -54,7 +54,11 @@ type node struct {
 func newNode(t testing.TB) *node {
 	t.Helper()
 	h := newHost(t)
-	cfg := h.config()
+	return nodeWith(t, h, h.config())
+}
+
+func nodeWith(t testing.TB, h host, cfg Config) *node {
+	t.Helper()
 	cfg.MSSClamp = 1440
 	n := &node{t: t, host: h, Kernel: openWith(t, cfg)}
 	n.out = n.addDevice("out", nodeMAC)

@@ -23,6 +23,11 @@ type Config struct {
 	// NodeAddr is this node's IPv4 address: what encapsulated packets come from
 	// when a next hop does not say.
 	NodeAddr netip.Addr
+	// NodeAddr6 is this node's IPv6 address; it may be invalid.
+	NodeAddr6 netip.Addr
+	// NATPorts are the first and the last port of this node that translated flows
+	// are given; zeros: those of bpf/pair.h.
+	NATPorts [2]uint16
 	// MSSClamp is the largest MSS, in bytes, that a pod may offer to clients of a
 	// VIP: the MTU between nodes less 60. 0: any.
 	MSSClamp uint16
@@ -132,6 +137,15 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 		spec.Variables[bpfVarNodeAddr].Set(addr),
 		spec.Variables[bpfVarMssClamp].Set(k.cfg.MSSClamp),
 	)
+	if err != nil {
+		return nil, fmt.Errorf("configure programs: %w", err)
+	}
+	if k.cfg.NodeAddr6.Is6() {
+		err = spec.Variables[bpfVarNodeAddr6].Set(k.cfg.NodeAddr6.As16())
+	}
+	if k.cfg.NATPorts != [2]uint16{} {
+		err = errors.Join(err, spec.Variables[bpfVarNatPortLow].Set(k.cfg.NATPorts[0]), spec.Variables[bpfVarNatPortHigh].Set(k.cfg.NATPorts[1]))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("configure programs: %w", err)
 	}

@@ -1,0 +1,555 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/seamark-lb/seamark/testlab/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// family is the addresses of the test node's world in IPv4 or IPv6.
+type family struct {
+	name                                string
+	v6                                  bool
+	node, otherNode, router             netip.Addr
+	client, vip, clusterIP              netip.Addr
+	localPod, remotePod, hairpin, unmet netip.Addr // unmet: on the segment, MAC unknown
+}
+
+var families = []family{
+	{
+		name: "ipv4", node: nodeAddr, otherNode: otherNode, router: router,
+		client: client, vip: vip, clusterIP: netip.MustParseAddr("10.96.0.10"),
+		localPod: localPod, remotePod: remotePod, hairpin: netip.MustParseAddr("169.254.77.1"), unmet: netip.MustParseAddr("192.168.10.77"),
+	},
+	{
+		name: "ipv6", v6: true,
+		node: netip.MustParseAddr("fd00:10::100"), otherNode: netip.MustParseAddr("fd00:10::101"), router: netip.MustParseAddr("fd00:10::200"),
+		client: netip.MustParseAddr("fd00:aa::200"), vip: netip.MustParseAddr("fd00:10::211"), clusterIP: netip.MustParseAddr("fd00:96::10"),
+		localPod: netip.MustParseAddr("fd00:20::5"), remotePod: netip.MustParseAddr("fd00:20:1::7"),
+		hairpin: netip.MustParseAddr("fd5e:aa4d:4b77::1"), unmet: netip.MustParseAddr("fd00:10::77"),
+	},
+}
+
+// packet builds a packet of the family.
+func (f family) packet(eth packet.Ethernet, src, dst netip.Addr, hops uint8, l4 ...packet.Layer) []byte {
+	var ip packet.Layer = packet.IPv4{TOS: 2, TTL: hops, Src: src, Dst: dst}
+	if f.v6 {
+		ip = packet.IPv6{TrafficClass: 2, FlowLabel: 0x12345, HopLimit: hops, Src: src, Dst: dst}
+	}
+	return packet.Build(append([]packet.Layer{eth, ip}, l4...)...)
+}
+
+func (f family) table(name string) string {
+	if f.v6 {
+		return name + "6"
+	}
+	return name
+}
+
+// words are an address as in a value of bpf/maps.h.
+func words(a netip.Addr) (w [4]uint32) {
+	b := a.As16()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+// The VIP's ports that are translated, or were: TCP, and UDP on the same.
+const (
+	portSNAT        = 180
+	portSNATByFIB   = 181 // the next hop is the FIB's to find
+	portNowSNAT     = 182 // without translation before
+	portSNATBefore  = 183 // with translation before
+	portSNATNowhere = 184 // no way to the backend
+	portSNATSmall   = 185 // a next hop with an MTU of 1300
+)
+
+// addFamily gives the node's world the addresses and the frontends of a family.
+func (n *node) addFamily(f family) {
+	n.t.Helper()
+	if f.v6 {
+		n.enableIPv6(f)
+	}
+	out := uint32(n.out.Attrs().Index)
+	n.put("next_hops", uint32(20), bpfNextHop{Ifindex: out, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: otherMAC, Smac: nodeMAC})
+	n.put("next_hops", uint32(21), bpfNextHop{})
+	n.put("next_hops", uint32(22), bpfNextHop{Ifindex: out, Mtu: 1300, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: otherMAC, Smac: nodeMAC})
+	lost := lostPod
+	if f.v6 {
+		lost = netip.MustParseAddr("fd00:bad::1")
+	}
+	for id, b := range map[uint32]struct {
+		addr netip.Addr
+		hop  uint32
+	}{20: {f.remotePod, 20}, 21: {f.remotePod, 21}, 22: {lost, 21}, 23: {f.remotePod, 22}} {
+		n.putBackend(f, id, b.addr, 8080, b.hop, 0)
+		n.table(id, 0, []uint32{id})
+	}
+	n.putFrontend(f, f.vip, 0, 0, bpfFrontend{Flags: uint32(bpfFrontendFlagsFRONTEND_VIP)})
+	for port, row := range map[uint16]bpfFrontend{
+		portSNAT:        {Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)},
+		portSNATByFIB:   {Set: 21, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)},
+		portNowSNAT:     {Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT | bpfFrontendFlagsFRONTEND_SWITCHED)},
+		portSNATBefore:  {Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SWITCHED)},
+		portSNATNowhere: {Set: 22, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)},
+		portSNATSmall:   {Set: 23, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)},
+	} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
+			n.putFrontend(f, f.vip, port, proto, row)
+		}
+	}
+}
+
+// enableIPv6 gives the world IPv6, without packets of the kernel's own.
+func (n *node) enableIPv6(f family) {
+	n.t.Helper()
+	must := func(err error) {
+		n.t.Helper()
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	writeSysctl(n.t, "net/ipv6/conf/all/forwarding", "1")
+	for _, key := range []string{"addr_gen_mode", "disable_ipv6"} {
+		writeSysctl(n.t, "net/ipv6/conf/out/"+key, map[string]string{"addr_gen_mode": "1", "disable_ipv6": "0"}[key])
+	}
+	writeSysctl(n.t, "net/ipv6/conf/lo/disable_ipv6", "0")
+	must(netlink.AddrAdd(n.out, &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(f.node, 64)), Flags: unix.IFA_F_NODAD}))
+	for dst, via := range map[string]netip.Addr{"fd00:aa::/32": f.router, "fd00:20:1::/48": f.otherNode} {
+		must(netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.MustParsePrefix(dst)), Gw: via.AsSlice(), LinkIndex: n.out.Attrs().Index}))
+	}
+	for addr, mac := range map[netip.Addr]packet.MAC{f.router: routerMAC, f.otherNode: otherMAC} {
+		must(netlink.NeighSet(&netlink.Neigh{LinkIndex: n.out.Attrs().Index, State: unix.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: mac[:]}))
+	}
+}
+
+func (n *node) putBackend(f family, id uint32, addr netip.Addr, port uint16, hop uint32, flags uint8) {
+	n.t.Helper()
+	if f.v6 {
+		n.put("backends6", id, bpfBackend6{Addr: words(addr), Port: be16(port), NextHop: hop, Flags: flags})
+		return
+	}
+	n.put("backends", id, bpfBackend{Addr: be32(addr), Port: be16(port), NextHop: hop, Flags: flags})
+}
+
+func (n *node) putFrontend(f family, addr netip.Addr, port uint16, proto uint8, row bpfFrontend) {
+	n.t.Helper()
+	if f.v6 {
+		n.put("frontends6", bpfFrontendKey6{Addr: words(addr), Port: be16(port), Proto: proto}, row)
+		return
+	}
+	n.put("frontends", bpfFrontendKey{Addr: be32(addr), Port: be16(port), Proto: proto}, row)
+}
+
+// natTuple is a tuple of either family, natEntry a nat without its age.
+type natTuple struct {
+	src, dst netip.AddrPort
+	proto    uint8
+}
+
+type natEntry struct {
+	src, dst netip.AddrPort
+	flags    bpfNatFlags
+	backend  uint32
+}
+
+// natTable reads nat_out or nat_in.
+func (n *node) natTable(f family, name string) map[natTuple]natEntry {
+	n.t.Helper()
+	size := 4
+	if f.v6 {
+		size = 16
+	}
+	ends := func(b []byte) (src, dst netip.AddrPort) {
+		a, _ := netip.AddrFromSlice(b[:size])
+		c, _ := netip.AddrFromSlice(b[size : 2*size])
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b[2*size:])), netip.AddrPortFrom(c, binary.BigEndian.Uint16(b[2*size+2:]))
+	}
+	all := map[natTuple]natEntry{}
+	m := n.maps[f.table(name)]
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		var k natTuple
+		var v natEntry
+		k.src, k.dst = ends(key)
+		k.proto = key[2*size+4]
+		v.src, v.dst = ends(value)
+		v.flags = bpfNatFlags(value[2*size+4])
+		v.backend = binary.NativeEndian.Uint32(value[2*size+12:])
+		all[k] = v
+	}
+	if err := it.Err(); err != nil {
+		n.t.Fatal(err)
+	}
+	return all
+}
+
+// clearNAT forgets all translated flows.
+func (n *node) clearNAT(f family) {
+	n.t.Helper()
+	for _, name := range []string{"nat_out", "nat_in"} {
+		m := n.maps[f.table(name)]
+		key := make([]byte, m.KeySize())
+		for m.NextKey(nil, &key) == nil {
+			if err := m.Delete(key); err != nil {
+				n.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// translation returns what the one flow from the client's port becomes, and
+// checks that its pair says the same on both sides.
+func (n *node) translation(f family, from natTuple) natEntry {
+	n.t.Helper()
+	entry, ok := n.natTable(f, "nat_out")[from]
+	if !ok {
+		n.t.Fatalf("no entry of nat_out for %v", from)
+	}
+	back, ok := n.natTable(f, "nat_in")[natTuple{entry.dst, entry.src, from.proto}]
+	if !ok || back.src != from.dst || back.dst != from.src || back.backend != entry.backend {
+		n.t.Fatalf("nat_out has %v, nat_in %v (%v)", entry, back, ok)
+	}
+	return entry
+}
+
+// eachFamily runs a test in a world of each family.
+func eachFamily(t *testing.T, test func(n *node, f family)) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			h := newHost(t)
+			cfg := h.config()
+			cfg.NodeAddr6 = families[1].node
+			n := nodeWith(t, h, cfg)
+			n.addFamily(f)
+			test(n, f)
+		})
+	}
+}
+
+// l4 is a header of TCP or UDP.
+func l4(proto uint8, src, dst uint16, flags uint8) packet.Layer {
+	if proto == packet.ProtoTCP {
+		return packet.TCP{SrcPort: src, DstPort: dst, Flags: flags, Seq: 77}
+	}
+	return packet.UDP{SrcPort: src, DstPort: dst}
+}
+
+var toOther, toRouter = packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Ethernet{Dst: routerMAC, Src: nodeMAC}
+
+// A flow goes to a backend from a port of this node, and its answers come back
+// from the VIP: each packet whole, with the checksums of its new ends.
+func TestSNAT(t *testing.T) {
+	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+	eachFamily(t, func(n *node, f family) {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+			for port, sport := range map[uint16]uint16{portSNAT: 1025, portSNATByFIB: 61234} {
+				n.sub(fmt.Sprintf("protocol %d to port %d", proto, port), func(n *node) {
+					defer n.clearNAT(f)
+					data := packet.Payload("odd")
+					n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, packet.SYN), data))
+					from := natTuple{netip.AddrPortFrom(f.client, sport), netip.AddrPortFrom(f.vip, port), proto}
+					to := n.translation(f, from)
+					if to.src.Addr() != f.node || to.dst != netip.AddrPortFrom(f.remotePod, 8080) || to.src.Port() < 61000 {
+						t.Fatalf("the flow becomes %v -> %v", to.src, to.dst)
+					}
+					if sport >= 61000 && to.src.Port() != sport {
+						t.Errorf("a port to give out that is free became %d", to.src.Port())
+					}
+					for _, flags := range []uint8{packet.SYN, packet.ACK} {
+						n.expect(kindXDP, n.out,
+							f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, flags), data), xdpTX, "forward_snat",
+							f.packet(toOther, f.node, f.remotePod, 62, l4(proto, to.src.Port(), 8080, flags), data))
+						n.expect(kindXDP, n.out,
+							f.packet(fromOther, f.remotePod, f.node, 60, l4(proto, 8080, to.src.Port(), flags), data), xdpTX, "reply_snat",
+							f.packet(toRouter, f.vip, f.client, 59, l4(proto, port, sport, flags), data))
+					}
+					in := n.natTable(f, "nat_in")[natTuple{to.dst, to.src, proto}]
+					if in.flags != bpfNatFlagsNAT_REPLIED || n.translation(f, from).flags != 0 {
+						t.Errorf("flags are %d, and %d of the answers", n.translation(f, from).flags, in.flags)
+					}
+				})
+			}
+		}
+	})
+}
+
+// What is not translated, and what cannot be.
+func TestSNATDoesNot(t *testing.T) {
+	eachFamily(t, func(n *node, f family) {
+		in := func(hops uint8, l4 ...packet.Layer) []byte { return f.packet(fromRouter, f.client, f.vip, hops, l4...) }
+		answer := func(eth packet.Ethernet, src netip.Addr, l4 packet.Layer) []byte {
+			return f.packet(eth, src, f.node, 60, l4)
+		}
+		for name, row := range map[string]struct {
+			in     []byte
+			action uint32
+			reason string
+		}{
+			"last hop":               {in(1, l4(packet.ProtoTCP, 1, portSNAT, packet.SYN)), xdpDrop, "ttl_expired"},
+			"no way":                 {in(63, l4(packet.ProtoTCP, 2, portSNATNowhere, packet.SYN)), xdpDrop, "no_route"},
+			"flooded":                {f.packet(packet.Ethernet{Dst: otherMAC, Src: routerMAC}, f.client, f.vip, 63, l4(packet.ProtoTCP, 3, portSNAT, packet.SYN)), xdpPass, "not_ours"},
+			"answer of no flow":      {answer(fromRouter, f.remotePod, l4(packet.ProtoTCP, 8080, 61000, packet.ACK)), xdpPass, "not_ours"},
+			"answer to another port": {answer(fromRouter, f.remotePod, l4(packet.ProtoTCP, 8080, 2000, packet.ACK)), xdpPass, "not_ours"},
+		} {
+			n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, nil) })
+		}
+		n.clearNAT(f)
+		n.sub("answer to another host", func(n *node) {
+			n.run(kindXDP, n.out, in(63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)))
+			flooded := packet.Ethernet{Dst: strangeMAC, Src: otherMAC}
+			n.expect(kindXDP, n.out, answer(flooded, f.remotePod, l4(packet.ProtoTCP, 8080, 62000, packet.ACK)), xdpPass, "not_ours", nil)
+			n.expect(kindXDP, n.out, answer(fromRouter, f.otherNode, l4(packet.ProtoTCP, 8080, 62000, packet.ACK)), xdpPass, "not_ours", nil)
+			n.expect(kindXDP, n.out, answer(fromRouter, f.remotePod, l4(packet.ProtoUDP, 8080, 62000, 0)), xdpPass, "not_ours", nil)
+		})
+	})
+}
+
+// A client whose MAC is not known is answered by tc, where the stack asks for it.
+func TestSNATToUnknownNeighbour(t *testing.T) {
+	eachFamily(t, func(n *node, f family) {
+		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.unmet, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)))
+		answer := f.packet(fromOther, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, packet.SYN|packet.ACK))
+		n.expect(kindXDP, n.out, answer, xdpPass, "not_ours", nil)
+		r := n.run(kindTCOutside, n.out, answer)
+		if r.action != tcRedirect || r.reason != "reply_snat" {
+			t.Errorf("tc: action %d for %q", r.action, r.reason)
+		}
+		want := f.packet(packet.Ethernet{}, f.vip, f.unmet, 59, l4(packet.ProtoTCP, portSNAT, 62000, packet.SYN|packet.ACK))
+		if d := packet.Diff(want[14:], r.out[14:]); d != "" { // the stack writes the MACs
+			t.Errorf("packet is not as wanted:\n%s", d)
+		}
+		n.expect(kindTCOutside, n.out, f.packet(fromOther, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8081, 62000, packet.ACK)), tcNext, "not_ours", nil)
+	})
+}
+
+// Flows keep their way when the forwarding mode of a frontend changes.
+func TestSNATSwitched(t *testing.T) {
+	eachFamily(t, func(n *node, f family) {
+		in := func(proto uint8, sport, port uint16, flags uint8) []byte {
+			return f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, flags))
+		}
+		reason := func(want string, frame []byte) {
+			t.Helper()
+			if r := n.run(kindXDP, n.out, frame); r.reason != want {
+				t.Errorf("%q, want %q", r.reason, want)
+			}
+		}
+		reason("forward_remote", in(packet.ProtoTCP, 1, portNowSNAT, packet.ACK)) // of a flow older than the mode
+		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.SYN))
+		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.ACK))
+		reason("forward_snat", in(packet.ProtoUDP, 1, portNowSNAT, 0))
+		reason("forward_snat", in(packet.ProtoTCP, 3, portSNAT, packet.ACK)) // no other way was ever
+
+		reason("forward_remote", in(packet.ProtoTCP, 4, portSNATBefore, packet.SYN))
+		n.putFrontend(f, f.vip, portSNATBefore, packet.ProtoTCP, bpfFrontend{Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
+		reason("forward_snat", in(packet.ProtoTCP, 5, portSNATBefore, packet.SYN))
+		n.putFrontend(f, f.vip, portSNATBefore, packet.ProtoTCP, bpfFrontend{Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SWITCHED)})
+		reason("forward_snat", in(packet.ProtoTCP, 5, portSNATBefore, packet.ACK))
+		reason("forward_remote", in(packet.ProtoTCP, 4, portSNATBefore, packet.ACK))
+		reason("forward_remote", in(packet.ProtoTCP, 6, portSNATBefore, packet.SYN))
+	})
+}
+
+// A flow keeps its backend whatever the tables say, for as long as that is there;
+// when it is over, its port begins another.
+func TestSNATKeepsBackend(t *testing.T) {
+	eachFamily(t, func(n *node, f family) {
+		other := netip.MustParseAddr("172.20.1.8")
+		if f.v6 {
+			other = netip.MustParseAddr("fd00:20:1::8")
+		}
+		n.putBackend(f, 30, other, 8080, 20, 0)
+		from := natTuple{netip.AddrPortFrom(f.client, 1025), netip.AddrPortFrom(f.vip, portSNAT), packet.ProtoTCP}
+		send := func(flags uint8) netip.Addr {
+			t.Helper()
+			r := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1025, portSNAT, flags)))
+			if r.reason != "forward_snat" {
+				t.Fatalf("dropped for %q", r.reason)
+			}
+			return n.translation(f, from).dst.Addr()
+		}
+		expect := func(what string, got, want netip.Addr) {
+			t.Helper()
+			if got != want {
+				t.Errorf("%s: to %s, want %s", what, got, want)
+			}
+			if out, in := len(n.natTable(f, "nat_out")), len(n.natTable(f, "nat_in")); out != 1 || in != 1 {
+				t.Errorf("%s: %d entries out and %d in", what, out, in)
+			}
+		}
+		expect("first", send(packet.SYN), f.remotePod)
+		n.table(20, 1, []uint32{30}) // all slots are another's now
+		expect("after a change", send(packet.ACK), f.remotePod)
+		expect("SYN again", send(packet.SYN), f.remotePod)
+		n.putBackend(f, 20, f.remotePod, 8080, 20, uint8(bpfBackendFlagsBACKEND_DRAINING))
+		expect("while it drains", send(packet.ACK), f.remotePod)
+		expect("its end", send(packet.FIN|packet.ACK), f.remotePod)
+		expect("and last packet", send(packet.ACK), f.remotePod)
+		expect("the next from that port", send(packet.SYN), other)
+
+		n.putBackend(f, 30, f.remotePod, 9090, 20, 0) // the id is another's now
+		n.table(20, 0, []uint32{20})
+		expect("after its backend went", send(packet.ACK), f.remotePod)
+
+		// A reset from the backend ends it, too.
+		port := n.translation(f, from).src.Port()
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, port, packet.RST)))
+		in := n.natTable(f, "nat_in")[natTuple{netip.AddrPortFrom(f.remotePod, 8080), netip.AddrPortFrom(f.node, port), packet.ProtoTCP}]
+		if out := n.translation(f, from); out.flags&bpfNatFlagsNAT_CLOSING == 0 || in.flags&bpfNatFlagsNAT_CLOSING == 0 {
+			t.Errorf("after a reset: flags %d and %d", out.flags, in.flags)
+		}
+	})
+}
+
+// Every port is given out once to each backend, and then none; one that is given
+// back is given out again.
+func TestSNATPorts(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			const low, ports = 62000, 16
+			h := newHost(t)
+			cfg := h.config()
+			cfg.NATPorts = [2]uint16{low, low + ports - 1}
+			n := nodeWith(t, h, cfg)
+			n.addFamily(f)
+			open := func(sport uint16) string {
+				return n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, sport, portSNAT, 0))).reason
+			}
+			used := map[uint16]bool{}
+			for sport := range uint16(ports) {
+				if why := open(1000 + sport); why != "forward_snat" {
+					t.Fatalf("flow %d: %s", sport, why)
+				}
+			}
+			for _, to := range n.natTable(f, "nat_out") {
+				used[to.src.Port()] = true
+			}
+			if len(used) != ports || used[low-1] || used[low+ports] {
+				t.Errorf("ports in use: %v", used)
+			}
+			if why := open(2000); why != "nat_ports" {
+				t.Errorf("one flow more: %s", why)
+			}
+			if len(n.natTable(f, "nat_out")) != ports || len(n.natTable(f, "nat_in")) != ports {
+				t.Error("a flow without a port has left something behind")
+			}
+			if why := open(1000); why != "forward_snat" {
+				t.Errorf("a flow that has its port: %s", why)
+			}
+			// As the collector does.
+			for from := range n.natTable(f, "nat_out") {
+				if from.src.Port() == 1003 {
+					n.forget(f, from)
+				}
+			}
+			if why := open(2000); why != "forward_snat" {
+				t.Errorf("with a port given back: %s", why)
+			}
+			// Another backend's ports are others.
+			if why := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1000, portSNAT, packet.SYN))).reason; why != "forward_snat" {
+				t.Errorf("over TCP: %s", why)
+			}
+		})
+	}
+}
+
+// forget removes the pair of a flow.
+func (n *node) forget(f family, from natTuple) {
+	n.t.Helper()
+	to := n.translation(f, from)
+	for name, key := range map[string]natTuple{"nat_out": from, "nat_in": {to.dst, to.src, from.proto}} {
+		b := append(key.src.Addr().AsSlice(), key.dst.Addr().AsSlice()...)
+		b = binary.BigEndian.AppendUint16(b, key.src.Port())
+		b = binary.BigEndian.AppendUint16(b, key.dst.Port())
+		if err := n.maps[f.table(name)].Delete(append(b, key.proto, 0, 0, 0)); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+}
+
+// With the tables full, a new flow is dropped whole: no half of a pair stays.
+func TestSNATTableFull(t *testing.T) {
+	for _, full := range []string{"nat_out", "nat_in"} {
+		t.Run(full, func(t *testing.T) {
+			n := newNode(t)
+			f := families[0]
+			n.addFamily(f)
+			m := n.maps[full]
+			keys, values := make([]bpfTuple, m.MaxEntries()), make([]bpfNat, m.MaxEntries())
+			for i := range keys {
+				keys[i] = bpfTuple{Saddr: uint32(i), Proto: 255}
+			}
+			if _, err := m.BatchUpdate(keys, values, nil); err != nil {
+				t.Fatal(err)
+			}
+			n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1, portSNAT, packet.SYN)), xdpDrop, "nat_table", nil)
+			other := map[string]string{"nat_out": "nat_in", "nat_in": "nat_out"}[full]
+			if left := n.natTable(f, other); len(left) != 0 {
+				t.Errorf("%s has %v", other, left)
+			}
+		})
+	}
+}
+
+// What comes back of what went out is what the client and the VIP would say to
+// each other, whatever the packets: right checksums stay right, and wrong ones
+// wrong by as much.
+func TestSNATThereAndBack(t *testing.T) {
+	eachFamily(t, func(n *node, f family) {
+		random := rand.New(rand.NewPCG(1, 2))
+		for range 300 {
+			proto := []uint8{packet.ProtoTCP, packet.ProtoUDP}[random.IntN(2)]
+			sport := uint16(random.Uint32())
+			data := make(packet.Payload, random.IntN(100))
+			for i := range data {
+				data[i] = byte(random.Uint32())
+			}
+			header := func(src, dst uint16) packet.Layer {
+				if proto == packet.ProtoTCP {
+					return packet.TCP{SrcPort: src, DstPort: dst, Flags: packet.ACK}
+				}
+				return packet.UDP{SrcPort: src, DstPort: dst}
+			}
+			out := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, header(sport, portSNAT), data))
+			if out.reason != "forward_snat" {
+				t.Fatalf("out: %s", out.reason)
+			}
+			to := n.translation(f, natTuple{netip.AddrPortFrom(f.client, sport), netip.AddrPortFrom(f.vip, portSNAT), proto})
+			if d := packet.Diff(f.packet(toOther, f.node, f.remotePod, 62, header(to.src.Port(), 8080), data), out.out); d != "" {
+				t.Fatalf("out:\n%s", d)
+			}
+			back := n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 62, header(8080, to.src.Port()), data))
+			if d := packet.Diff(f.packet(toRouter, f.vip, f.client, 61, header(portSNAT, sport), data), back.out); d != "" {
+				t.Fatalf("back:\n%s", d)
+			}
+		}
+	})
+}
+
+// UDP without a checksum gets none, and a broken one is not mended.
+func TestSNATChecksums(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	n.addFamily(f)
+	none := packet.UDP{SrcPort: 62000, DstPort: portSNAT, Checksum: new(uint16(0))}
+	n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, none, packet.Payload("q")), xdpTX, "forward_snat",
+		f.packet(toOther, f.node, f.remotePod, 62, packet.UDP{SrcPort: 62000, DstPort: 8080, Checksum: new(uint16(0))}, packet.Payload("q")))
+	broken := f.packet(fromRouter, f.client, f.vip, 63, packet.TCP{SrcPort: 62000, DstPort: portSNAT, Flags: packet.SYN})
+	broken[14+20+16] ^= 0x55
+	r := n.run(kindXDP, n.out, broken)
+	right := f.packet(toOther, f.node, f.remotePod, 62, packet.TCP{SrcPort: 62000, DstPort: 8080, Flags: packet.SYN})
+	if slices.Equal(r.out, right) || r.reason != "forward_snat" {
+		t.Errorf("%s: a broken checksum was mended", r.reason)
+	}
+}
