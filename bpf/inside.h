@@ -76,6 +76,8 @@ static __always_inline enum reason begin_inside(const struct packet *p, const st
 	here.set = f->inside;
 	if (choose(p->v6, &here, &n->from, &b))
 		return REASON_NO_BACKEND;
+	if (p->proto == IPPROTO_SCTP && b.port != n->from.dport) // whose checksum covers the ports
+		return REASON_UNSERVED_PROTO;
 	// The pod's own port, unless the backend could not tell two flows apart.
 	n->to.sport = n->from.sport;
 	n->to.saddr = same_addr(p->v6, &b.addr, &n->from.saddr) ? hairpin(p->v6) : n->from.saddr;

@@ -12,7 +12,7 @@ import (
 // Verdict counts the packets that one program handled in one way, summed over
 // the CPUs, since the maps were made.
 type Verdict struct {
-	// Hook is "xdp", "tc-outside" or "tc-pod".
+	// Hook is "xdp", "tc-outside", "tc-pod" or "tc-to-pod".
 	Hook string
 	// Reason is one of bpf/reasons.h, such as "forward_remote".
 	Reason  string
@@ -35,7 +35,7 @@ func (k *Kernel) Verdicts() ([]Verdict, error) {
 		return nil, fmt.Errorf("read verdicts: %w", err)
 	}
 	var all []Verdict
-	for hook, name := range []string{kindXDP, kindTCOutside, kindTCPod} {
+	for hook, name := range []string{kindXDP, kindTCOutside, kindTCPod, kindTCToPod} {
 		for reason := range k.reasons {
 			v := Verdict{Hook: name, Reason: k.reasons[reason], Dropped: reason >= int(bpfReasonREASON_TRUNCATED)}
 			at := (hook*int(bpfVerdictStrideVERDICT_STRIDE) + reason) * cpus
