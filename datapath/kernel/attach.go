@@ -109,6 +109,9 @@ func (k *Kernel) AttachPod(device string) error {
 	if err == nil {
 		_, err = k.attachTC(kindTCPod, dev)
 	}
+	if err == nil {
+		_, err = k.attachTC(kindTCToPod, dev)
+	}
 	if err != nil {
 		return fmt.Errorf("attach to pod device %s: %w", device, err)
 	}
@@ -228,6 +231,13 @@ func xdpMode(device string) (string, error) {
 	return "native", nil
 }
 
+func direction(kind string) ebpf.AttachType {
+	if kind == kindTCToPod {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
 func (k *Kernel) attachTC(kind string, dev netlink.Link) (string, error) {
 	if !k.tcx {
 		return "clsact", attachFilter(dev, kind, k.program(kind))
@@ -237,7 +247,7 @@ func (k *Kernel) attachTC(kind string, dev netlink.Link) (string, error) {
 		return "tcx", nil
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: dev.Attrs().Index, Program: k.program(kind), Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		Interface: dev.Attrs().Index, Program: k.program(kind), Attach: direction(kind), Anchor: link.Head(),
 	})
 	if err != nil {
 		return "", err
