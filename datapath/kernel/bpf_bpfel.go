@@ -413,6 +413,14 @@ const (
 	bpfReasonREASON_MAX              bpfReason = 40
 )
 
+type bpfScratch struct {
+	_      structs.HostLayout
+	Addrs  [8]uint32
+	Head   [16]uint32
+	Chunk  [64]uint32
+	Quoted [16]uint64
+}
+
 type bpfSetLook uint32
 
 const (
@@ -508,6 +516,7 @@ const (
 	bpfMapPins              = "pins"
 	bpfMapPins6             = "pins6"
 	bpfMapQuotas            = "quotas"
+	bpfMapScratches         = "scratches"
 	bpfMapServiceCounts     = "service_counts"
 	bpfMapSets              = "sets"
 	bpfMapSources           = "sources"
@@ -518,6 +527,7 @@ const (
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
 	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
 	bpfProgSeamarkXdp       = "seamark_xdp"
+	bpfVarAnswersPerSecond  = "answers_per_second"
 	bpfVarHairpinAddr       = "hairpin_addr"
 	bpfVarHairpinAddr6      = "hairpin_addr6"
 	bpfVarMssClamp          = "mss_clamp"
@@ -612,6 +622,7 @@ type bpfMapSpecs struct {
 	Pins          *ebpf.MapSpec `ebpf:"pins"`
 	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
 	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
+	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
 	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
@@ -624,13 +635,14 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	HairpinAddr  *ebpf.VariableSpec `ebpf:"hairpin_addr"`
-	HairpinAddr6 *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
-	MssClamp     *ebpf.VariableSpec `ebpf:"mss_clamp"`
-	NatPortHigh  *ebpf.VariableSpec `ebpf:"nat_port_high"`
-	NatPortLow   *ebpf.VariableSpec `ebpf:"nat_port_low"`
-	NodeAddr     *ebpf.VariableSpec `ebpf:"node_addr"`
-	NodeAddr6    *ebpf.VariableSpec `ebpf:"node_addr6"`
+	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
+	HairpinAddr      *ebpf.VariableSpec `ebpf:"hairpin_addr"`
+	HairpinAddr6     *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
+	MssClamp         *ebpf.VariableSpec `ebpf:"mss_clamp"`
+	NatPortHigh      *ebpf.VariableSpec `ebpf:"nat_port_high"`
+	NatPortLow       *ebpf.VariableSpec `ebpf:"nat_port_low"`
+	NodeAddr         *ebpf.VariableSpec `ebpf:"node_addr"`
+	NodeAddr6        *ebpf.VariableSpec `ebpf:"node_addr6"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -686,6 +698,7 @@ type bpfMaps struct {
 	Pins          *ebpf.Map `ebpf:"pins"`
 	Pins6         *ebpf.Map `ebpf:"pins6"`
 	Quotas        *ebpf.Map `ebpf:"quotas"`
+	Scratches     *ebpf.Map `ebpf:"scratches"`
 	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 	Sources       *ebpf.Map `ebpf:"sources"`
@@ -729,6 +742,7 @@ func (m *bpfMaps) Close() error {
 		m.Pins,
 		m.Pins6,
 		m.Quotas,
+		m.Scratches,
 		m.ServiceCounts,
 		m.Sets,
 		m.Sources,
@@ -742,13 +756,14 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	HairpinAddr  *ebpf.Variable `ebpf:"hairpin_addr"`
-	HairpinAddr6 *ebpf.Variable `ebpf:"hairpin_addr6"`
-	MssClamp     *ebpf.Variable `ebpf:"mss_clamp"`
-	NatPortHigh  *ebpf.Variable `ebpf:"nat_port_high"`
-	NatPortLow   *ebpf.Variable `ebpf:"nat_port_low"`
-	NodeAddr     *ebpf.Variable `ebpf:"node_addr"`
-	NodeAddr6    *ebpf.Variable `ebpf:"node_addr6"`
+	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
+	HairpinAddr      *ebpf.Variable `ebpf:"hairpin_addr"`
+	HairpinAddr6     *ebpf.Variable `ebpf:"hairpin_addr6"`
+	MssClamp         *ebpf.Variable `ebpf:"mss_clamp"`
+	NatPortHigh      *ebpf.Variable `ebpf:"nat_port_high"`
+	NatPortLow       *ebpf.Variable `ebpf:"nat_port_low"`
+	NodeAddr         *ebpf.Variable `ebpf:"node_addr"`
+	NodeAddr6        *ebpf.Variable `ebpf:"node_addr6"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
