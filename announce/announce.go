@@ -166,6 +166,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 	return errors.Join(<-elected, stretched)
 }
 
+// maxReportedAddrs bounds what a lease says of a node's addresses: it is written
+// every second, and would be refused at 256 KiB.
+const maxReportedAddrs = 256
+
 func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
 	db := a.cfg.DB
 	if !db.Devices.Synced(snap) || !db.L2Policies.Synced(snap) || !db.Nodes.Synced(snap) {
@@ -180,7 +184,8 @@ func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
 		carried = state.CarriedBy(db.Services.All(snap))
 	}
 	devices := db.Devices.Rows(snap)
-	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), state.OwnAddrs(devices, carried)}, true
+	addrs := state.OwnAddrs(devices, carried)
+	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), addrs[:min(len(addrs), maxReportedAddrs)]}, true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {

@@ -410,7 +410,11 @@ func TestFrontendsOfRightfulAddresses(t *testing.T) {
 			"10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
 		{"no longer a load balancer's", func(tx *state.Tx) { svc.Type = "ClusterIP"; db.Services.Put(tx, svc) },
 			"10.0.0.9:80/TCP", "10.0.0.1 is in pool p"},
-		{"the pool is gone", func(tx *state.Tx) { db.Pools.Delete(tx, "p") }, "10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
+		{"another node has an address of it in its management network", func(tx *state.Tx) {
+			db.NodeLeases.Put(tx, state.NodeLease{Node: "m", Addrs: []netip.Addr{addr("10.0.0.9")}})
+			db.Pools.Delete(tx, "p")
+		}, "10.0.0.1:80/TCP", "10.0.0.9 is an address of node m"},
+		{"the pool is gone, and the node", func(tx *state.Tx) { db.NodeLeases.Delete(tx, "m") }, "10.0.0.1:80/TCP 10.0.0.9:80/TCP", ""},
 		{"the Service is gone", func(tx *state.Tx) { db.Services.Delete(tx, "a/web") }, "", ""},
 	} {
 		writer.Update(step.change)

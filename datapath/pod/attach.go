@@ -34,10 +34,7 @@ type netConf struct {
 	Name             string          `json:"name"`
 	ValidAttachments json.RawMessage `json:"cni.dev/valid-attachments"`
 	PrevResult       json.RawMessage `json:"prevResult"`
-	RuntimeConfig    struct {
-		// PortMappings are there for the capability portMappings.
-		PortMappings []portMapping `json:"portMappings"`
-	} `json:"runtimeConfig"`
+	RuntimeConfig    json.RawMessage `json:"runtimeConfig"`
 }
 
 // request checks what every command about one attachment needs.
@@ -76,7 +73,7 @@ func (s *Server) add(ctx context.Context, args *skel.CmdArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := hostPortsOf(conf.RuntimeConfig.PortMappings)
+	ports, err := hostPortsOf(conf.RuntimeConfig)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -11,20 +12,30 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// portMapping is an entry of runtimeConfig.portMappings, the convention for
-// the host ports of a pod's containers.
-type portMapping struct {
-	HostPort      int    `json:"hostPort"`
-	ContainerPort int    `json:"containerPort"`
-	Protocol      string `json:"protocol"`
-	HostIP        string `json:"hostIP"`
+// runtimeConfig is what the runtime adds to the network configuration for the
+// capabilities that it names: by convention, portMappings are the host ports of a
+// pod's containers.
+type runtimeConfig struct {
+	PortMappings []struct {
+		HostPort      int    `json:"hostPort"`
+		ContainerPort int    `json:"containerPort"`
+		Protocol      string `json:"protocol"`
+		HostIP        string `json:"hostIP"`
+	} `json:"portMappings"`
 }
 
 // hostPortsOf reads the host ports that a pod is to have, in a fixed order. A
 // container port without one has hostPort 0.
-func hostPortsOf(mappings []portMapping) ([]state.HostPort, error) {
+func hostPortsOf(raw json.RawMessage) ([]state.HostPort, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	var conf runtimeConfig
+	if err := json.Unmarshal(raw, &conf); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "read network config: runtimeConfig: "+err.Error(), "")
+	}
 	var ports []state.HostPort
-	for i, m := range mappings {
+	for i, m := range conf.PortMappings {
 		if m.HostPort == 0 {
 			continue
 		}
