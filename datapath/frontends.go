@@ -57,6 +57,7 @@ type FrontendInput struct {
 	// ports and the host ports of pods are served on.
 	NodePortAddrs, HostPortAddrs []netip.Addr
 	// Inside: ClusterIPs and node ports are served here, and not by kube-proxy.
+	// (Never those of a Service that is labelled as another proxy's.)
 	Inside   bool
 	Defaults Defaults
 }
@@ -202,6 +203,15 @@ type serviceAddr struct {
 	kind state.FrontendKind
 }
 
+// labelProxyName names the proxy that serves a Service in kube-proxy's place.
+const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+// inside says whether svc's ClusterIPs and node ports are served here.
+func (r *frontendRun) inside(svc *state.Service) bool {
+	_, others := svc.Labels[labelProxyName]
+	return r.in.Inside && !others
+}
+
 // addresses returns the addresses of svc itself, each once. (Node ports are at
 // the node's.)
 func (r *frontendRun) addresses(svc *state.Service) []serviceAddr {
@@ -218,7 +228,7 @@ func (r *frontendRun) addresses(svc *state.Service) []serviceAddr {
 		add(svc.Ingress, state.KindLoadBalancer)
 	}
 	add(svc.ExternalIPs, state.KindExternalIP)
-	if r.in.Inside {
+	if r.inside(svc) {
 		add(svc.ClusterIPs, state.KindClusterIP)
 	}
 	return all
@@ -231,7 +241,7 @@ func (r *frontendRun) service(svc *state.Service) {
 	}
 	addrs := r.addresses(svc)
 	var nodeAddrs []netip.Addr
-	if r.in.Inside && (svc.Type == "NodePort" || svc.Type == "LoadBalancer") {
+	if r.inside(svc) && (svc.Type == "NodePort" || svc.Type == "LoadBalancer") {
 		nodeAddrs = r.nodePortAddrs(svc)
 	}
 	for i, port := range svc.Ports {

@@ -89,7 +89,7 @@ spec:
   type: LoadBalancer
   sessionAffinity: ClientIP
   sessionAffinityConfig: {clientIP: {timeoutSeconds: 100000}}
-  ports: [{port: 80, nodePort: 70000}]`
+  ports: [{port: 80, nodePort: 22}]`
 	_, err := source.ReadManifests("f.yaml", strings.NewReader(manifest))
 	if err == nil {
 		t.Fatal("admitted")
@@ -100,7 +100,7 @@ spec:
 			t.Errorf("%s is not named once:\n%v", field, err)
 		}
 	}
-	good := strings.NewReplacer("nat,", "snat,", "10.0.0.0}", `"10.0.0.0/8 , 10.1.0.0/16"}`, "sessionAffinityConfig: {clientIP: {timeoutSeconds: 100000}}", "", "70000", "30080").Replace(manifest)
+	good := strings.NewReplacer("nat,", "snat,", "10.0.0.0}", `"10.0.0.0/8 , 10.1.0.0/16"}`, "sessionAffinityConfig: {clientIP: {timeoutSeconds: 100000}}", "", "nodePort: 22", "nodePort: 30080").Replace(manifest)
 	manifests, err := source.ReadManifests("f.yaml", strings.NewReader(good))
 	if err != nil {
 		t.Fatal(err)

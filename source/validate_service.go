@@ -157,11 +157,15 @@ func checkServicePorts(problems *Problems, spec *corev1.ServiceSpec) {
 		} else if msgs := validation.IsValidPortName(p.TargetPort.StrVal); len(msgs) > 0 {
 			problems.add(path+".targetPort", "write a port number or the name of a container port", "%q: %s", p.TargetPort.StrVal, withoutRegex(strings.Join(msgs, "; ")))
 		}
-		if p.NodePort != 0 {
-			checkPort(problems, path+".nodePort", p.NodePort)
+		if p.NodePort != 0 && (p.NodePort < firstNodePort || p.NodePort > lastNodePort) {
+			problems.add(path+".nodePort", fmt.Sprintf("write a port from %d to %d, or none", firstNodePort, lastNodePort), "%d is no node port", p.NodePort)
 		}
 	}
 }
+
+// Node ports are of a range of their own, by default this one, so that no Service
+// takes a port that the node itself serves.
+const firstNodePort, lastNodePort = 30000, 32767
 
 func checkPort(problems *Problems, path string, port int32) bool {
 	if port < 1 || port > 65535 {

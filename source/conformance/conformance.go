@@ -138,6 +138,8 @@ spec:
   loadBalancerIP: 192.168.10.211
   externalIPs: [192.168.10.230]
   externalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  loadBalancerSourceRanges: [10.0.0.0/8]
   ports:
   - {name: http, port: 80, targetPort: 8080}
 `
@@ -152,6 +154,7 @@ ports: [{name: http, port: 8080}]
 endpoints:
 - addresses: [172.20.0.2]
   nodeName: n1
+  hints: {forZones: [{name: b}, {name: a}]}
 - addresses: [172.20.1.2]
   conditions: {ready: false, serving: true, terminating: true}
 ---

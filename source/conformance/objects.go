@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
@@ -29,12 +30,13 @@ func objectsToRows(s *suite) {
 	if svc.UID == "" || svc.Created.IsZero() || svc.Type != "LoadBalancer" || !svc.ExternalTrafficPolicyLocal ||
 		!slices.Equal(svc.RequestedIPs, addrs("192.168.10.211", "192.168.10.212")) ||
 		!slices.Equal(svc.ExternalIPs, addrs("192.168.10.230")) || !slices.Equal(svc.Families, []string{"IPv4"}) ||
-		len(svc.Ports) != 1 || svc.Ports[0].Name != "http" || svc.Ports[0].Protocol != state.TCP || svc.Ports[0].Port != 80 {
+		len(svc.Ports) != 1 || svc.Ports[0].Name != "http" || svc.Ports[0].Protocol != state.TCP || svc.Ports[0].Port != 80 ||
+		svc.Affinity != 3*time.Hour || !slices.Equal(svc.SourceRanges, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}) {
 		s.Errorf("service row %+v", svc)
 	}
 	eps, _ := s.DB.EndpointSlices.Get(snap, "default/web-1")
 	want := []state.Backend{
-		{Addr: netip.MustParseAddr("172.20.0.2"), Node: "n1", Ready: true, Serving: true},
+		{Addr: netip.MustParseAddr("172.20.0.2"), Node: "n1", Ready: true, Serving: true, ForZones: "a,b"},
 		{Addr: netip.MustParseAddr("172.20.1.2"), Serving: true, Terminating: true},
 	}
 	if eps.Service.String() != "default/web" || !slices.Equal(eps.Endpoints, want) {
