@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -39,34 +38,44 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind st
 	case mode == state.ForwardSNAT, mode == state.ForwardHybrid && port.Protocol == state.UDP:
 		return state.ForwardSNAT, dispatch
 	}
-	return r.beyondCluster(svc, port, dispatch, backends)
+	return r.tunnelled(svc, port, dispatch, backends)
 }
 
-// beyondCluster is ForwardDSR, if it can reach also those of the backends that
-// are outside the cluster, where no Seamark runs: nobody translates a port there
-// (IP in IP ends at a host's tunl0, whose kernel delivers to the port in the
-// packet), or reads Geneve.
-func (r *frontendRun) beyondCluster(svc *state.Service, port servicePortAt, dispatch state.Dispatch, backends []state.Backend) (state.Forwarding, state.Dispatch) {
-	beyond := backendsWhere(backends, func(b state.Backend) bool { return b.Node == "" })
-	if len(beyond) > 0 && len(beyond) == len(backends) {
+// tunnelled is ForwardDSR, if every backend on another machine can be reached
+// that way. A pod in the network of its node cannot: Seamark there unpacks what
+// is for pods alone. Nor can, outside the cluster, where no Seamark runs, a port
+// that is to be translated (IP in IP ends at a host's tunl0, whose kernel
+// delivers to the port in the packet), or what comes in Geneve.
+func (r *frontendRun) tunnelled(svc *state.Service, port servicePortAt, dispatch state.Dispatch, backends []state.Backend) (state.Forwarding, state.Dispatch) {
+	why, cure := "", ""
+	beyond := 0
+	for _, b := range backends {
+		at := netip.AddrPortFrom(b.Addr, b.Port)
+		switch {
+		case b.Node != r.in.Node.Name && r.in.NodeIPs[b.Addr]:
+			why, cure = fmt.Sprintf("backend %s is in the network of its node, to which no tunnel leads", at), "write snat"
+		case b.Node != "":
+		case b.Port != port.number:
+			why = fmt.Sprintf("backend %s is outside the cluster, where nobody translates port %d", at, port.number)
+			cure = fmt.Sprintf("make the target port %d, or write snat", port.number)
+			beyond++
+		default:
+			beyond++
+		}
+	}
+	if beyond > 0 && beyond == len(backends) {
 		dispatch = state.DispatchIPIP
 	}
-	otherPort := slices.IndexFunc(beyond, func(b state.Backend) bool { return b.Port != port.number })
-	why, cure := "", ""
-	switch {
-	case otherPort >= 0:
-		b := beyond[otherPort]
-		why = fmt.Sprintf("backend %s is outside the cluster, where nobody translates port %d", netip.AddrPortFrom(b.Addr, b.Port), port.number)
-		cure = fmt.Sprintf("make the target port %d, or write snat", port.number)
-	case len(beyond) > 0 && dispatch == state.DispatchGeneve:
-		why = "backend " + beyond[0].Addr.String() + " is outside the cluster, where nobody reads geneve, and others are in it"
+	if why == "" && beyond > 0 && dispatch == state.DispatchGeneve {
+		why = "backends are outside the cluster, where nobody reads geneve, and others are in it"
 		cure = "write " + string(state.DispatchIPIP) + " for " + cmp.Or(svc.DispatchField, "--dsr-dispatch")
-	default:
+	}
+	if why == "" {
 		return state.ForwardDSR, dispatch
 	}
 	switch ref := state.ServiceRef(svc.Name); {
 	case port.Protocol == state.SCTP:
-		r.report(ref, port.path("protocol"), fmt.Sprintf("SCTP port %d is not served by all: %s", port.number, why), cure)
+		r.report(ref, port.path("protocol"), fmt.Sprintf("SCTP port %d is not served by all: %s", port.number, why), "use TCP, or pods of the cluster")
 		return state.ForwardDSR, dispatch
 	case svc.Forwarding == state.ForwardDSR:
 		r.report(ref, svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)

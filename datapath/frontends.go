@@ -48,6 +48,8 @@ func (k KubeProxyReplacement) in(db *state.DB, r state.Reader) bool {
 type FrontendInput struct {
 	// Node is this one. A Node that nobody registered has its name alone.
 	Node state.Node
+	// NodeIPs are the InternalIPs of all nodes.
+	NodeIPs map[netip.Addr]bool
 	// Services with the addresses that are rightfully theirs.
 	Services []state.Service
 	Slices   []state.EndpointSlice
@@ -74,13 +76,18 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaul
 
 // frontendInput is what a snapshot holds, and the Problems of what is left out.
 func frontendInput(db *state.DB, snap state.Snapshot, node string, defaults Defaults) (FrontendInput, []state.Problem) {
-	in := FrontendInput{Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap),
+	in := FrontendInput{NodeIPs: map[netip.Addr]bool{}, Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap),
 		Inside: defaults.KubeProxyReplacement.in(db, snap), Defaults: defaults}
 	var problems []state.Problem
 	in.Services, problems = state.Rightful(db, snap)
 	var registered bool
 	if in.Node, registered = db.Nodes.Get(snap, node); !registered {
 		in.Node = state.Node{Name: node}
+	}
+	for n := range db.Nodes.All(snap) {
+		for _, a := range n.Addrs {
+			in.NodeIPs[a.Unmap()] = true
+		}
 	}
 	in.NodePortAddrs, in.HostPortAddrs = nodeAddrs(db, snap, in.Node, defaults.NodePortAddresses)
 	return in, problems

@@ -257,7 +257,7 @@ func TestFrontendsFamilies(t *testing.T) {
 func TestFrontendsForwarding(t *testing.T) {
 	const annotation = "metadata.annotations[seamark.dev/forwarding-mode]"
 	here, there := backend("172.20.1.1", "w1", "ready"), backend("172.20.2.1", "w2", "ready")
-	beyond := backend("192.168.77.1", "", "ready")
+	beyond, host := backend("192.168.77.1", "", "ready"), backend("192.168.10.102", "w2", "ready")
 	for _, c := range []struct {
 		name     string
 		service  state.Service // its forwarding
@@ -285,16 +285,19 @@ func TestFrontendsForwarding(t *testing.T) {
 			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1:8080 is outside the cluster, where nobody translates port 80; make the target port 80, or write snat"},
 		{"beyond, all of them, know no geneve", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond}, "dsr/ipip snat/geneve", ""},
 		{"beyond, some of them", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond, there}, "snat/geneve snat/geneve",
-			annotation + ": port 80 is forwarded by snat: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch"},
-		{"beyond, some of them, of SCTP", state.Service{DispatchField: "metadata.annotations[seamark.dev/dsr-dispatch]"}, Defaults{Dispatch: state.DispatchGeneve}, state.SCTP, 80, []state.Backend{beyond, there}, "dsr/geneve",
-			"spec.ports[0].protocol: SCTP port 80 is not served by all: backend 192.168.77.1 is outside the cluster, where nobody reads geneve, and others are in it; write ipip for metadata.annotations[seamark.dev/dsr-dispatch]"},
+			annotation + ": port 80 is forwarded by snat: backends are outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch"},
+		{"beyond, some of them, of SCTP", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.SCTP, 80, []state.Backend{beyond, there}, "dsr/geneve",
+			"spec.ports[0].protocol: SCTP port 80 is not served by all: backends are outside the cluster, where nobody reads geneve, and others are in it; use TCP, or pods of the cluster"},
+		{"in another node's own network", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 80, []state.Backend{there, host}, "snat/ipip snat/ipip",
+			annotation + ": port 80 is forwarded by snat: backend 192.168.10.102:80 is in the network of its node, to which no tunnel leads; write snat"},
+		{"in this node's", state.Service{Forwarding: state.ForwardDSR}, Defaults{}, state.TCP, 80, []state.Backend{backend("192.168.10.101", "w1", "ready")}, "dsr/ipip snat/ipip", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := c.service
 			svc.Name, svc.Type, svc.Ingress, svc.ClusterIPs = named("a/web"), "LoadBalancer", addrList("10.0.0.1"), addrList("10.96.0.7")
 			svc.Ports = []state.ServicePort{{Protocol: c.protocol, Port: 80, NodePort: 30080}}
 			rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true, Defaults: c.defaults,
-				NodePortAddrs: addrList("192.168.10.101"), Slices: []state.EndpointSlice{endpointsOf(svc, c.target, c.backends...)}})
+				NodeIPs: map[netip.Addr]bool{netip.MustParseAddr("192.168.10.101"): true, host.Addr: true}, NodePortAddrs: addrList("192.168.10.101"), Slices: []state.EndpointSlice{endpointsOf(svc, c.target, c.backends...)}})
 			var got []string
 			for _, row := range rows {
 				if row.Kind == state.KindClusterIP {

@@ -179,7 +179,7 @@ func (d describer) service(ctx context.Context, name state.ObjectName) error {
 	if err != nil {
 		return err
 	}
-	frontends = slices.DeleteFunc(frontends, func(f state.Frontend) bool { return f.Service != name })
+	frontends = slices.DeleteFunc(frontends, func(f state.Frontend) bool { return f.Service != name || f.Kind == state.KindHostPort })
 	if len(frontends) == 0 {
 		return nil
 	}
