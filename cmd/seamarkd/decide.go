@@ -46,24 +46,29 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 	})
 }
 
+// frontendsKnown says whether all is known that frontends are decided by. By less,
+// those of node ports and of pods would go for a moment at each start.
+func (d *deciders) frontendsKnown(snap state.Snapshot) bool {
+	return d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) && d.db.Pools.Synced(snap) &&
+		d.db.Agents.Synced(snap) && d.db.Devices.Synced(snap) && d.db.Endpoints.Synced(snap) &&
+		state.Marked(snap, decidedMark(d.db.Attachments.Name()))
+}
+
 func (d *deciders) frontends(ctx context.Context) error {
 	decider := &datapath.FrontendDecider{DB: d.db, Node: d.node, Defaults: d.defaults}
 	var decided time.Time // all of them
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
-		// Decided by less, the frontends of node ports and of pods would go for a
-		// moment at each start.
-		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) &&
-			d.db.Pools.Synced(snap) && d.db.Agents.Synced(snap) && d.db.Devices.Synced(snap) && d.db.Endpoints.Synced(snap) &&
-			state.Marked(snap, decidedMark(d.db.Attachments.Name())) {
-			rows, problems, all := decider.Decide(snap, time.Since(decided) >= redecide)
-			if all {
-				decided = time.Now()
-				want(d, d.db.Frontends, rows)
-			} else {
-				d.writer.Update(func(tx *state.Tx) { state.WantAlso(tx, d.db.Frontends, rows, time.Now()) })
-			}
-			d.report("frontends", problems)
+		if !d.frontendsKnown(snap) {
+			return
 		}
+		rows, problems, all := decider.Decide(snap, time.Since(decided) >= redecide)
+		if all {
+			decided = time.Now()
+			want(d, d.db.Frontends, rows)
+		} else {
+			d.writer.Update(func(tx *state.Tx) { state.WantAlso(tx, d.db.Frontends, rows, time.Now()) })
+		}
+		d.report("frontends", problems)
 	}, append(decider.Reads(), d.db.MarksChanged)...)
 }
 

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -48,4 +52,83 @@ func TestOutside(t *testing.T) {
 			t.Errorf("%+v: %v, want %v", tc.device, got, tc.want)
 		}
 	}
+}
+
+// Frontends are decided by all there is, or not at all.
+func TestFrontendsKnown(t *testing.T) {
+	db, w := state.New()
+	d := &deciders{db: db, writer: w}
+	marks := map[string]func(*state.Tx){
+		"services": db.Services.MarkSynced, "slices": db.EndpointSlices.MarkSynced, "nodes": db.Nodes.MarkSynced, "pools": db.Pools.MarkSynced,
+		"agents": db.Agents.MarkSynced, "devices": db.Devices.MarkSynced, "pods": db.Endpoints.MarkSynced,
+		"attachments": func(tx *state.Tx) { tx.Mark(decidedMark(db.Attachments.Name())) },
+	}
+	for missing := range marks {
+		db, w := state.New()
+		for name, mark := range marks {
+			if name != missing {
+				w.Update(mark)
+			}
+		}
+		if d := (&deciders{db: db, writer: w}); d.frontendsKnown(db.Snapshot()) {
+			t.Errorf("decided without %s", missing)
+		}
+	}
+	for _, mark := range marks {
+		w.Update(mark)
+	}
+	if !d.frontendsKnown(db.Snapshot()) {
+		t.Error("not decided, though all is known")
+	}
+}
+
+// The rows follow what they are decided by, and others stay as they are in the kernel.
+func TestDecideFrontends(t *testing.T) {
+	db, w := state.New()
+	d := &deciders{db: db, writer: w, node: "n1", log: slog.New(slog.DiscardHandler)}
+	slice := func(i int, ready bool) state.EndpointSlice {
+		name := state.ObjectName{Namespace: "d", Name: fmt.Sprint("web", i)}
+		return state.EndpointSlice{Name: name, Service: name, Ports: []state.EndpointPort{{Protocol: state.TCP, Port: 8080}},
+			Endpoints: []state.Backend{{Addr: address(byte(i)), Node: "n1", Ready: ready}}}
+	}
+	w.Update(func(tx *state.Tx) {
+		for i := range 2 {
+			db.Services.Put(tx, state.Service{Name: slice(i, true).Name, Type: "LoadBalancer", Ingress: []netip.Addr{address(211 + byte(i))},
+				Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}})
+			db.EndpointSlices.Put(tx, slice(i, true))
+		}
+		for _, mark := range []func(*state.Tx){db.Services.MarkSynced, db.EndpointSlices.MarkSynced, db.Nodes.MarkSynced, db.Pools.MarkSynced,
+			db.Agents.MarkSynced, db.Devices.MarkSynced, db.Endpoints.MarkSynced} {
+			mark(tx)
+		}
+		tx.Mark(decidedMark(db.Attachments.Name()))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	done := make(chan error, 1)
+	go func() { done <- d.frontends(ctx) }()
+	defer func() { cancel(); <-done }()
+	wait := func(what string, cond func(rows []state.Frontend) bool) {
+		t.Helper()
+		for {
+			snap := db.Snapshot()
+			if cond(db.Frontends.Rows(snap)) {
+				return
+			}
+			if err := state.Wait(ctx, snap, time.Second, db.Frontends.Watch()); err != nil {
+				t.Fatalf("waited in vain: %s; rows %+v", what, db.Frontends.Rows(snap))
+			}
+		}
+	}
+	wait("both rows", func(rows []state.Frontend) bool { return len(rows) == 2 && len(rows[0].Backends) == 1 })
+	w.Update(func(tx *state.Tx) { // as the reconciler does
+		for _, row := range db.Frontends.Rows(tx) {
+			db.Frontends.Put(tx, row.WithStatus(state.Status{Phase: state.Done}))
+		}
+	})
+	w.Update(func(tx *state.Tx) { db.EndpointSlices.Put(tx, slice(1, false)) })
+	wait("the change of one", func(rows []state.Frontend) bool {
+		return len(rows[1].Backends) == 0 && rows[1].Status.Phase == state.Pending && rows[0].Status.Phase == state.Done
+	})
+	w.Update(func(tx *state.Tx) { db.Services.Delete(tx, slice(0, true).Name.String()) })
+	wait("one to go", func(rows []state.Frontend) bool { return !rows[0].Status.Wanted() && rows[1].Status.Wanted() })
 }
