@@ -64,6 +64,21 @@ func (r *frontendRun) nodePortAddrs(svc *state.Service) []netip.Addr {
 	return addrs
 }
 
+// firstNATPort and those above are the node's ports that translated flows are
+// given (bpf/pair.h, nat_port_low): answers to them come to the node's address.
+const firstNATPort = 61000
+
+// forNAT says whether a port of this node is none to serve something on, and
+// reports it.
+func (r *frontendRun) forNAT(ref state.ObjectRef, field string, port uint16, protocol state.Protocol) bool {
+	if port < firstNATPort || protocol == state.SCTP {
+		return false
+	}
+	r.report(ref, field, strconv.Itoa(int(port))+"/"+protocol.String()+" is not served: ports from "+strconv.Itoa(firstNATPort)+" are for translated flows",
+		"use a lower port")
+	return true
+}
+
 // hostPorts adds the frontends of the pod's host ports.
 func (r *frontendRun) hostPorts(pod state.Endpoint) {
 	if !pod.Status.Wanted() {
@@ -75,6 +90,9 @@ func (r *frontendRun) hostPorts(pod state.Endpoint) {
 		if p.Protocol == state.SCTP && p.Port != p.Target {
 			r.report(ref, field, "host port "+p.String()+" is not served: SCTP's checksum cannot be mended when ports are translated",
 				"make hostPort "+strconv.Itoa(int(p.Target)))
+			continue
+		}
+		if r.forNAT(ref, field, p.Port, p.Protocol) {
 			continue
 		}
 		addrs := r.in.HostPortAddrs

@@ -3,6 +3,7 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ func TestFrontendsHostPorts(t *testing.T) {
 		pod("loopback", "172.20.1.4", state.HostPort{Addr: netip.MustParseAddr("127.0.0.1"), Port: 8082, Protocol: state.TCP, Target: 80}),
 		pod("clash", "172.20.1.5", state.HostPort{Port: 30080, Protocol: state.TCP, Target: 80}),
 		pod("sctp", "172.20.1.6", state.HostPort{Port: 36412, Protocol: state.SCTP, Target: 36412}, state.HostPort{Port: 8083, Protocol: state.SCTP, Target: 80}),
+		pod("high", "172.20.1.7", state.HostPort{Port: 61000, Protocol: state.TCP, Target: 80}, state.HostPort{Port: 60999, Protocol: state.TCP, Target: 80}),
 		leaving,
 	}
 	svc := state.Service{Name: named("p/each"), Type: "NodePort", ClusterIPs: addrList("10.96.0.7"), Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80, NodePort: 30080}}}
@@ -31,10 +33,13 @@ func TestFrontendsHostPorts(t *testing.T) {
 		"10.0.2.15:8081/UDP p/one 172.20.1.2:80",
 		"10.0.2.15:30080/TCP p/clash 172.20.1.5:80", // node ports are not served there
 		"10.0.2.15:36412/SCTP p/sctp 172.20.1.6:36412",
+		"10.0.2.15:60999/TCP p/high 172.20.1.7:80",
 		"192.168.10.101:8080/TCP p/each 172.20.1.1:80",
 		"192.168.10.101:36412/SCTP p/sctp 172.20.1.6:36412",
+		"192.168.10.101:60999/TCP p/high 172.20.1.7:80",
 		"[fd00:10::101]:8080/TCP p/six [fd00:20::3]:80",
 		"pod/p/clash: spec.containers[].ports[].hostPort: 192.168.10.101:30080/TCP is served for service/p/each; give one of the two another port",
+		"pod/p/high: spec.containers[].ports[].hostPort: 61000/TCP is not served: ports from 61000 are for translated flows; use a lower port",
 		"pod/p/loopback: spec.containers[].ports[].hostPort: host port 127.0.0.1:8082/TCP is not served: the address is none that other machines reach this node by; remove hostIP, or write one of the node's addresses",
 		"pod/p/sctp: spec.containers[].ports[].hostPort: host port 8083/SCTP is not served: SCTP's checksum cannot be mended when ports are translated; make hostPort 80",
 	}
@@ -87,6 +92,23 @@ func TestNodeAddrs(t *testing.T) {
 		if !slices.Equal(nodePort, c.nodePort) || !slices.Equal(hostPort, outside) {
 			t.Errorf("%v: node ports on %v, want %v; host ports on %v, want %v", c.chosen, nodePort, c.nodePort, hostPort, outside)
 		}
+	}
+}
+
+// A node port of a range that a cluster chose for itself may be translated flows'.
+func TestNodePortsForNAT(t *testing.T) {
+	svc := state.Service{Name: named("a/web"), Type: "NodePort", ClusterIPs: addrList("10.96.0.7"),
+		Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80, NodePort: 65535}}}
+	rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true, NodePortAddrs: addrList("192.168.10.101")})
+	if want := "service/a/web: spec.ports[0].nodePort: 65535/TCP is not served: ports from 61000 are for translated flows; use a lower port"; len(rows) != 1 || len(problems) != 1 || problems[0].String() != want {
+		t.Errorf("%d rows, problems %v; want %s", len(rows), problems, want)
+	}
+	source, err := os.ReadFile("../bpf/pair.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("nat_port_low = %d;", firstNATPort); !strings.Contains(string(source), want) {
+		t.Errorf("bpf/pair.h does not say %s", want)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,71 @@ func TestFrontendDecider(t *testing.T) {
 	}
 	if partial < 300 {
 		t.Errorf("only %d decisions were for those that changed: they show nothing", partial)
+	}
+}
+
+// Whatever Services claim: no row takes an address that is the nodes' own, a
+// gateway's, or a pool's that did not give it; and each claim has a Problem.
+func TestFrontendsClaimNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(20, 8))
+	free := addrList("203.0.113.1", "203.0.113.2", "2001:db8::1")
+	taken := addrList("192.168.10.101", "10.0.2.15", "10.0.2.16", "192.168.10.200", "192.168.10.212", "fd00:10::101")
+	pick := func() []netip.Addr {
+		var some []netip.Addr
+		for _, a := range slices.Concat(free, taken) {
+			if rng.IntN(3) == 0 {
+				some = append(some, a)
+			}
+		}
+		return some
+	}
+	served, refused := 0, 0
+	for range 200 {
+		db, w := state.New()
+		claims := map[netip.Addr]bool{}
+		w.Update(func(tx *state.Tx) {
+			db.Nodes.Put(tx, state.Node{Name: "n1", Addrs: addrList("192.168.10.101")})
+			db.Devices.Put(tx, state.Device{Name: "eth0", Prefixes: prefixList("10.0.2.15/24")})
+			db.Devices.Put(tx, state.Device{Name: "eth1", Prefixes: prefixList("192.168.10.101/24", "fd00:10::101/64"), Gateways: addrList("192.168.10.200")})
+			db.NodeLeases.Put(tx, state.NodeLease{Node: "n2", Addrs: addrList("10.0.2.16")})
+			db.Pools.Put(tx, state.Pool{Name: "p", Ranges: []state.Range{{From: taken[4], To: taken[4]}}})
+			for i := range 4 {
+				svc := state.Service{Name: named(fmt.Sprintf("d/%d", i)), Type: "NodePort", ExternalIPs: pick(), ClusterIPs: addrList(fmt.Sprintf("10.96.0.%d", i)),
+					Ports: []state.ServicePort{{Protocol: state.TCP, Port: uint16(80 + i), NodePort: uint16(30080 + i)}}}
+				if i == 0 {
+					svc.ClusterIPs = pick()
+				}
+				for _, a := range slices.Concat(svc.ExternalIPs, svc.ClusterIPs) {
+					claims[a] = true
+				}
+				db.Services.Put(tx, svc)
+			}
+		})
+		rows, problems := FrontendsOf(db, db.Snapshot(), "n1", Defaults{})
+		said := fmt.Sprint(problems)
+		for _, row := range rows {
+			served++
+			if row.Kind != state.KindNodePort && row.Kind != state.KindClusterIP && slices.Contains(taken, row.Addr) {
+				t.Fatalf("%s is served as %s", row.RowKey(), row.Kind)
+			}
+			if row.Kind == state.KindNodePort && !slices.Contains(addrList("192.168.10.101", "fd00:10::101"), row.Addr) {
+				t.Fatalf("node port at %s", row.RowKey())
+			}
+			if row.Kind == state.KindClusterIP && slices.Contains(taken, row.Addr) && row.Addr != taken[4] {
+				t.Fatalf("%s is served as %s", row.RowKey(), row.Kind)
+			}
+		}
+		for a := range claims {
+			if slices.Contains(taken, a) && a != taken[4] {
+				refused++
+				if !strings.Contains(said, a.String()+" is ") {
+					t.Fatalf("nothing is said of %s: %s", a, said)
+				}
+			}
+		}
+	}
+	if served < 500 || refused < 200 {
+		t.Errorf("%d rows, %d claims refused: they show nothing", served, refused)
 	}
 }
 

@@ -266,7 +266,7 @@ func (r *frontendRun) service(svc *state.Service) {
 		for _, a := range addrs {
 			serve(a, port.Port, "port")
 		}
-		if port.NodePort != 0 {
+		if port.NodePort != 0 && len(nodeAddrs) > 0 && !r.forNAT(state.ServiceRef(svc.Name), fmt.Sprintf("spec.ports[%d].nodePort", i), port.NodePort, port.Protocol) {
 			for _, a := range nodeAddrs {
 				serve(serviceAddr{a, state.KindNodePort}, port.NodePort, "nodePort")
 			}
