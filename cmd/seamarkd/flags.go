@@ -28,7 +28,7 @@ type nodeFlags struct {
 
 	addr string
 
-	flows, halfOpen uint32
+	kernel kernelFlags
 
 	frontends frontendFlags
 
@@ -44,8 +44,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.stateDir, "state-dir", "/var/lib/seamark", "directory for what outlives a reboot")
 	fs.StringVar(&f.runDir, "run-dir", "/run/seamark", "directory for the control socket, the CNI socket and the lock")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory of the container runtime's network configurations, to see whose pods' are")
-	fs.Uint32Var(&f.flows, "flows", 0, "entries of the table of established flows to this node's pods (0: 262144); a change keeps the flows there are")
-	fs.Uint32Var(&f.halfOpen, "half-open-flows", 0, "entries of the table of half-open ones (0: 65536)")
+	f.kernel.register(fs)
 	f.frontends.register(fs)
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")

@@ -32,8 +32,11 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	kern, err := kernel.Open(kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, NodeAddr: addr,
-		MSSClamp: mssClamp(mtu), Flows: node.flows, HalfOpen: node.halfOpen, Log: log})
+	config := kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, NodeAddr: addr, MSSClamp: mssClamp(mtu), Log: log}
+	if err := node.kernel.config(&config); err != nil {
+		return err
+	}
+	kern, err := kernel.Open(config)
 	if err != nil {
 		return fmt.Errorf("load datapath: %w", err)
 	}

@@ -118,7 +118,7 @@ func (r reporter) devices(snap state.Snapshot) []control.DeviceStatus {
 		dev, _ := r.db.Devices.Get(snap, row.Device)
 		s := control.DeviceStatus{Name: row.Device, MAC: row.MAC, Up: dev.Up, Err: row.Status.Err}
 		if at, ok := attached[row.Device]; ok {
-			s.Attach = fmt.Sprintf("xdp %s, %s", at.XDP, at.TC)
+			s.Attach = at.String()
 		}
 		devices = append(devices, s)
 	}

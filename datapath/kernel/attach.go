@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,19 +22,54 @@ import (
 // Attachment is how the programs sit on an outside device.
 type Attachment struct {
 	Device string
-	// XDP is "native" or "generic".
+	// XDP is "native" or "generic", or "" where tc alone does the work.
 	XDP string
 	// TC is "tcx", or "clsact" on kernels before 6.6.
 	TC string
+	// Why XDP is not there, or not in the driver; "" when it is.
+	Why string
+	// Members are the devices of a bond, or the ports of a bridge: "eth0, eth1".
+	Members string
+}
+
+// asConfigured is the Why of a device whose Mode says so.
+const asConfigured = "as configured"
+
+// String says it for people: "XDP native, tcx".
+func (a Attachment) String() string {
+	text := a.TC + " alone"
+	if a.XDP != "" {
+		text = "XDP " + a.XDP + ", " + a.TC
+	}
+	if a.Why != "" {
+		text += " (" + a.Why + ")"
+	}
+	if a.Members != "" {
+		text += ", members " + a.Members
+	}
+	return text
 }
 
 // The kinds of links; a pin is named kind_ifindex.
 const (
 	kindXDP       = "xdp"
 	kindTCOutside = "tc-outside"
+	kindTCBalance = "tc-balance" // in its place where there is no XDP
 	kindTCPod     = "tc-pod"
 	kindTCToPod   = "tc-to-pod"
 )
+
+// programs of the kinds, and where they are attached.
+var programs = map[string]struct {
+	name string
+	at   ebpf.AttachType
+}{
+	kindXDP:       {"seamark_xdp", ebpf.AttachXDP},
+	kindTCOutside: {"seamark_tc_outside", ebpf.AttachTCXIngress},
+	kindTCBalance: {"seamark_tc_balance", ebpf.AttachTCXIngress},
+	kindTCPod:     {"seamark_tc_pod", ebpf.AttachTCXIngress},
+	kindTCToPod:   {"seamark_tc_to_pod", ebpf.AttachTCXEgress},
+}
 
 func pinName(kind string, ifindex int) string { return fmt.Sprintf("%s_%d", kind, ifindex) }
 
@@ -43,22 +79,11 @@ func parsePinName(name string) (kind string, ifindex uint32) {
 	return kind, uint32(n)
 }
 
-func (k *Kernel) program(kind string) *ebpf.Program {
-	switch kind {
-	case kindXDP:
-		return k.objects.SeamarkXdp
-	case kindTCOutside:
-		return k.objects.SeamarkTcOutside
-	case kindTCPod:
-		return k.objects.SeamarkTcPod
-	case kindTCToPod:
-		return k.objects.SeamarkTcToPod
-	}
-	return nil
-}
+// program returns the program of a kind; nil when there is no such kind.
+func (k *Kernel) program(kind string) *ebpf.Program { return k.programs[programs[kind].name] }
 
-// Attach puts the programs on an outside device, XDP in the driver if that can
-// and else in the stack. Called again, it notes a new MAC or MTU of the device.
+// Attach puts the programs on an outside device, as the Modes say. Called
+// again, it notes a new MAC or MTU of the device.
 func (k *Kernel) Attach(device string) (Attachment, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -66,19 +91,83 @@ func (k *Kernel) Attach(device string) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach to %s: %w", device, err)
 	}
-	at := Attachment{Device: device}
-	if err := k.putDevice(dev.Attrs()); err != nil {
+	if err := k.attach(dev); err != nil {
+		return Attachment{Device: device}, fmt.Errorf("attach to %s: %w", device, err)
+	}
+	at, err := k.attached(dev)
+	if err != nil {
 		return at, fmt.Errorf("attach to %s: %w", device, err)
 	}
-	if err := k.attachXDP(dev.Attrs().Index); err != nil {
-		return at, fmt.Errorf("attach XDP to %s: %w", device, err)
+	return at, nil
+}
+
+func (k *Kernel) attach(dev netlink.Link) error {
+	var master netlink.Link
+	if index := dev.Attrs().MasterIndex; index != 0 {
+		var err error
+		if master, err = netlink.LinkByIndex(index); err != nil {
+			return fmt.Errorf("find the device it is part of: %w", err)
+		}
 	}
-	if at.TC, err = k.attachTC(kindTCOutside, dev); err != nil {
-		return at, fmt.Errorf("attach tc to %s: %w", device, err)
+	if why := unfit(dev, master); why != "" {
+		return errors.New(why)
 	}
-	if at.XDP, err = xdpMode(device); err != nil {
-		return at, fmt.Errorf("attach XDP to %s: %w", device, err)
+	if err := k.putDevice(dev.Attrs()); err != nil {
+		return err
 	}
+	on, err := k.attachXDP(dev, k.cfg.Modes.of(dev.Attrs().Name))
+	if err != nil {
+		return fmt.Errorf("XDP: %w", err)
+	}
+	// What is new comes before what it replaces goes: no packet meets a device without.
+	wanted, other := kindTCOutside, kindTCBalance
+	if !on {
+		wanted, other = other, wanted
+	}
+	if err := k.attachTC(wanted, dev); err != nil {
+		return fmt.Errorf("tc: %w", err)
+	}
+	if k.tcx { // a filter has been replaced
+		err = k.dropLink(pinName(other, dev.Attrs().Index))
+	}
+	if !on {
+		err = errors.Join(err, k.dropLink(pinName(kindXDP, dev.Attrs().Index)))
+	}
+	return err
+}
+
+// attached says how the programs sit on a device.
+func (k *Kernel) attached(dev netlink.Link) (Attachment, error) {
+	a := dev.Attrs()
+	at := Attachment{Device: a.Name, TC: "clsact", Why: k.why[a.Index]}
+	if k.tcx {
+		at.TC = "tcx"
+	}
+	if k.alive(pinName(kindXDP, a.Index)) {
+		mode, err := xdpMode(a.Name)
+		if err != nil {
+			return at, err
+		}
+		at.XDP = string(mode)
+	}
+	if at.Why == "" && at.XDP != string(ModeNative) {
+		at.Why = "as an earlier daemon found it"
+	}
+	if kind := dev.Type(); kind != "bond" && kind != "bridge" {
+		return at, nil
+	}
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return at, fmt.Errorf("list devices: %w", err)
+	}
+	var members []string
+	for _, member := range devices {
+		if member.Attrs().MasterIndex == a.Index {
+			members = append(members, member.Attrs().Name)
+		}
+	}
+	slices.Sort(members)
+	at.Members = strings.Join(members, ", ")
 	return at, nil
 }
 
@@ -94,23 +183,27 @@ func (k *Kernel) Detach(device string) error {
 		return fmt.Errorf("detach from %s: %w", device, err)
 	}
 	index := dev.Attrs().Index
-	err = errors.Join(k.dropLink(pinName(kindXDP, index)), k.detachTC(kindTCOutside, dev))
+	delete(k.why, index)
+	err = errors.Join(k.dropLink(pinName(kindXDP, index)), k.detachTC(kindTCOutside, dev), k.detachTC(kindTCBalance, dev),
+		k.forgetDevice(uint32(index)))
 	if err != nil {
 		return fmt.Errorf("detach from %s: %w", device, err)
 	}
 	return nil
 }
 
-// AttachPod puts the program on the host's end of a pod's veth.
+// podKinds are on the host's end of a pod's veth: what the pod sends, and what it gets.
+var podKinds = []string{kindTCPod, kindTCToPod}
+
+// AttachPod puts the programs on the host's end of a pod's veth.
 func (k *Kernel) AttachPod(device string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	dev, err := netlink.LinkByName(device)
-	if err == nil {
-		_, err = k.attachTC(kindTCPod, dev)
-	}
-	if err == nil {
-		_, err = k.attachTC(kindTCToPod, dev)
+	for _, kind := range podKinds {
+		if err == nil {
+			err = k.attachTC(kind, dev)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("attach to pod device %s: %w", device, err)
@@ -118,7 +211,7 @@ func (k *Kernel) AttachPod(device string) error {
 	return nil
 }
 
-// DetachPod takes the program off a pod's veth, which may be gone.
+// DetachPod takes the programs off a pod's veth, which may be gone.
 func (k *Kernel) DetachPod(device string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -126,8 +219,10 @@ func (k *Kernel) DetachPod(device string) error {
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return k.sweepLinks()
 	}
-	if err == nil {
-		err = k.detachTC(kindTCPod, dev)
+	for _, kind := range podKinds {
+		if err == nil {
+			err = k.detachTC(kind, dev)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("detach from pod device %s: %w", device, err)
@@ -139,21 +234,17 @@ func (k *Kernel) DetachPod(device string) error {
 func (k *Kernel) Attached() []Attachment {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	devices, err := netlink.LinkList()
+	if err != nil {
+		k.cfg.Log.Warn("list devices", "err", err)
+		return nil
+	}
 	var all []Attachment
-	for name, l := range k.links {
-		kind, ifindex := parsePinName(name)
-		if kind != kindXDP || dead(l) {
+	for _, dev := range devices {
+		if !k.outside(dev) {
 			continue
 		}
-		dev, err := netlink.LinkByIndex(int(ifindex))
-		if err != nil {
-			continue // it went in this moment
-		}
-		at := Attachment{Device: dev.Attrs().Name, TC: "clsact"}
-		if k.tcx {
-			at.TC = "tcx"
-		}
-		if at.XDP, err = xdpMode(at.Device); err == nil {
+		if at, err := k.attached(dev); err == nil { // else it went in this moment
 			all = append(all, at)
 		}
 	}
@@ -161,24 +252,36 @@ func (k *Kernel) Attached() []Attachment {
 	return all
 }
 
+// outside says whether programs of an outside device are on this one.
+func (k *Kernel) outside(dev netlink.Link) bool {
+	kinds := []string{kindXDP, kindTCOutside, kindTCBalance}
+	if !k.tcx && slices.Contains(kinds, filterKind(dev, ebpf.AttachTCXIngress)) {
+		return true
+	}
+	return slices.ContainsFunc(kinds, func(kind string) bool { return k.alive(pinName(kind, dev.Attrs().Index)) })
+}
+
 func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {
 	row := bpfDevice{Ifindex: uint32(a.Index), Mtu: uint16(min(a.MTU, 65535))}
-	if len(a.HardwareAddr) != len(row.Mac) {
-		return fmt.Errorf("its address %q is not an Ethernet one", a.HardwareAddr)
-	}
 	copy(row.Mac[:], a.HardwareAddr)
 	at := row.Ifindex % uint32(bpfMaxDevicesMAX_DEVICES)
 	var there bpfDevice
 	if err := k.maps[bpfMapDevices].Lookup(at, &there); err != nil {
 		return fmt.Errorf("read map devices: %w", err)
 	}
-	if there.Ifindex != 0 && there.Ifindex != row.Ifindex && k.alive(pinName(kindXDP, int(there.Ifindex))) {
+	if there.Ifindex != 0 && there.Ifindex != row.Ifindex && k.inUse(int(there.Ifindex)) {
 		return fmt.Errorf("device number %d has the place of number %d, a multiple of %d away: make one of them anew", there.Ifindex, row.Ifindex, bpfMaxDevicesMAX_DEVICES)
 	}
 	if err := k.maps[bpfMapDevices].Put(at, row); err != nil {
 		return fmt.Errorf("write map devices: %w", err)
 	}
 	return nil
+}
+
+// inUse says whether there is an outside device of that number.
+func (k *Kernel) inUse(ifindex int) bool {
+	dev, err := netlink.LinkByIndex(ifindex)
+	return err == nil && k.outside(dev)
 }
 
 func (k *Kernel) forgetDevice(ifindex uint32) error {
@@ -194,29 +297,59 @@ func (k *Kernel) forgetDevice(ifindex uint32) error {
 	return nil
 }
 
-func (k *Kernel) attachXDP(ifindex int) error {
-	name := pinName(kindXDP, ifindex)
+// attachXDP puts XDP on a device, in the best way that the mode allows; on is
+// false when that is none, and the work is for tc.
+func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
+	a := dev.Attrs()
+	name := pinName(kindXDP, a.Index)
 	if k.alive(name) {
-		return nil
-	}
-	opts := link.XDPOptions{Program: k.program(kindXDP), Interface: ifindex, Flags: link.XDPDriverMode}
-	l, native := link.AttachXDP(opts)
-	if native != nil {
-		opts.Flags = link.XDPGenericMode
-		var err error
-		if l, err = link.AttachXDP(opts); err != nil {
-			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("another program has the device: %w", native)
-			}
-			return errors.Join(native, err)
+		now, err := xdpMode(a.Name)
+		if now == mode && mode == ModeGeneric {
+			k.why[a.Index] = asConfigured
 		}
-		k.cfg.Log.Warn("driver takes no XDP, using generic", "ifindex", ifindex, "err", native)
+		if err != nil || now == mode || mode == ModeAuto {
+			return true, err
+		}
+		if mode != ModeTC { // which takes over before it goes
+			if err := k.dropLink(name); err != nil {
+				return false, err
+			}
+		}
 	}
-	return k.keepLink(name, l)
+	if mode == ModeTC {
+		k.why[a.Index] = asConfigured
+		return false, nil
+	}
+	var not []string
+	for _, w := range mode.ways(dev) {
+		bar := w.bar
+		if bar == "" {
+			l, err := link.AttachXDP(link.XDPOptions{Program: k.program(kindXDP), Interface: a.Index, Flags: xdpFlags[w.mode]})
+			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+				return false, fmt.Errorf("another program has the device: take it off, or use --datapath-mode=^%s$=tc: %w", regexp.QuoteMeta(a.Name), err)
+			}
+			if err == nil {
+				k.why[a.Index] = strings.Join(not, "; ")
+				if mode == ModeGeneric {
+					k.why[a.Index] = asConfigured
+				}
+				return true, k.keepLink(name, l)
+			}
+			bar = err.Error()
+		}
+		not = append(not, fmt.Sprintf("not %s: %s", w.mode, bar))
+	}
+	k.why[a.Index] = strings.Join(not, "; ")
+	if mode != ModeAuto {
+		return false, errors.New(k.why[a.Index])
+	}
+	return false, nil
 }
 
+var xdpFlags = map[Mode]link.XDPAttachFlags{ModeNative: link.XDPDriverMode, ModeGeneric: link.XDPGenericMode}
+
 // xdpMode asks the kernel, which knows it also for links of an earlier daemon.
-func xdpMode(device string) (string, error) {
+func xdpMode(device string) (Mode, error) {
 	dev, err := netlink.LinkByName(device)
 	if err != nil {
 		return "", err
@@ -226,33 +359,26 @@ func xdpMode(device string) (string, error) {
 	case xdp == nil || !xdp.Attached:
 		return "", errors.New("the kernel says that none is")
 	case xdp.AttachMode == nl.XDP_ATTACHED_SKB:
-		return "generic", nil
+		return ModeGeneric, nil
 	}
-	return "native", nil
+	return ModeNative, nil
 }
 
-func direction(kind string) ebpf.AttachType {
-	if kind == kindTCToPod {
-		return ebpf.AttachTCXEgress
-	}
-	return ebpf.AttachTCXIngress
-}
-
-func (k *Kernel) attachTC(kind string, dev netlink.Link) (string, error) {
+func (k *Kernel) attachTC(kind string, dev netlink.Link) error {
 	if !k.tcx {
-		return "clsact", attachFilter(dev, kind, k.program(kind))
+		return attachFilter(dev, kind, k.program(kind))
 	}
 	name := pinName(kind, dev.Attrs().Index)
 	if k.alive(name) {
-		return "tcx", nil
+		return nil
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: dev.Attrs().Index, Program: k.program(kind), Attach: direction(kind), Anchor: link.Head(),
+		Interface: dev.Attrs().Index, Program: k.program(kind), Attach: programs[kind].at, Anchor: link.Head(),
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
-	return "tcx", k.keepLink(name, l)
+	return k.keepLink(name, l)
 }
 
 func (k *Kernel) detachTC(kind string, dev netlink.Link) error {
@@ -308,22 +434,25 @@ func (k *Kernel) dropLink(name string) error {
 		return nil
 	}
 	delete(k.links, name)
-	err := errors.Join(l.Unpin(), l.Close())
-	if kind, ifindex := parsePinName(name); kind == kindXDP {
-		err = errors.Join(err, k.forgetDevice(ifindex))
-	}
-	if err != nil {
+	if err := errors.Join(l.Unpin(), l.Close()); err != nil {
 		return fmt.Errorf("remove link %s: %w", name, err)
 	}
 	return nil
 }
 
-// sweepLinks drops the links of devices that are gone.
+// sweepLinks drops the links, and the rows, of devices that are gone.
 func (k *Kernel) sweepLinks() error {
 	var errs []error
 	for name, l := range k.links {
 		if dead(l) {
 			errs = append(errs, k.dropLink(name))
+		}
+	}
+	var at uint32
+	var row bpfDevice
+	for rows := k.maps[bpfMapDevices].Iterate(); rows.Next(&at, &row); {
+		if row.Ifindex != 0 && !k.inUse(int(row.Ifindex)) {
+			errs = append(errs, k.forgetDevice(row.Ifindex))
 		}
 	}
 	return errors.Join(errs...)
@@ -355,12 +484,19 @@ func (k *Kernel) replacePrograms() error {
 			return fmt.Errorf("replace program of %s: %w", path, err)
 		}
 	}
-	if k.tcx {
-		return nil
+	if !k.tcx {
+		err := eachFilter(func(dev netlink.Link, f *netlink.BpfFilter) error {
+			kind := kindOfFilter(f)
+			if k.program(kind) == nil {
+				return removeFilter(dev, kind)
+			}
+			return attachFilter(dev, kind, k.program(kind))
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return eachFilter(func(dev netlink.Link, f *netlink.BpfFilter) error {
-		return attachFilter(dev, kindOfFilter(f), k.program(kindOfFilter(f)))
-	})
+	return k.sweepLinks()
 }
 
 // haveTCX returns why the kernel has no tcx, or nil.

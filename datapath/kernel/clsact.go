@@ -19,11 +19,17 @@ const (
 	filterHandle   = 0x5ea
 )
 
+// parents are the clsact's own, by where tcx has the program.
+var parents = map[ebpf.AttachType]uint32{
+	ebpf.AttachTCXIngress: netlink.HANDLE_MIN_INGRESS,
+	ebpf.AttachTCXEgress:  netlink.HANDLE_MIN_EGRESS,
+}
+
 func filterOn(dev netlink.Link, kind string) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: dev.Attrs().Index,
-			Parent:    netlink.HANDLE_MIN_INGRESS,
+			Parent:    parents[programs[kind].at],
 			Handle:    filterHandle,
 			Protocol:  unix.ETH_P_ALL,
 			Priority:  filterPriority,
@@ -56,13 +62,32 @@ func attachFilter(dev netlink.Link, kind string, program *ebpf.Program) error {
 	return nil
 }
 
-// removeFilter takes the filter off; the qdisc may have others and stays.
+// removeFilter takes the filter off, if it is of that kind; the qdisc may have
+// others and stays.
 func removeFilter(dev netlink.Link, kind string) error {
+	if filterKind(dev, programs[kind].at) != kind {
+		return nil
+	}
 	err := netlink.FilterDel(filterOn(dev, kind))
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove filter: %w", err)
 	}
 	return nil
+}
+
+// filterKind is the kind of our filter on a device, at ingress or egress; "" when
+// there is none.
+func filterKind(dev netlink.Link, at ebpf.AttachType) string {
+	filters, err := netlink.FilterList(dev, parents[at])
+	if err != nil {
+		return "" // no clsact there, or the device is gone
+	}
+	for _, f := range filters {
+		if f, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(f.Name, filterPrefix) {
+			return kindOfFilter(f)
+		}
+	}
+	return ""
 }
 
 // eachFilter visits the filters that are ours on the devices of this namespace.
@@ -73,13 +98,15 @@ func eachFilter(visit func(netlink.Link, *netlink.BpfFilter) error) error {
 	}
 	var errs []error
 	for _, dev := range devices {
-		filters, err := netlink.FilterList(dev, netlink.HANDLE_MIN_INGRESS)
-		if err != nil {
-			continue // no clsact there, or the device is gone
-		}
-		for _, f := range filters {
-			if f, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(f.Name, filterPrefix) {
-				errs = append(errs, visit(dev, f))
+		for _, parent := range parents {
+			filters, err := netlink.FilterList(dev, parent)
+			if err != nil {
+				continue // no clsact there, or the device is gone
+			}
+			for _, f := range filters {
+				if f, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(f.Name, filterPrefix) {
+					errs = append(errs, visit(dev, f))
+				}
 			}
 		}
 	}

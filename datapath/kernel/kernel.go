@@ -31,25 +31,29 @@ type Config struct {
 	// MSSClamp is the largest MSS, in bytes, that a pod may offer to clients of a
 	// VIP: the MTU between nodes less 60. 0: any.
 	MSSClamp uint16
-	// Flows and HalfOpen are the sizes of the flow tables, in entries; 0: those
-	// of bpf/maps.h.
-	Flows, HalfOpen uint32
-	Log             *slog.Logger
+	Sizes
+	// MapMemory is what the tables of flows may take, in bytes, where Sizes do not
+	// say; 0: what they do in bpf/maps.h.
+	MapMemory uint64
+	// Modes are where outside devices have their packets balanced.
+	Modes Modes
+	Log   *slog.Logger
 }
 
 // Kernel is what is loaded. Its methods are safe for concurrent use.
 type Kernel struct {
-	cfg     Config
-	locks   []*os.File
-	objects bpfPrograms
-	maps    map[string]*ebpf.Map
-	specs   map[string]*ebpf.MapSpec
-	reasons []string // names, by number
-	tcx     bool
-	events  events
+	cfg      Config
+	locks    []*os.File
+	programs map[string]*ebpf.Program // by their names in C
+	maps     map[string]*ebpf.Map
+	specs    map[string]*ebpf.MapSpec
+	reasons  []string // names, by number
+	tcx      bool
+	events   events
 
 	mu    sync.Mutex
 	links map[string]link.Link // by the name of the pin
+	why   map[int]string       // Attachment.Why, by ifindex
 }
 
 // Open loads the programs, or takes over from an earlier daemon: pinned maps
@@ -59,7 +63,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err := checkHost(cfg.BPFFS); err != nil {
 		return nil, err
 	}
-	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, links: map[string]link.Link{}, tcx: haveTCX() == nil}
+	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, links: map[string]link.Link{}, why: map[int]string{}, tcx: haveTCX() == nil}
 	held, err := lock(cfg.RunDir)
 	if err != nil {
 		return nil, err
@@ -94,7 +98,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.LoadAndAssign(&k.objects, &ebpf.CollectionOptions{MapReplacements: k.maps}); err != nil {
+	if err := k.load(spec); err != nil {
 		return nil, fmt.Errorf("load programs: %w", err)
 	}
 	if err := k.replacePrograms(); err != nil {
@@ -105,6 +109,9 @@ func Open(cfg Config) (_ *Kernel, err error) {
 		if err := m.copy(ebpf.UpdateNoExist); err != nil {
 			return nil, err
 		}
+	}
+	if err := k.removeStalePins(); err != nil {
+		return nil, err
 	}
 	if err := k.unwatchEvents(); err != nil {
 		return nil, err
@@ -149,13 +156,19 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure programs: %w", err)
 	}
-	if k.cfg.Flows != 0 {
-		spec.Maps[bpfMapFlows].MaxEntries = k.cfg.Flows
-	}
-	if k.cfg.HalfOpen != 0 {
-		spec.Maps[bpfMapHalfOpen].MaxEntries = k.cfg.HalfOpen
-	}
+	resize(spec.Maps, k.cfg.Sizes, k.cfg.MapMemory)
 	return spec, nil
+}
+
+// load loads the programs over the maps.
+func (k *Kernel) load(spec *ebpf.CollectionSpec) error {
+	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: k.maps})
+	if err != nil {
+		return err
+	}
+	k.programs, loaded.Programs = loaded.Programs, nil
+	loaded.Close() // its own handles of the maps
+	return nil
 }
 
 // Maps returns the maps by the names of bpf/maps.h. They stay the Kernel's to close.
@@ -170,7 +183,10 @@ func (k *Kernel) MapSpecs() map[string]*ebpf.MapSpec { return k.specs }
 func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	errs := []error{k.objects.Close()}
+	var errs []error
+	for _, p := range k.programs {
+		errs = append(errs, p.Close())
+	}
 	for _, l := range k.links {
 		errs = append(errs, l.Close())
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -118,7 +119,7 @@ func TestRestart(t *testing.T) {
 	h := newHost(t)
 	k := h.open(t)
 	out, pod := addVeth(t, "out", "out-peer"), addVeth(t, "pod", "pod-peer")
-	names := []string{pinName(kindXDP, out.Attrs().Index), pinName(kindTCOutside, out.Attrs().Index), pinName(kindTCPod, pod.Attrs().Index)}
+	names := slices.Concat(linkNames(k, out, kindXDP, kindTCOutside), linkNames(k, pod, kindTCPod, kindTCToPod))
 	attach := func(k *Kernel) Attachment {
 		t.Helper()
 		at, err := k.Attach("out")
@@ -193,8 +194,9 @@ func TestDeviceGone(t *testing.T) {
 			if err := k.AttachPod("pod"); err != nil {
 				t.Fatal(err)
 			}
-			if got := pins(t, linkDir(h.bpffs)); len(got) != 3 {
-				t.Fatalf("pinned links = %v", got)
+			links := slices.Concat(linkNames(k, out, kindXDP, kindTCOutside), linkNames(k, pod, kindTCPod, kindTCToPod))
+			if got := pins(t, linkDir(h.bpffs)); len(got) != len(links) {
+				t.Fatalf("pinned links = %v, want %v", got, links)
 			}
 			for _, dev := range []netlink.Link{out, pod} {
 				if err := netlink.LinkDel(dev); err != nil {
@@ -284,10 +286,14 @@ func TestGenericXDP(t *testing.T) {
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "out"}}); err != nil {
 		t.Fatal(err)
 	}
-	want := Attachment{Device: "out", XDP: "generic", TC: "tcx"}
-	for range 2 { // the mode is known after a restart, too
+	for _, why := range []string{"not native: ", "as an earlier daemon found it"} { // the mode is known after a restart, too
 		k := h.open(t)
-		if at, err := k.Attach("out"); err != nil || at != want {
+		at, err := k.Attach("out")
+		if !strings.HasPrefix(at.Why, why) {
+			t.Errorf("Why = %q, want %q", at.Why, why)
+		}
+		at.Why = ""
+		if want := (Attachment{Device: "out", XDP: "generic", TC: tcOf(k)}); err != nil || at != want {
 			t.Errorf("Attach = %+v, %v, want %+v", at, err, want)
 		}
 		k.Close()
@@ -301,7 +307,7 @@ func TestAnotherProgramHasTheDevice(t *testing.T) {
 	if _, err := k1.Attach("out"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k2.Attach("out"); err == nil || !strings.Contains(err.Error(), "attach XDP to out: another program has the device") {
+	if _, err := k2.Attach("out"); err == nil || !strings.Contains(err.Error(), "attach to out: XDP: another program has the device") {
 		t.Errorf("Attach = %v", err)
 	}
 }
@@ -328,11 +334,11 @@ func TestClsact(t *testing.T) {
 		}
 	}
 	first := filters()
-	if len(first) != 1 {
-		t.Fatalf("filters = %v, want one", first)
+	if len(first) != 2 {
+		t.Fatalf("filters = %v, want one at ingress and one at egress", first)
 	}
-	if at, err := k.attachTC(kindTCPod, dev); err != nil || at != "clsact" {
-		t.Errorf("attached as %q, %v", at, err)
+	if got := filterKind(dev, ebpf.AttachTCXIngress); got != kindTCPod {
+		t.Errorf("the filter at ingress is %q", got)
 	}
 
 	k.Close()
@@ -341,8 +347,8 @@ func TestClsact(t *testing.T) {
 	if err := k.replacePrograms(); err != nil {
 		t.Fatal(err)
 	}
-	if second := filters(); len(second) != 1 || second[0] == first[0] {
-		t.Errorf("filters after a restart = %v, were %v: want one with a new program", second, first)
+	if second := filters(); len(second) != 2 || slices.ContainsFunc(second, func(id int) bool { return slices.Contains(first, id) }) {
+		t.Errorf("filters after a restart = %v, were %v: want as many, with new programs", second, first)
 	}
 	if err := k.DetachPod("pod"); err != nil {
 		t.Fatal(err)
@@ -405,7 +411,7 @@ func TestNewerLayoutIsRefused(t *testing.T) {
 	flows := mapID(t, k.maps["flows"])
 	k.Close()
 	_, err := Open(h.config())
-	if err == nil || !strings.Contains(err.Error(), "their layout 2 is newer than this seamarkd's 1") || !strings.Contains(err.Error(), "seamarkd cleanup") {
+	if err == nil || !strings.Contains(err.Error(), "their layout 3 is newer than this seamarkd's 2") || !strings.Contains(err.Error(), "seamarkd cleanup") {
 		t.Errorf("Open = %v", err)
 	}
 	left, err := ebpf.LoadPinnedMap(filepath.Join(pinDir(h.bpffs), "flows"), nil)
@@ -422,7 +428,8 @@ func TestNewerLayoutIsRefused(t *testing.T) {
 	h.open(t)
 }
 
-// A newer daemon's maps may be larger, and their values longer.
+// A newer daemon's maps may be larger, and their values longer or of other
+// fields; and an older one may have had maps of its own.
 func TestMigration(t *testing.T) {
 	h := newHost(t)
 	cfg := h.config()
@@ -436,13 +443,14 @@ func TestMigration(t *testing.T) {
 	for port := range uint16(100) {
 		old.put("flows", bpfFlowKey{ClientPort: port}, bpfFlow{Vip: 7, Port: port, Seen: 9})
 	}
-	old.put("sets", uint32(5), bpfBackendSet{Size: [4]uint32{3, 0}})
+	old.put("backends", uint32(5), bpfBackend{Addr: 3})
 	linked := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index))
-	sets := mapID(t, k.maps["sets"])
+	backends := mapID(t, k.maps["backends"])
 	k.Close()
 
-	// As an older daemon would have left them: a shorter value, a table of
-	// fewer slots with one filled, a key of another size.
+	// As an older daemon would have left them: a shorter value, a table of fewer
+	// slots with one filled, a key of another size, a value of other fields, a map
+	// that is no more.
 	dir := pinDir(h.bpffs)
 	older := func(name string, spec *ebpf.MapSpec, key, value any) {
 		t.Helper()
@@ -454,7 +462,7 @@ func TestMigration(t *testing.T) {
 		if err := m.Put(key, value); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
 		if err := m.Pin(filepath.Join(dir, name)); err != nil {
@@ -462,13 +470,18 @@ func TestMigration(t *testing.T) {
 		}
 	}
 	older("next_hops", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 100}, uint32(99), [2]uint32{3, 4})
-	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 17, Flags: unix.BPF_F_INNER_MAP}
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 17, Flags: unix.BPF_F_INNER_MAP}
 	table, err := ebpf.NewMap(inner)
 	if err != nil {
 		t.Fatal(err)
 	}
+	older("tables", &ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 64, InnerMap: inner}, uint32(10), table)
 	older("maglev", &ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 64, InnerMap: inner}, uint32(10), table)
 	older("cluster_macs", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 6, ValueSize: 4, MaxEntries: 100}, [6]byte{1}, uint32(1))
+	number := &btf.Int{Name: "unsigned int", Size: 4}
+	older("sets", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 12, MaxEntries: 100, Key: number, Value: &btf.Struct{Name: "backend_set", Size: 12, Members: []btf.Member{
+		{Name: "size", Type: &btf.Array{Type: number, Index: number, Nelems: 2}}, {Name: "active", Type: number, Offset: 64},
+	}}}, uint32(5), [3]uint32{7, 7, 1})
 	tableID := mapID(t, table)
 	table.Close()
 	older("layout", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}, uint32(0), uint32(0))
@@ -490,19 +503,23 @@ func TestMigration(t *testing.T) {
 		}
 	}
 	var hop bpfNextHop
-	if err := k.maps["next_hops"].Lookup(uint32(99), &hop); err != nil || hop != (bpfNextHop{Ifindex: 3, Saddr: 4}) {
+	if err := k.maps["next_hops"].Lookup(uint32(99), &hop); err != nil || hop != (bpfNextHop{Ifindex: 3, Vlan: 4}) {
 		t.Errorf("next hop = %+v, %v, want it grown with zeros", hop, err)
 	}
 	var inside *ebpf.Map
-	if err := k.maps["maglev"].Lookup(uint32(10), &inside); err != nil {
+	if err := k.maps["tables"].Lookup(uint32(10), &inside); err != nil {
 		t.Fatal(err)
 	}
 	defer inside.Close()
 	if mapID(t, inside) != tableID {
 		t.Error("the Maglev table did not move")
 	}
-	if mapID(t, k.maps["sets"]) != sets {
-		t.Error("sets has its old shape, and was made anew")
+	var set bpfBackendSet
+	if err := k.maps["sets"].Lookup(uint32(5), &set); err != nil || set != (bpfBackendSet{}) {
+		t.Errorf("set = %+v, %v, want nothing: its fields were others", set, err)
+	}
+	if mapID(t, k.maps["backends"]) != backends {
+		t.Error("backends has its old shape, and was made anew")
 	}
 	if got := linkInfo(t, k, pinName(kindXDP, dev.Attrs().Index)); got.ID != linked.ID {
 		t.Error("XDP was detached on the way")
@@ -512,7 +529,7 @@ func TestMigration(t *testing.T) {
 		t.Errorf("layout = %d, %v", version, err)
 	}
 	for _, name := range pins(t, dir) {
-		if strings.HasSuffix(name, "_new") {
+		if _, ours := k.maps[name]; !ours && name != "links" {
 			t.Errorf("%s is left over", name)
 		}
 	}

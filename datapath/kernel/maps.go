@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 )
 
 // openMaps fills k.maps with the pinned maps, made where they are missing and
@@ -23,7 +25,11 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (moved []move, err error) {
 		}
 		path := filepath.Join(dir, name)
 		pinned, err := ebpf.LoadPinnedMap(path, nil)
-		if err == nil && want.Compatible(pinned) == nil {
+		var why error // it is of no use as it is
+		if err == nil {
+			why = errors.Join(want.Compatible(pinned), sameMeaning(pinned, want))
+		}
+		if err == nil && why == nil {
 			k.maps[name] = pinned
 			continue
 		}
@@ -36,9 +42,9 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (moved []move, err error) {
 		}
 		k.maps[name] = fresh
 		if pinned != nil {
-			m := move{name: name, old: pinned, new: fresh}
+			m := move{name: name, old: pinned, new: fresh, begins: errors.Is(why, errOtherMeaning)}
 			moved = append(moved, m)
-			k.cfg.Log.Info("move map to a new shape", "map", name, "why", want.Compatible(pinned))
+			k.cfg.Log.Info("move map to a new shape", "map", name, "why", why, "empty", m.begins)
 			if err := m.copy(ebpf.UpdateAny); err != nil {
 				return moved, err
 			}
@@ -83,12 +89,16 @@ func checkLayout(dir string) error {
 type move struct {
 	name     string
 	old, new *ebpf.Map
+	begins   bool // anew: what was in it means something else now
 }
 
 // copy copies what still fits: keys as they were, values as they were or grown
 // at the end. Whatever else was in the map is made anew by userspace, except
 // for counters, which begin again.
 func (m move) copy(flags ebpf.MapUpdateFlags) error {
+	if m.begins {
+		return nil
+	}
 	if m.old.Type() == ebpf.ArrayOfMaps && m.new.Type() == ebpf.ArrayOfMaps {
 		return m.copyTables()
 	}
@@ -115,6 +125,82 @@ func (m move) copy(flags ebpf.MapUpdateFlags) error {
 	// Programs that still write into a map can make its walk start over too often.
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return fmt.Errorf("copy map %s: %w", m.name, err)
+	}
+	return nil
+}
+
+// errOtherMeaning says that the bytes of a map's keys or values are other fields now.
+var errOtherMeaning = errors.New("other fields")
+
+// sameMeaning compares the fields of a map's keys and values with those wanted, by
+// the BTF it was made with: all have to be where they were. A map without BTF
+// is believed.
+func sameMeaning(m *ebpf.Map, want *ebpf.MapSpec) error {
+	info, err := m.Info()
+	if err != nil {
+		return fmt.Errorf("read map: %w", err)
+	}
+	id, ok := info.BTFID()
+	if !ok {
+		return nil
+	}
+	handle, err := btf.NewHandleFromID(id)
+	if err != nil {
+		return fmt.Errorf("read BTF of map: %w", err)
+	}
+	defer handle.Close()
+	types, err := handle.Spec(nil)
+	if err != nil {
+		return fmt.Errorf("read BTF of map: %w", err)
+	}
+	for _, t := range []btf.Type{want.Key, want.Value} {
+		now, ok := t.(*btf.Struct)
+		if !ok {
+			continue
+		}
+		var before *btf.Struct
+		if err := types.TypeByName(now.Name, &before); err != nil {
+			return fmt.Errorf("it has no struct %s: %w", now.Name, errOtherMeaning)
+		}
+		if field := displaced(before, now); field != "" {
+			return fmt.Errorf("%s.%s is not where it was: %w", now.Name, field, errOtherMeaning)
+		}
+	}
+	return nil
+}
+
+// displaced returns a field of before that is not in now, or elsewhere; "" when all
+// are where they were. Padding may have become a field.
+func displaced(before, now *btf.Struct) string {
+	for _, old := range before.Members {
+		kept := slices.ContainsFunc(now.Members, func(m btf.Member) bool {
+			a, errOld := btf.Sizeof(old.Type)
+			b, errNew := btf.Sizeof(m.Type)
+			return m.Name == old.Name && m.Offset == old.Offset && errOld == nil && errNew == nil && a == b
+		})
+		if !kept && old.Name != "pad" {
+			return old.Name
+		}
+	}
+	return ""
+}
+
+// removeStalePins removes what only older daemons had pinned. The programs that
+// used it have been replaced.
+func (k *Kernel) removeStalePins() error {
+	dir := pinDir(k.cfg.BPFFS)
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read pins: %w", err)
+	}
+	for _, pin := range found {
+		if pin.IsDir() || k.maps[pin.Name()] != nil {
+			continue
+		}
+		k.cfg.Log.Info("remove pin that is no longer used", "map", pin.Name())
+		if err := os.Remove(filepath.Join(dir, pin.Name())); err != nil {
+			return fmt.Errorf("remove pin that is no longer used: %w", err)
+		}
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ type DeviceStatus struct {
 	Name string `json:"name"`
 	MAC  string `json:"mac,omitempty"`
 	Up   bool   `json:"up"`
-	// Attach: "xdp native", "xdp generic", "tcx", "tc" or "" when nothing is attached.
+	// Attach is how, such as "XDP native, tcx", and why not better; "" when nothing is attached.
 	Attach string `json:"attach"`
 	// Err says why it is not attached, or not natively.
 	Err string `json:"err,omitempty"`

@@ -1,0 +1,32 @@
+package kernel
+
+import "testing"
+
+func TestSizes(t *testing.T) {
+	compiled, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const MiB = 1 << 20
+	for name, row := range map[string]struct {
+		sizes  Sizes
+		memory uint64
+		want   map[string]float64 // times the compiled size
+	}{
+		"nothing said":       {Sizes{}, 0, map[string]float64{"flows": 1, "pins6": 1, "endpoints": 1}},
+		"24 GiB at 0.0025":   {Sizes{}, 61 * MiB, map[string]float64{"flows": 1, "flows6": 1, "nat_in6": 1}},
+		"hardly any memory":  {Sizes{}, 1, map[string]float64{"flows": 0.25, "half_open6": 0.25, "pins": 0.25, "backends": 1}},
+		"256 GiB at 0.0025":  {Sizes{}, 655 * MiB, map[string]float64{"flows": 8, "affinity": 8, "fragments6": 8, "endpoints": 1}},
+		"more than there is": {Sizes{}, 1 << 60, map[string]float64{"flows": 64}},
+		"one is said":        {Sizes{NAT: 2 * 262144}, 1, map[string]float64{"nat_in": 2, "nat_out": 2, "nat_in6": 2, "flows": 0.25}},
+		"endpoints":          {Sizes{Endpoints: 1024}, 0, map[string]float64{"endpoints": 0.25, "endpoints6": 0.25}},
+	} {
+		specs := compiled.Copy().Maps
+		resize(specs, row.sizes, row.memory)
+		for table, times := range row.want {
+			if got, want := specs[table].MaxEntries, uint32(float64(compiled.Maps[table].MaxEntries)*times); got != want {
+				t.Errorf("%s: %s has room for %d, want %d", name, table, got, want)
+			}
+		}
+	}
+}
