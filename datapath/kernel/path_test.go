@@ -142,6 +142,7 @@ func wholeChecksums(t testing.TB, dev string) {
 type lbNode struct {
 	node
 	machine machine
+	podNS   machine
 	podAddr netip.Addr
 }
 
@@ -151,6 +152,7 @@ func (s *segment) joinNode(addr, pod string) *lbNode {
 	n := &lbNode{machine: m, podAddr: netip.MustParseAddr(pod)}
 	h := host{bpffs: mountBPFFS(s.t), runDir: s.t.TempDir(), net: m.net}
 	podNS := machine{t: s.t, net: newNamespace(s.t)}
+	n.podNS = podNS
 	m.do(func() {
 		writeSysctl(s.t, "net/ipv4/ip_forward", "1")
 		// What the kernel would drop of packets from a VIP it may drop: they must not pass it.

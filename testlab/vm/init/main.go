@@ -54,7 +54,7 @@ func run() (code int, err error) {
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		cmd.Dir = "/tmp"
-		cmd.Env = []string{"PATH=/", "HOME=/tmp", "TMPDIR=/tmp"}
+		cmd.Env = []string{"PATH=/", "HOME=/tmp", "TMPDIR=/tmp", "SEAMARK_VM_GUEST=1"}
 		err := cmd.Run()
 		if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
 			return 0, fmt.Errorf("run %s: %w", command[0], err)
