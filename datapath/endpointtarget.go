@@ -64,8 +64,8 @@ func (t *EndpointTarget) Update(_ context.Context, row state.Endpoint) error {
 // Delete makes the pod unreachable, unless its address is another pod's by
 // now, and detaches its program.
 func (t *EndpointTarget) Delete(_ context.Context, row state.Endpoint) error {
-	addr, err := ipv4(row.Addr)
-	if err != nil {
+	addr := row.Addr.Unmap()
+	if !addr.IsValid() {
 		return nil // never written
 	}
 	held, ok, err := t.maps.Endpoints.Lookup(addr)
@@ -92,10 +92,10 @@ func (t *EndpointTarget) Prune(_ context.Context, wanted []state.Endpoint) error
 	}
 	keep := map[netip.Addr]bool{}
 	for _, row := range wanted {
-		keep[row.Addr] = true
+		keep[row.Addr.Unmap()] = true
 	}
 	for addr := range have {
-		if keep[addr.Addr()] {
+		if keep[addr] {
 			continue
 		}
 		if err := t.maps.Endpoints.Delete(addr); err != nil {
@@ -105,8 +105,12 @@ func (t *EndpointTarget) Prune(_ context.Context, wanted []state.Endpoint) error
 	return nil
 }
 
-func (t *EndpointTarget) entry(row state.Endpoint) (addr IPv4, entry EndpointEntry, err error) {
-	addr, errAddr := ipv4(row.Addr)
+func (t *EndpointTarget) entry(row state.Endpoint) (addr netip.Addr, entry EndpointEntry, err error) {
+	addr = row.Addr.Unmap()
+	var errAddr error
+	if !addr.IsValid() {
+		errAddr = errors.New("it has no address")
+	}
 	pod, errPod := ParseMAC(row.PodMAC)
 	host, errHost := ParseMAC(row.HostMAC)
 	index, errIndex := t.ifindex(row.HostDevice)

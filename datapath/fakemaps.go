@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 )
@@ -12,7 +13,7 @@ import (
 // Op is one operation on a fake map.
 type Op struct {
 	N    int    // operations before this one
-	Verb string // lookup, update, delete, all; read, write, sizes of tables
+	Verb string // lookup, update, delete, all, each; read, write, indexes of tables; reset of counters
 	Map  string // as in bpf/maps.h
 	Key  any    // nil when it concerns the whole map
 }
@@ -46,16 +47,26 @@ type FakeMaps struct {
 func NewFakeMaps() *FakeMaps {
 	f := &FakeMaps{}
 	f.Maps = Maps{
-		Frontends:    newFakeMap[FrontendKey, FrontendEntry](f, "frontends", hash, 65536),
-		Sets:         newFakeMap[uint32, BackendSet](f, "sets", array, 16384),
-		Maglev:       &fakeTables{fake: f, max: 2 * 16384, tables: map[uint32][]uint32{}},
-		Backends:     newFakeMap[uint32, BackendEntry](f, "backends", array, 65536),
-		NextHops:     newFakeMap[uint32, NextHopEntry](f, "next_hops", array, 4096),
-		LocalTargets: newFakeMap[LocalKey, LocalTarget](f, "local_targets", hash, 65536),
-		Endpoints:    newFakeMap[IPv4, EndpointEntry](f, "endpoints", hash, 4096),
-		Announcer:    newFakeMap[uint32, AnnouncerEntry](f, "announcer", array, 1),
-		Announced:    newFakeMap[AnnouncedKey, AnnouncedEntry](f, "announced", hash, 16384),
-		ClusterMACs:  newFakeMap[MACKey, uint32](f, "cluster_macs", hash, 4096),
+		Frontends:     newFakeMap[FrontendKey, FrontendEntry](f, "frontends", hash, 262144),
+		Sets:          newFakeMap[uint32, BackendSet](f, "sets", array, maxSets),
+		Tables:        &fakeTables{fake: f, max: 4 * maxSets, tables: map[uint32][]uint32{}},
+		Backends:      newFakeMap[uint32, BackendEntry](f, "backends", array, maxBackends),
+		NextHops:      newFakeMap[uint32, NextHopEntry](f, "next_hops", array, maxNextHops),
+		LocalTargets:  newFakeMap[LocalKey, LocalTarget](f, "local_targets", hash, 262144),
+		Flows:         newFakeMap[FlowKey, FlowEntry](f, "flows", hash, 262144),
+		HalfOpen:      newFakeMap[FlowKey, FlowEntry](f, "half_open", hash, 65536),
+		Pins:          newFakeMap[Tuple, Pin](f, "pins", hash, 262144),
+		Affinity:      newFakeMap[AffinityKey, AffinityEntry](f, "affinity", hash, 65536),
+		Sources:       newFakeMap[SourceKey, uint32](f, "sources", hash, 65536),
+		Fragments:     newFakeMap[FragmentKey, FragmentEntry](f, "fragments", hash, 8192),
+		NATOut:        newFakeMap[Tuple, NATEntry](f, "nat_out", hash, 262144),
+		NATIn:         newFakeMap[Tuple, NATEntry](f, "nat_in", hash, 262144),
+		Endpoints:     newFakeMap[netip.Addr, EndpointEntry](f, "endpoints", hash, 4096),
+		Announcer:     newFakeMap[uint32, AnnouncerEntry](f, "announcer", array, 1),
+		Announced:     newFakeMap[AnnouncedKey, AnnouncedEntry](f, "announced", hash, 16384),
+		ClusterMACs:   newFakeMap[MACKey, uint32](f, "cluster_macs", hash, 4096),
+		ServiceCounts: fakeCounters{newFakeMap[uint32, Count](f, "service_counts", array, maxServices)},
+		BackendCounts: fakeCounters{newFakeMap[uint32, Count](f, "backend_counts", array, maxBackends)},
 	}
 	return f
 }
@@ -182,26 +193,53 @@ func (m *fakeMap[K, V]) All() (all map[K]V, err error) {
 	return all, err
 }
 
+func (m *fakeMap[K, V]) Each(f func(K, V) bool) error {
+	var all map[K]V
+	err := m.do("each", nil, func() error {
+		all = maps.Clone(m.entries)
+		return nil
+	})
+	for key, value := range all {
+		if !f(key, value) {
+			break
+		}
+	}
+	return err
+}
+
+// fakeCounters are counts that something else puts into the map.
+type fakeCounters struct{ Map[uint32, Count] }
+
+func (c fakeCounters) Lookup(index uint32) (Count, error) {
+	count, _, err := c.Map.Lookup(index)
+	return count, err
+}
+
+func (c fakeCounters) Reset(index uint32) error { return c.Map.Delete(index) }
+
 type fakeTables struct {
 	fake   *FakeMaps
 	max    uint32
 	tables map[uint32][]uint32
 }
 
-func (t *fakeTables) Sizes() (sizes map[uint32]uint32, err error) {
-	err = t.fake.do("sizes", "maglev", nil, func() error {
-		sizes = map[uint32]uint32{}
-		for i, slots := range t.tables {
-			sizes[i] = uint32(len(slots))
+func (t *fakeTables) Indexes() (indexes map[uint32]bool, err error) {
+	err = t.fake.do("indexes", "tables", nil, func() error {
+		indexes = map[uint32]bool{}
+		for i := range t.tables {
+			indexes[i] = true
 		}
 		return nil
 	})
-	return sizes, err
+	return indexes, err
 }
 
-func (t *fakeTables) Read(index uint32) (slots []uint32, err error) {
-	err = t.fake.do("read", "maglev", index, func() error {
-		slots = slices.Clone(t.tables[index])
+func (t *fakeTables) Read(index, size uint32) (slots []uint32, err error) {
+	err = t.fake.do("read", "tables", index, func() error {
+		if int(size) > len(t.tables[index]) {
+			return errNoTable
+		}
+		slots = slices.Clone(t.tables[index][:size])
 		return nil
 	})
 	return slots, err
@@ -210,7 +248,7 @@ func (t *fakeTables) Read(index uint32) (slots []uint32, err error) {
 // Write is an operation per table, and fails half way as the kernel's does.
 func (t *fakeTables) Write(tables map[uint32][]uint32) error {
 	for _, index := range slices.Sorted(maps.Keys(tables)) {
-		err := t.fake.do("write", "maglev", index, func() error {
+		err := t.fake.do("write", "tables", index, func() error {
 			if index >= t.max {
 				return errIndex
 			}
@@ -230,7 +268,7 @@ func (t *fakeTables) Write(tables map[uint32][]uint32) error {
 // Delete is an operation per table, too.
 func (t *fakeTables) Delete(indexes []uint32) error {
 	for _, index := range indexes {
-		err := t.fake.do("delete", "maglev", index, func() error {
+		err := t.fake.do("delete", "tables", index, func() error {
 			delete(t.tables, index)
 			return nil
 		})

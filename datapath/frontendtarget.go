@@ -17,12 +17,19 @@ import (
 // heard of the change yet, still reach it and never a stranger.
 const DefaultGrace = 30 * time.Second
 
+// tick is the unit of the clock of table entries (bpf/clock.h).
+const tick = 1 << 30 * time.Nanosecond
+
+// NodeAddrs are a node's addresses, one of each family; the zero Addr: none, or unknown.
+type NodeAddrs struct{ Four, Six netip.Addr }
+
 // Hops says by which next hop an address is reached. NextHops is one.
 type Hops interface {
-	// Index returns the index into next_hops for addr, or 0 when there is
-	// none, and BPF asks the FIB. held is the index that the kernel has for
-	// addr now; it is kept if it leads the same way.
-	Index(addr netip.Addr, held uint32) uint32
+	// Index returns the index into next_hops for addr on the node with the
+	// addresses node, or 0 when there is none, and BPF asks the FIB. held is
+	// the index that the kernel has for addr now; it is kept if it leads the
+	// same way.
+	Index(addr netip.Addr, node NodeAddrs, held uint32) uint32
 	// Keep forgets every address but these.
 	Keep(addrs map[netip.Addr]bool)
 }
@@ -31,14 +38,19 @@ type Hops interface {
 // methods may be called concurrently.
 //
 // A frontend is written from the back: backends, then the spare one of its
-// set's two tables, then the set, which flips to that table, then the
+// set's three tables, then the set, which flips to that table, then the
 // frontend. What fails leaves the old state serving. What is no longer used
 // is found by sweeping, and keeps its place for Grace.
 type FrontendTarget struct {
-	// Grace is DefaultGrace unless set before first use.
-	Grace time.Duration
+	// Grace is DefaultGrace, and Window DefaultWindow, unless set before first use.
+	Grace, Window time.Duration
 	// Now is the clock, time.Now unless set before first use.
 	Now func() time.Time
+	// Hash is the flow hash, set before first use. Without it, no window of
+	// changes closes while there are pins of its set.
+	Hash FlowHash
+	// NodeAddrs returns the addresses of a node, set before first use; nil: they are not known.
+	NodeAddrs func(node string) NodeAddrs
 
 	maps Maps
 	hops Hops
@@ -49,66 +61,85 @@ type FrontendTarget struct {
 	loaded bool
 
 	// What the kernel holds.
-	frontends *frontendMirror
+	frontends *mirror[FrontendKey, FrontendEntry]
 	sets      *mirror[uint32, BackendSet]
 	backends  *mirror[uint32, BackendEntry]
 	locals    *mirror[LocalKey, LocalTarget]
+	sources   *mirror[SourceKey, uint32]
 	tables    *tableMirror
 
 	// Whose it is.
-	setOf   map[servicePort]uint32
-	known   map[uint32]*backendSet // by set index
-	ids     map[netip.AddrPort]uint32
-	rows    map[FrontendKey]map[LocalKey]bool // the local targets of the rows seen
-	alone   map[IPv4]bool                     // addresses wanted without a port
-	freeSet indexPool
-	freeID  indexPool
+	rows     map[FrontendKey]*served
+	addrs    map[netip.Addr]map[FrontendKey]addressNeed
+	ports    map[balancedPort]*portSets
+	portOf   map[FrontendKey]*portSets
+	services map[servicePort]uint32
+	numbers  map[uint32]servicePort
+	known    map[uint32]*backendSet // by set index
+	ids      map[netip.AddrPort]uint32
+	nodes    map[uint32]string // of backends, by id
 
-	// What is no longer used, and until when it keeps its place.
-	oldSets   map[uint32]time.Time
-	oldIDs    map[uint32]time.Time
-	oldLocals map[LocalKey]time.Time
+	freeSet, freeService, freeID indexPool
+
+	// Who uses it.
+	setUse     usage[uint32]        // by frontends
+	serviceUse usage[uint32]        // by frontends
+	idUse      usage[uint32]        // by sets, for new flows, and by rows, to drain
+	serving    usage[uint32]        // ids, by sets only: without users they drain
+	past       map[uint32]int       // ids, by the previous tables of sets
+	localUse   usage[LocalKey]      // by rows
+	sourceUse  usage[SourceKey]     // by rows
+	gone       map[uint32]time.Time // since when ids have no row; something may still mention them
+	garbage    purge
+	read       bool // the maps that flows fill were read for ids
 }
 
-// servicePort is what a backend set belongs to: the frontends of one service
-// port have the same backends, whatever their address.
-type servicePort struct {
-	service  state.ObjectName
-	port     string
-	protocol state.Protocol
+// served is what one row has in the maps besides its frontend.
+type served struct {
+	locals  []LocalKey
+	sources []SourceKey
+	drains  []uint32 // ids
 }
 
-// backendSet is what the target knows of a set.
-type backendSet struct {
-	owner servicePort // zero: not claimed by a row since the start
-	// members are the ids in the table that is looked up.
-	members []uint32
-	// want is the table for these backends and ids.
-	want     maglevTable
-	backends []state.Backend
-	ids      []uint32
+// addressNeed is what one row wants of its address's own row.
+type addressNeed struct {
+	inside, refuse bool
+	unseen         bool // the frontend is an earlier process's, and its row has not come yet
 }
 
 // NewFrontendTarget returns the target for the named node. hops may be nil:
 // BPF then asks the FIB for every packet.
 func NewFrontendTarget(maps Maps, hops Hops, node string, log *slog.Logger) *FrontendTarget {
 	return &FrontendTarget{
-		Grace: DefaultGrace, Now: time.Now,
+		Grace: DefaultGrace, Window: DefaultWindow, Now: time.Now,
 		maps: maps, hops: hops, node: node, log: log,
-		frontends: newFrontendMirror(maps.Frontends),
-		sets:      newMirror("sets", maps.Sets),
-		backends:  newMirror("backends", maps.Backends),
-		locals:    newMirror("local_targets", maps.LocalTargets),
-		tables:    newTableMirror(maps.Maglev),
-		setOf:     map[servicePort]uint32{},
-		known:     map[uint32]*backendSet{},
-		rows:      map[FrontendKey]map[LocalKey]bool{},
-		alone:     map[IPv4]bool{},
-		freeSet:   newIndexPool[bool](maxSets, nil),
-		freeID:    newIndexPool[bool](maxBackends, nil),
-		oldSets:   map[uint32]time.Time{},
-		oldIDs:    map[uint32]time.Time{},
-		oldLocals: map[LocalKey]time.Time{},
+		frontends:   newMirror("frontends", maps.Frontends),
+		sets:        newMirror("sets", maps.Sets),
+		backends:    newMirror("backends", maps.Backends),
+		locals:      newMirror("local_targets", maps.LocalTargets),
+		sources:     newMirror("sources", maps.Sources),
+		tables:      newTableMirror(maps.Tables),
+		rows:        map[FrontendKey]*served{},
+		addrs:       map[netip.Addr]map[FrontendKey]addressNeed{},
+		ports:       map[balancedPort]*portSets{},
+		portOf:      map[FrontendKey]*portSets{},
+		services:    map[servicePort]uint32{},
+		numbers:     map[uint32]servicePort{},
+		known:       map[uint32]*backendSet{},
+		ids:         map[netip.AddrPort]uint32{},
+		nodes:       map[uint32]string{},
+		freeSet:     newIndexPool[bool](maxSets, nil),
+		freeService: newIndexPool[bool](maxServices, nil),
+		freeID:      newIndexPool[bool](maxBackends, nil),
+		setUse:      newUsage[uint32](),
+		serviceUse:  newUsage[uint32](),
+		idUse:       newUsage[uint32](),
+		serving:     newUsage[uint32](),
+		past:        map[uint32]int{},
+		localUse:    newUsage[LocalKey](),
+		sourceUse:   newUsage[SourceKey](),
+		gone:        map[uint32]time.Time{},
+		garbage:     newPurge(),
 	}
 }
 
@@ -129,39 +160,39 @@ const updateBatch = 256
 func (t *FrontendTarget) UpdateAll(_ context.Context, rows []state.Frontend) []error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.all(rows, func(batch []state.Frontend) {
+	if err := t.ensureLoaded(); err != nil {
+		return slices.Repeat([]error{err}, len(rows))
+	}
+	t.want(rows)
+	errs := make([]error, 0, len(rows))
+	for batch := range slices.Chunk(rows, updateBatch) {
 		t.writeSpares(batch)
-	}, t.apply)
+		for _, row := range batch {
+			errs = append(errs, t.apply(row))
+		}
+	}
+	t.sweepOrWarn()
+	return errs
 }
 
 // DeleteAll is Delete of many rows.
 func (t *FrontendTarget) DeleteAll(_ context.Context, rows []state.Frontend) []error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.all(rows, func([]state.Frontend) {}, t.unserve)
-}
-
-func (t *FrontendTarget) all(rows []state.Frontend, prepare func([]state.Frontend), one func(state.Frontend) error) []error {
-	errs := make([]error, 0, len(rows))
-	if !t.loaded {
-		if err := t.load(); err != nil {
-			return slices.Repeat([]error{err}, len(rows))
-		}
+	if err := t.ensureLoaded(); err != nil {
+		return slices.Repeat([]error{err}, len(rows))
 	}
-	for batch := range slices.Chunk(rows, updateBatch) {
-		prepare(batch)
-		for _, row := range batch {
-			errs = append(errs, one(row))
-		}
+	errs := make([]error, len(rows))
+	for i, row := range rows {
+		errs[i] = t.unserve(row)
 	}
-	if err := t.sweep(); err != nil {
-		t.log.Warn("remove what is no longer used from the maps", "err", err) // not the rows' fault; the next sweep tries again
-	}
+	t.sweepOrWarn()
 	return errs
 }
 
 // Prune reads the maps anew and removes what is in them and not in wanted,
-// but for addresses that the responder still answers for.
+// but for addresses that the responder still answers for. It closes the windows
+// of changes that are over, and frees what nothing mentions any more.
 func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,24 +205,34 @@ func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error
 	}
 	keep := map[FrontendKey]bool{}
 	for _, row := range wanted {
-		if key, err := keyOf(row); err == nil {
-			keep[key], keep[vipKey(key.Addr)] = true, true
+		key, err := keyOf(row)
+		if err != nil {
+			continue
+		}
+		keep[key] = true
+		if ownsAddress(row) {
+			keep[vipKey(key.Addr)] = true
 		}
 	}
-	answered := map[IPv4]bool{}
+	answered := map[netip.Addr]bool{}
 	for key := range announced {
-		answered[key.Addr] = true
+		answered[key.Addr.Addr()] = true
 	}
 	for key := range t.frontends.have {
 		if keep[key] || answered[key.Addr] {
 			continue
 		}
-		if err := t.frontends.remove(key); err != nil {
+		if err := t.removeFrontend(key); err != nil {
 			return err
 		}
-		delete(t.rows, key)
+		delete(t.addrs[key.Addr], key)
+		if keep[vipKey(key.Addr)] {
+			if err := t.putAddress(key.Addr); err != nil {
+				return err
+			}
+		}
 	}
-	return t.sweep()
+	return firstError(t.closeWindows, t.sweep, t.free)
 }
 
 // RewriteNextHops makes the backends' rows lead where Hops says now.
@@ -204,74 +245,153 @@ func (t *FrontendTarget) RewriteNextHops() error {
 	return t.rewriteHops()
 }
 
-func (t *FrontendTarget) rewriteHops() error {
-	for id, entry := range t.backends.have {
-		if entry.Flags&BackendLocal != 0 {
-			continue
-		}
-		entry.NextHop = t.hop(entry.Addr.Addr(), entry.NextHop)
-		if err := t.backends.put(id, entry); err != nil {
-			return err
-		}
+// Trace makes every packet of a frontend be told to events, or no longer.
+func (t *FrontendTarget) Trace(frontend FrontendKey, on bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.ensureLoaded(); err != nil {
+		return err
 	}
-	return nil
+	entry, ok, err := t.frontends.get(frontend)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("trace frontend %s: not in the kernel; seamark bpf lb list shows what is", frontend)
+	}
+	entry.Flags &^= FrontendTraced
+	if on {
+		entry.Flags |= FrontendTraced
+	}
+	return t.putFrontend(frontend, entry)
 }
 
-func (t *FrontendTarget) hop(addr netip.Addr, held uint32) uint32 {
-	if t.hops == nil {
-		return 0
+func (t *FrontendTarget) ensureLoaded() error {
+	if t.loaded {
+		return nil
 	}
-	return t.hops.Index(addr, held)
+	return t.load()
 }
 
 func keyOf(row state.Frontend) (FrontendKey, error) {
-	addr, err := ipv4(row.Addr)
-	if err != nil {
-		return FrontendKey{}, fmt.Errorf("program frontend %s: %w", row.RowKey(), err)
+	if !row.Addr.IsValid() || row.Addr.Is4In6() || row.Addr.Zone() != "" {
+		return FrontendKey{}, fmt.Errorf("program frontend %s: not an address that packets have", row.RowKey())
 	}
-	return FrontendKey{Addr: addr, Port: NewPort(row.Port), Proto: row.Protocol}, nil
+	return FrontendKey{Addr: row.Addr, Port: row.Port, Proto: row.Protocol}, nil
 }
 
-// apply writes one frontend.
+// ownsAddress says whether the row's address is a VIP: all packets to it are
+// the frontends' business. That of a NodePort or HostPort is the node's own.
+func ownsAddress(row state.Frontend) bool {
+	return row.Kind != state.KindNodePort && row.Kind != state.KindHostPort
+}
+
+func flagsOf(row state.Frontend) (flags FrontendFlags) {
+	for flag, set := range map[FrontendFlags]bool{
+		FrontendInside:   row.Kind == state.KindClusterIP,
+		FrontendSNAT:     row.Forwarding == state.ForwardSNAT,
+		FrontendGeneve:   row.Forwarding != state.ForwardSNAT && row.Dispatch == state.DispatchGeneve,
+		FrontendAffinity: row.Affinity > 0,
+		FrontendSources:  row.Sources != nil,
+		FrontendRefuse:   row.Refuse,
+	} {
+		if set {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+// want takes note of all rows before the first is written: what they have in
+// common is decided by all of them.
+func (t *FrontendTarget) want(rows []state.Frontend) {
+	var fresh []state.Frontend
+	for _, row := range rows {
+		key, err := keyOf(row)
+		if err != nil {
+			continue
+		}
+		t.wantAddress(key, row)
+		if key.isVIP() {
+			continue
+		}
+		if _, ok := t.frontends.have[key]; ok {
+			t.wantPort(key, row)
+		} else {
+			fresh = append(fresh, row) // after those that know which sets are theirs
+		}
+	}
+	for _, row := range fresh {
+		key, _ := keyOf(row)
+		t.wantPort(key, row)
+	}
+}
+
+// apply writes one frontend, and its address.
 func (t *FrontendTarget) apply(row state.Frontend) error {
 	key, err := keyOf(row)
 	if err != nil {
 		return err
 	}
-	if key.isVIP() {
-		t.alone[key.Addr] = true
-		return t.frontends.put(key, FrontendEntry{})
-	}
-	set, err := t.claim(key, row)
-	if err != nil {
-		return err
-	}
-	locals := map[LocalKey]bool{}
-	for _, b := range row.Backends {
-		if b.Node != t.node {
-			continue
-		}
-		pod, err := ipv4(b.Addr)
-		if err != nil {
-			return fmt.Errorf("program frontend %s: backend: %w", row.RowKey(), err)
-		}
-		local := LocalKey{VIP: key.Addr, Pod: pod, Port: key.Port, Proto: key.Proto}
-		if locals[local] {
-			continue // one pod, two target ports: the lower serves those who come from other nodes
-		}
-		locals[local] = true
-		if err := t.locals.put(local, LocalTarget{Port: NewPort(b.Port)}); err != nil {
+	if !key.isVIP() {
+		if err := t.serve(key, row); err != nil {
 			return err
 		}
 	}
-	if err := t.fill(set, row.Backends); err != nil {
+	if !ownsAddress(row) {
+		return nil
+	}
+	return t.putAddress(key.Addr)
+}
+
+func (t *FrontendTarget) serve(key FrontendKey, row state.Frontend) (err error) {
+	if err := checkRow(row); err != nil {
+		return fmt.Errorf("program frontend %s: %w", key, err)
+	}
+	entry, err := t.arrange(key, row)
+	if err != nil {
+		return fmt.Errorf("program frontend %s: %w", key, err)
+	}
+	fresh := t.use(key, row, entry.Service)
+	defer func() {
+		if err != nil { // what was written for it goes
+			t.leave(fresh)
+		}
+	}()
+	if err := t.putLocals(key, row); err != nil {
 		return err
 	}
-	if err := t.frontends.put(key, FrontendEntry{Set: set}); err != nil {
+	for _, source := range fresh.sources {
+		if err := t.sources.put(source, 1); err != nil {
+			return err
+		}
+	}
+	for _, set := range slices.Compact([]uint32{entry.Set, entry.Inside}) {
+		if err := t.fill(set, ticks(row.Affinity)); err != nil {
+			return err
+		}
+	}
+	if err := t.putFrontend(key, entry); err != nil {
 		return err
 	}
-	t.rows[key] = locals // the old ones drain only from here on
-	return t.frontends.put(vipKey(key.Addr), FrontendEntry{})
+	// What the row had before drains only from here on.
+	if old := t.rows[key]; old != nil {
+		t.leave(old)
+	}
+	t.rows[key] = fresh
+	return nil
+}
+
+func checkRow(row state.Frontend) error {
+	for _, b := range slices.Concat(row.Backends, row.Inside, row.Draining) {
+		if b.Addr.Is4() != row.Addr.Is4() || !b.Addr.IsValid() {
+			return fmt.Errorf("backend %s: of another family", b.Addr)
+		}
+	}
+	if row.TableSize != 0 && row.TableSize != soleSize && !slices.Contains(maglevSizes[:], row.TableSize) {
+		return fmt.Errorf("table of %d slots: the sizes are %d and %v", row.TableSize, soleSize, maglevSizes)
+	}
+	return nil
 }
 
 // unserve removes one frontend, and its address with the last of them.
@@ -280,178 +400,157 @@ func (t *FrontendTarget) unserve(row state.Frontend) error {
 	if err != nil {
 		return nil // such a row was never written
 	}
-	if key.isVIP() {
-		delete(t.alone, key.Addr)
-	} else {
-		if err := t.frontends.remove(key); err != nil {
+	if !key.isVIP() {
+		if err := t.removeFrontend(key); err != nil {
 			return err
 		}
+	}
+	if !ownsAddress(row) {
+		return nil
+	}
+	delete(t.addrs[key.Addr], key)
+	return t.putAddress(key.Addr)
+}
+
+// use returns what the row has, and keeps it from being swept.
+func (t *FrontendTarget) use(key FrontendKey, row state.Frontend, service uint32) *served {
+	s := &served{}
+	for _, b := range slices.Concat(row.Backends, row.Inside, row.Draining) {
+		if b.Node == t.node {
+			s.locals = append(s.locals, localKey(key, b.Addr))
+		}
+	}
+	for _, prefix := range row.Sources {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()).Masked()
+		if prefix.Addr().Is4() == key.Addr.Is4() {
+			s.sources = append(s.sources, SourceKey{service, prefix})
+		}
+	}
+	for _, b := range row.Draining {
+		if id, ok := t.ids[netip.AddrPortFrom(b.Addr, b.Port)]; ok {
+			s.drains = append(s.drains, id)
+		}
+	}
+	t.localUse.take(s.locals...)
+	t.sourceUse.take(s.sources...)
+	t.idUse.take(s.drains...)
+	return s
+}
+
+func (t *FrontendTarget) leave(s *served) {
+	now := t.Now()
+	t.localUse.release(now, s.locals...)
+	t.sourceUse.release(now, s.sources...)
+	t.idUse.release(now, s.drains...)
+}
+
+// putLocals writes where the row's pods on this node listen. Of a pod with two
+// target ports the first serves those who come from other nodes.
+func (t *FrontendTarget) putLocals(key FrontendKey, row state.Frontend) error {
+	written := map[LocalKey]bool{}
+	for _, b := range slices.Concat(row.Backends, row.Inside, row.Draining) {
+		local := localKey(key, b.Addr)
+		if b.Node != t.node || written[local] {
+			continue
+		}
+		written[local] = true
+		if err := t.locals.put(local, LocalTarget{b.Port}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func localKey(frontend FrontendKey, pod netip.Addr) LocalKey {
+	return LocalKey{VIP: frontend.Addr, Pod: pod, Port: frontend.Port, Proto: frontend.Proto}
+}
+
+// wantAddress notes what the row wants of its address's own row.
+func (t *FrontendTarget) wantAddress(key FrontendKey, row state.Frontend) {
+	if !ownsAddress(row) {
+		delete(t.addrs[key.Addr], key)
+		return
+	}
+	if t.addrs[key.Addr] == nil {
+		t.addrs[key.Addr] = map[FrontendKey]addressNeed{}
+	}
+	t.addrs[key.Addr][key] = addressNeed{inside: row.Kind == state.KindClusterIP, refuse: row.Refuse}
+}
+
+// putAddress makes the kernel have the address's own row as its frontends
+// want it, and none without any.
+func (t *FrontendTarget) putAddress(addr netip.Addr) error {
+	needs := t.addrs[addr]
+	if len(needs) == 0 {
+		delete(t.addrs, addr)
+		return t.frontends.remove(vipKey(addr))
+	}
+	flags, seen := FrontendVIP|FrontendInside, false
+	for _, need := range needs {
+		if need.unseen {
+			if _, ok := t.frontends.have[vipKey(addr)]; ok {
+				return nil // it knows better
+			}
+			continue
+		}
+		seen = true
+		if !need.inside {
+			flags &^= FrontendInside
+		}
+		if need.refuse {
+			flags |= FrontendRefuse
+		}
+	}
+	if !seen {
+		return nil
+	}
+	return t.frontends.put(vipKey(addr), FrontendEntry{Flags: flags})
+}
+
+// putFrontend and removeFrontend keep count of who uses which set and service number.
+func (t *FrontendTarget) putFrontend(key FrontendKey, entry FrontendEntry) error {
+	old := t.frontends.have[key]
+	err := t.frontends.put(key, entry)
+	t.countFrontend(key, old)
+	return err
+}
+
+func (t *FrontendTarget) removeFrontend(key FrontendKey) error {
+	old := t.frontends.have[key]
+	err := t.frontends.remove(key)
+	t.countFrontend(key, old)
+	if err != nil {
+		return err
+	}
+	if s := t.rows[key]; s != nil {
+		t.leave(s)
 		delete(t.rows, key)
 	}
-	if t.alone[key.Addr] || t.frontends.ofAddr[key.Addr] > 0 {
-		return nil
-	}
-	return t.frontends.remove(vipKey(key.Addr))
-}
-
-// claim returns the set of the row's service port. After a restart that is
-// the set the kernel's frontend has: if its backends are the row's, or if no
-// other frontend looks it up, which then could be another service's.
-func (t *FrontendTarget) claim(key FrontendKey, row state.Frontend) (uint32, error) {
-	owner := servicePort{row.Service, row.PortName, row.Protocol}
-	if set, ok := t.setOf[owner]; ok {
-		return set, nil
-	}
-	set := t.frontends.have[key].Set
-	if known := t.known[set]; set == 0 || known == nil || known.owner != (servicePort{}) ||
-		!t.holds(known, row.Backends) && t.frontends.ofSet[set] > 1 {
-		var err error
-		if set, err = t.freeSet.take(); err != nil {
-			return 0, fmt.Errorf("program frontend %s: allocate a backend set: %w", key, err)
-		}
-		t.known[set] = &backendSet{}
-	}
-	t.known[set].owner = owner
-	t.setOf[owner] = set
-	return set, nil
-}
-
-// holds says whether the set's backends are these.
-func (t *FrontendTarget) holds(set *backendSet, backends []state.Backend) bool {
-	if len(set.members) != len(backends) {
-		return false
-	}
-	for _, b := range backends {
-		id, ok := t.ids[netip.AddrPortFrom(b.Addr, b.Port)]
-		if !ok || !slices.Contains(set.members, id) {
-			return false
-		}
-	}
-	return true
-}
-
-// fill makes packets to the set go to backends.
-func (t *FrontendTarget) fill(set uint32, backends []state.Backend) error {
-	known := t.known[set]
-	if err := t.plan(known, backends); err != nil {
-		return err
-	}
-	for i, b := range backends {
-		if err := t.putBackend(known.ids[i], b); err != nil {
-			return err
-		}
-	}
-	entry, live, err := t.looksUp(set, known.want)
-	if err != nil {
-		return err
-	}
-	if !live {
-		spare := entry.Active&1 ^ 1
-		if known.want.size > 0 && !t.tables.holds(tableIndex(set, spare), known.want) {
-			slots := map[uint32][]uint32{tableIndex(set, spare): known.slots()}
-			if err := t.tables.write(slots); err != nil {
-				return err
-			}
-		}
-		// Two writes: a packet that sees the new index sees the new size too.
-		entry.Size[spare] = known.want.size
-		if err := t.sets.put(set, entry); err != nil {
-			return err
-		}
-		entry.Active = spare
-		if err := t.sets.put(set, entry); err != nil {
-			return err
-		}
-	}
-	known.members = known.ids
+	t.unwantPort(key)
 	return nil
 }
 
-// looksUp returns the set's row, and whether it leads to the table want.
-func (t *FrontendTarget) looksUp(set uint32, want maglevTable) (BackendSet, bool, error) {
-	entry, _, err := t.sets.get(set)
-	if err != nil {
-		return entry, false, err
+// countFrontend counts what the kernel's frontend uses now instead of what old used.
+func (t *FrontendTarget) countFrontend(key FrontendKey, old FrontendEntry) {
+	fresh := t.frontends.have[key]
+	if key.isVIP() || fresh == old {
+		return
 	}
-	active := entry.Active & 1
-	live := entry.Size[active] == want.size && (want.size == 0 || t.tables.holds(tableIndex(set, active), want))
-	return entry, live, nil
-}
-
-// writeSpares writes the tables that the rows need and have not, all at once.
-// What fails here is done again, and reported, row by row.
-func (t *FrontendTarget) writeSpares(rows []state.Frontend) {
-	slots := map[uint32][]uint32{}
-	for _, row := range rows {
-		key, err := keyOf(row)
-		if err != nil || key.isVIP() || len(row.Backends) == 0 {
-			continue
-		}
-		set, err := t.claim(key, row)
-		if err != nil {
-			continue
-		}
-		known := t.known[set]
-		if t.plan(known, row.Backends) != nil {
-			continue
-		}
-		entry, live, err := t.looksUp(set, known.want)
-		spare := tableIndex(set, entry.Active&1^1)
-		if err == nil && !live && !t.tables.holds(spare, known.want) {
-			slots[spare] = known.slots()
-		}
+	now := t.Now()
+	if fresh != (FrontendEntry{}) {
+		t.setUse.take(fresh.Set, fresh.Inside)
+		t.serviceUse.take(fresh.Service)
 	}
-	if len(slots) > 1 {
-		_ = t.tables.write(slots)
+	if old != (FrontendEntry{}) {
+		t.setUse.release(now, old.Set, old.Inside)
+		t.serviceUse.release(now, old.Service)
 	}
 }
 
-// plan gives the backends ids and computes their table, unless it was
-// computed last time.
-func (t *FrontendTarget) plan(set *backendSet, backends []state.Backend) error {
-	ids := make([]uint32, len(backends))
-	for i, b := range backends {
-		addr := netip.AddrPortFrom(b.Addr, b.Port)
-		id, ok := t.ids[addr]
-		if !ok {
-			if _, err := ipv4(b.Addr); err != nil {
-				return fmt.Errorf("program backend %s: %w", addr, err)
-			}
-			var err error
-			if id, err = t.freeID.take(); err != nil {
-				return fmt.Errorf("program backend %s: allocate a backend id: %w", addr, err)
-			}
-			t.ids[addr] = id
-		}
-		ids[i] = id
+// ticks returns d on the clock of table entries; no less than one, unless 0.
+func ticks(d time.Duration) uint32 {
+	if d <= 0 {
+		return 0
 	}
-	if slices.Equal(ids, set.ids) && slices.Equal(backends, set.backends) {
-		return nil
-	}
-	set.ids, set.backends = ids, backends
-	set.want = t.tables.sum(set.slots())
-	return nil
-}
-
-// slots computes the set's Maglev table, with backend ids in the slots.
-func (s *backendSet) slots() []uint32 {
-	backends := make([]MaglevBackend, len(s.backends))
-	for i, b := range s.backends {
-		backends[i] = MaglevBackend{Addr: netip.AddrPortFrom(b.Addr, b.Port), Weight: b.Weight}
-	}
-	slots := MaglevTable(backends, MaglevSize(len(backends)))
-	for i, b := range slots {
-		slots[i] = s.ids[b]
-	}
-	return slots
-}
-
-func (t *FrontendTarget) putBackend(id uint32, b state.Backend) error {
-	entry := BackendEntry{Addr: b.Addr.As4(), Port: NewPort(b.Port)}
-	if b.Node == t.node {
-		entry.Flags = BackendLocal
-	} else {
-		entry.NextHop = t.hop(b.Addr, 0) // what was held is known since load
-	}
-	return t.backends.put(id, entry)
+	return uint32(max(d/tick, 1))
 }

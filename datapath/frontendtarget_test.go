@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +33,15 @@ func frontend(service, vip string, backends ...string) state.Frontend {
 		ap := netip.MustParseAddrPort(addr)
 		row.Backends = append(row.Backends, state.Backend{Addr: ap.Addr(), Port: ap.Port(), Node: node, Ready: true})
 	}
+	row.Inside = row.Backends
 	return row
+}
+
+// testHash spreads flows as the kernel's flow hash does, if not the same.
+func testHash(client, frontend netip.AddrPort, proto uint8) uint32 {
+	h := fnv.New32a()
+	fmt.Fprint(h, client, frontend, proto)
+	return h.Sum32() * 0x9e3779b1
 }
 
 // testTarget is a FrontendTarget for node w1 over maps, with a clock.
@@ -44,6 +54,7 @@ type testTarget struct {
 func newTestTarget(maps Maps) *testTarget {
 	t := &testTarget{FrontendTarget: NewFrontendTarget(maps, nil, "w1", discard), maps: maps, now: time.Unix(1e9, 0)}
 	t.Now = func() time.Time { return t.now }
+	t.Hash = testHash
 	return t
 }
 
@@ -97,11 +108,16 @@ func TestFrontendTargetNeverBreaksALookup(t *testing.T) {
 	if last := dumps[len(dumps)-1]; last != "" {
 		t.Errorf("after everything is deleted the maps hold\n%s", last)
 	}
-	if !strings.Contains(dumps[1], "local-target 192.168.10.212:80/TCP 172.20.1.2:8080\n") {
-		t.Errorf("no local target in\n%s", dumps[1])
+	if !strings.Contains(dumps[2], "local-target 192.168.10.211:80/TCP 172.20.1.2:8080\n") {
+		t.Errorf("no local target in\n%s", dumps[2])
 	}
-	if n := strings.Count(dumps[1], "\nset "); n != 3-1 { // a set without backends is all zeros
-		t.Errorf("%d sets, want one for each service port with backends:\n%s", n, dumps[1])
+	if n := strings.Count(dumps[2], "\nset "); n != 4 {
+		t.Errorf("%d sets, want one for each service port:\n%s", n, dumps[2])
+	}
+	for i, want := range []string{"draining\n", "moving\n", " moved=", "\nprevious "} {
+		if !strings.Contains(dumps[4], want) || i > 0 && i < 3 && strings.Contains(dumps[5], want) {
+			t.Errorf("%q is not where it belongs: at once in\n%s\nnot after the window in\n%s", want, dumps[4], dumps[5])
+		}
 	}
 }
 
@@ -109,59 +125,60 @@ func TestFrontendTargetNeverBreaksALookup(t *testing.T) {
 // anything, or after it did.
 func TestFrontendTargetSurvivesEveryFailure(t *testing.T) {
 	for _, restart := range []bool{false, true} {
-		clean := NewFakeMaps()
-		want, err := live(clean, restart)
-		if err != nil {
-			t.Fatal(err)
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("restart=%t/done=%t", restart, after), func(t *testing.T) {
+				t.Parallel()
+				surviveEveryFailure(t, restart, after)
+			})
 		}
-		injected := errors.New("injected failure")
-		for n := range clean.Ops() {
-			for _, when := range []string{"before", "after"} {
-				fake := NewFakeMaps()
-				fail := func(op Op) error {
-					if op.N == n {
-						return injected
-					}
-					return nil
-				}
-				if when == "before" {
-					fake.Before = fail
-				} else {
-					fake.After = fail
-				}
-				got, err := live(fake, restart)
-				if err != nil {
-					t.Fatalf("restart %t, operation %d fails %s it is done: %v", restart, n, when, err)
-				}
-				for i := range want {
-					if withoutNumbers(got[i]) != withoutNumbers(want[i]) {
-						t.Fatalf("restart %t, operation %d fails %s it is done: state %d is\n%s\nwant\n%s", restart, n, when, i, got[i], want[i])
-					}
-				}
+	}
+}
+
+func surviveEveryFailure(t *testing.T, restart, after bool) {
+	clean := NewFakeMaps()
+	want, err := live(clean, restart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stride := 1
+	if testing.Short() {
+		stride = 17
+	}
+	for n := 0; n < clean.Ops(); n += stride {
+		fake := NewFakeMaps()
+		fail := func(op Op) error {
+			if op.N == n {
+				return errors.New("injected failure")
+			}
+			return nil
+		}
+		if fake.Before = fail; after {
+			fake.Before, fake.After = nil, fail
+		}
+		got, err := live(fake, restart)
+		if err != nil {
+			t.Fatalf("operation %d fails: %v", n, err)
+		}
+		for i := range want {
+			if i%2 == 0 {
+				continue // at once: what failed half way has not gone yet
+			}
+			if withoutNumbers(got[i]) != withoutNumbers(want[i]) {
+				t.Fatalf("operation %d fails: dump %d is\n%s\nwant\n%s", n, i, got[i], want[i])
 			}
 		}
 	}
 }
 
-// withoutNumbers drops from a dump what may differ after a failure: indexes,
-// and which of the two tables is looked up.
+// withoutNumbers drops from a dump what may differ after a failure: which
+// number, id or index something has.
 func withoutNumbers(dump string) string {
-	var lines []string
-	for line := range strings.Lines(dump) {
-		f := strings.Fields(line)
-		switch f[0] {
-		case "set":
-			continue
-		case "maglev", "backend":
-			f[1] = "#"
-		case "frontend":
-			f[2] = "#"
-		}
-		lines = append(lines, strings.Join(f, " "))
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
+	dump = numbers.ReplaceAllString(dump, "${1}#")
+	lines := slices.Sorted(strings.Lines(dump))
+	return strings.Join(lines, "")
 }
+
+var numbers = regexp.MustCompile(`(?m)(^(?:set|maglev|previous|backend) |\b(?:set|inside|service)=)\d+`)
 
 // A restart, and a resync, of what has not changed writes nothing.
 func TestFrontendTargetRestartWritesNothing(t *testing.T) {
@@ -200,7 +217,7 @@ func TestRemovedBackendDrains(t *testing.T) {
 	id := backendID(t, fake.Maps, gone)
 	second := []state.Frontend{frontend("a/web", "192.168.10.211:80/TCP", "172.20.1.2:80@w1", "172.20.1.8:80@w1")}
 	third := []state.Frontend{frontend("a/web", "192.168.10.211:80/TCP", "172.20.1.2:80@w1", "172.20.1.9:80@w1")}
-	local := LocalKey{VIP: IPv4{192, 168, 10, 211}, Pod: IPv4{172, 20, 1, 1}, Port: NewPort(80), Proto: state.TCP}
+	local := LocalKey{VIP: netip.MustParseAddr("192.168.10.211"), Pod: netip.MustParseAddr("172.20.1.1"), Port: 80, Proto: state.TCP}
 
 	if err := target.converge(first, second); err != nil {
 		t.Fatal(err)
@@ -281,7 +298,7 @@ func TestRestartDoesNotTakeASharedSet(t *testing.T) {
 	}
 	after := []state.Frontend{frontend("b/new", "192.168.10.211:80/TCP", "172.20.0.7:80@w0"), before[1]}
 	fake.After = func(op Op) error {
-		if err := checkServed(fake.Maps, before, after); err != nil {
+		if err := checkServed(fake.Maps, before, after, map[string]bool{"172.20.0.1:80": true}); err != nil {
 			t.Errorf("after %s: %v", op, err)
 		}
 		return nil
@@ -299,7 +316,7 @@ func TestDoneAndSaidToHaveFailed(t *testing.T) {
 	c := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.3:80@w0")
 	d := frontend("a/web", "192.168.10.211:80/TCP", "172.20.0.4:80@w0")
 	key, _ := keyOf(a)
-	for _, failing := range []string{"update sets", "write maglev", "update backends", "delete frontends"} {
+	for _, failing := range []string{"update sets", "write tables", "update backends", "delete frontends"} {
 		for _, then := range []state.Frontend{a, b, d} {
 			for nth := range 2 {
 				what := fmt.Sprintf("%d of %s fails, then %s", nth, failing, then.Backends[0].Addr)
@@ -331,7 +348,7 @@ func TestDoneAndSaidToHaveFailed(t *testing.T) {
 					}
 				}
 				want := netip.AddrPortFrom(then.Backends[0].Addr, then.Backends[0].Port).String()
-				if got, _, err := lookUp(fake.Maps, key); err != nil || !slices.Equal(got, []string{want}) {
+				if got, err := lookUp(fake.Maps, key, false); err != nil || !slices.Equal(got.active, []string{want}) {
 					t.Errorf("%s: packets reach %v, %v", what, got, err)
 				}
 				if _, ok, _ := fake.Frontends.Lookup(vipKey(key.Addr)); !ok {
@@ -358,16 +375,16 @@ func TestPruneRemovesStrangers(t *testing.T) {
 	if err := target.Prune(context.Background(), rows); err != nil {
 		t.Fatal(err)
 	}
-	slots, err := fake.MaglevSlots(FrontendKey{Addr: IPv4{192, 168, 10, 211}, Port: NewPort(80), Proto: state.TCP})
-	if err != nil || len(slots) != 1021 {
-		t.Errorf("%d slots, %v; want 1021", len(slots), err)
+	slots, err := fake.MaglevSlots(FrontendKey{Addr: netip.MustParseAddr("192.168.10.211"), Port: 80, Proto: state.TCP})
+	if err != nil || len(slots) != 251 {
+		t.Errorf("%d slots, %v; want 251", len(slots), err)
 	}
 	for slot, addr := range slots {
-		if !slices.ContainsFunc(rows[0].Backends, func(b state.Backend) bool { return netip.AddrPortFrom(b.Addr, b.Port) == addr }) {
-			t.Fatalf("slot %d leads to %s", slot, addr)
+		if !slices.ContainsFunc(rows[0].Backends, func(b state.Backend) bool { return netip.AddrPortFrom(b.Addr, b.Port) == addr.Backend }) {
+			t.Fatalf("slot %d leads to %s", slot, addr.Backend)
 		}
 	}
-	if _, err := fake.MaglevSlots(FrontendKey{Addr: IPv4{192, 168, 10, 211}, Port: NewPort(53), Proto: state.UDP}); err == nil {
+	if _, err := fake.MaglevSlots(FrontendKey{Addr: netip.MustParseAddr("192.168.10.211"), Port: 53, Proto: state.UDP}); err == nil {
 		t.Error("a frontend that was pruned has slots")
 	}
 	got := frontendLines(target.dump())
@@ -391,31 +408,35 @@ func TestResyncMendsTheMaps(t *testing.T) {
 	if err := target.converge(nil, rows); err != nil {
 		t.Fatal(err)
 	}
-	want := target.dump()
+	// What the mended slot led to before the mending is in the previous table.
+	present := func() string {
+		return regexp.MustCompile(`(?m)^previous .*\n`).ReplaceAllString(withoutNumbers(target.dump()), "")
+	}
+	want := present()
 	key, _ := keyOf(rows[0])
 	entry, _, _ := fake.Frontends.Lookup(key)
 	set, _, _ := fake.Sets.Lookup(entry.Set)
-	slots, _ := fake.Maglev.Read(tableIndex(entry.Set, set.Active))
+	slots, _ := fake.Tables.Read(tableIndex(entry.Set, set.Look.Active()), set.Size[set.Look.Active()])
 	slots[17]++
 	err := errors.Join(
 		fake.Frontends.Delete(FrontendKey{Addr: key.Addr}),
-		fake.Frontends.Update(FrontendKey{Addr: IPv4{1, 2, 3, 4}, Port: NewPort(5), Proto: state.TCP}, FrontendEntry{Set: 7}),
+		fake.Frontends.Update(FrontendKey{Addr: netip.MustParseAddr("1.2.3.4"), Port: 5, Proto: state.TCP}, FrontendEntry{Set: 7}),
 		fake.Backends.Delete(backendID(t, fake.Maps, "172.20.0.9:53")),
-		fake.Maglev.Write(map[uint32][]uint32{tableIndex(entry.Set, set.Active): slots}),
+		fake.Tables.Write(map[uint32][]uint32{tableIndex(entry.Set, set.Look.Active()): slots}),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
+	for range 3 { // the mended slot was a change, too
 		if err := target.Prune(context.Background(), rows); err != nil {
 			t.Fatal(err)
 		}
 		if err := errors.Join(target.UpdateAll(context.Background(), rows)...); err != nil {
 			t.Fatal(err)
 		}
-		target.now = target.now.Add(target.Grace)
+		target.now = target.now.Add(target.Window)
 	}
-	if got := target.dump(); withoutNumbers(got) != withoutNumbers(want) {
+	if got := present(); got != want {
 		t.Errorf("after a resync\n%s\nwant\n%s", got, want)
 	}
 }
@@ -425,18 +446,19 @@ func TestFullMapsAreErrorsOfTheRow(t *testing.T) {
 	target.freeID = newIndexPool[bool](3, nil) // two ids
 	good := frontend("a/good", "192.168.10.211:80/TCP", "172.20.0.1:80@w0", "172.20.0.2:80@w0")
 	bad := frontend("a/bad", "192.168.10.212:80/TCP", "172.20.0.3:80@w0")
-	v6 := frontend("a/v6", "[fd00::1]:80/TCP")
-	errs := target.UpdateAll(context.Background(), []state.Frontend{good, bad, v6})
-	for i, want := range []string{"<nil>", "all 2 are in use or draining", "only IPv4"} {
+	mixed := frontend("a/mixed", "[fd00::1]:80/TCP", "172.20.0.1:80@w0")
+	odd := with(frontend("a/odd", "192.168.10.213:80/TCP", "172.20.0.1:80@w0"), func(row *state.Frontend) { row.TableSize = 1000 })
+	errs := target.UpdateAll(context.Background(), []state.Frontend{good, bad, mixed, odd})
+	for i, want := range []string{"<nil>", "all 2 are in use or draining", "backend 172.20.0.1: of another family", "table of 1000 slots"} {
 		if !strings.Contains(fmt.Sprint(errs[i]), want) {
 			t.Errorf("row %d: %v, want %q", i, errs[i], want)
 		}
 	}
-	if got, _, err := lookUp(target.maps, FrontendKey{Addr: good.Addr.As4(), Port: NewPort(80), Proto: state.TCP}); err != nil || len(got) != 2 {
-		t.Errorf("good row reaches %v, %v", got, err)
-	}
-	if _, ok, _ := lookUp(target.maps, FrontendKey{Addr: bad.Addr.As4(), Port: NewPort(80), Proto: state.TCP}); ok {
-		t.Error("the row that failed is half made")
+	for i, row := range []state.Frontend{good, bad, mixed, odd} {
+		key, _ := keyOf(row)
+		if got, err := lookUp(target.maps, key, false); err != nil || got.served != (i == 0) {
+			t.Errorf("row %d reaches %v, %v", i, got, err)
+		}
 	}
 }
 
@@ -456,7 +478,7 @@ func backendID(t *testing.T, m Maps, addrPort string) uint32 {
 		t.Fatal(err)
 	}
 	for id, b := range all {
-		if b.addrPort() == addrPort {
+		if b.addrPort().String() == addrPort {
 			return id
 		}
 	}

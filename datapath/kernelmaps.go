@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
-	"slices"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,46 +15,91 @@ import (
 // of bpf/maps.h. It refuses maps of another shape. The maps stay the
 // caller's to close.
 func NewKernelMaps(loaded map[string]*ebpf.Map) (Maps, error) {
-	outer, ok := loaded["maglev"]
-	if !ok || outer.Type() != ebpf.ArrayOfMaps || outer.KeySize() != 4 {
-		return Maps{}, fmt.Errorf("open map maglev: missing or not an array of maps: %v", outer)
-	}
 	var errs []error
-	m := Maps{
-		Frontends:    open[FrontendKey, FrontendEntry](loaded, "frontends", &errs),
-		Sets:         open[uint32, BackendSet](loaded, "sets", &errs),
-		Maglev:       kernelTables{outer},
-		Backends:     open[uint32, BackendEntry](loaded, "backends", &errs),
-		NextHops:     open[uint32, NextHopEntry](loaded, "next_hops", &errs),
-		LocalTargets: open[LocalKey, LocalTarget](loaded, "local_targets", &errs),
-		Endpoints:    open[IPv4, EndpointEntry](loaded, "endpoints", &errs),
-		Announcer:    open[uint32, AnnouncerEntry](loaded, "announcer", &errs),
-		Announced:    open[AnnouncedKey, AnnouncedEntry](loaded, "announced", &errs),
-		ClusterMACs:  open[MACKey, uint32](loaded, "cluster_macs", &errs),
+	maps := kernelMapsOf(func(name string, key, value reflect.Type) *ebpf.Map {
+		m, ok := loaded[name]
+		if !ok {
+			errs = append(errs, fmt.Errorf("open map %s: not loaded", name))
+			return nil
+		}
+		if want := [2]uint32{uint32(key.Size()), uint32(value.Size())}; m.KeySize() != want[0] || m.ValueSize() != want[1] {
+			errs = append(errs, fmt.Errorf("open map %s: key and value are %d and %d bytes, want %d and %d",
+				name, m.KeySize(), m.ValueSize(), want[0], want[1]))
+		}
+		return m
+	})
+	outer, ok := loaded["tables"]
+	if !ok || outer.Type() != ebpf.ArrayOfMaps || outer.KeySize() != 4 {
+		errs = append(errs, fmt.Errorf("open map tables: missing or not an array of maps: %v", outer))
 	}
-	return m, errors.Join(errs...)
+	maps.Tables = kernelTables{outer}
+	return maps, errors.Join(errs...)
 }
 
-func open[K, V comparable](loaded map[string]*ebpf.Map, name string, errs *[]error) Map[K, V] {
-	m, ok := loaded[name]
-	if !ok {
-		*errs = append(*errs, fmt.Errorf("open map %s: not loaded", name))
-		return nil
+// openFunc returns the map of that name, after a look at the types of its keys and values.
+type openFunc func(name string, key, value reflect.Type) *ebpf.Map
+
+// kernelMapsOf returns all Maps but the Tables.
+func kernelMapsOf(open openFunc) Maps {
+	return Maps{
+		Frontends: byFamily(frontendFamily,
+			convert(open, "frontends", through(rawFrontendKeyOf[IPv4], rawFrontendKey[IPv4].cooked), same[FrontendEntry]()),
+			convert(open, "frontends6", through(rawFrontendKeyOf[IPv6], rawFrontendKey[IPv6].cooked), same[FrontendEntry]())),
+		Sets: convert(open, "sets", same[uint32](), through(rawSetOf, rawSet.cooked)),
+		Backends: backendMap{
+			convert(open, "backends", same[uint32](), through(rawBackendOf[IPv4], rawBackend[IPv4].cooked)),
+			convert(open, "backends6", same[uint32](), through(rawBackendOf[IPv6], rawBackend[IPv6].cooked))},
+		NextHops: convert(open, "next_hops", same[uint32](), same[NextHopEntry]()),
+		LocalTargets: byFamily(func(k LocalKey) netip.Addr { return k.VIP },
+			convert(open, "local_targets", through(rawLocalKeyOf[IPv4], rawLocalKey[IPv4].cooked), through(rawLocalTargetOf, rawLocalTarget.cooked)),
+			convert(open, "local_targets6", through(rawLocalKeyOf[IPv6], rawLocalKey[IPv6].cooked), through(rawLocalTargetOf, rawLocalTarget.cooked))),
+		Flows:    flowMap(open, "flows"),
+		HalfOpen: flowMap(open, "half_open"),
+		Pins: byFamily(tupleFamily,
+			convert(open, "pins", through(rawTupleOf[IPv4], rawTuple[IPv4].cooked), same[Pin]()),
+			convert(open, "pins6", through(rawTupleOf[IPv6], rawTuple[IPv6].cooked), same[Pin]())),
+		Affinity: byFamily(func(k AffinityKey) netip.Addr { return k.Client },
+			convert(open, "affinity", through(rawAffinityKeyOf[IPv4], rawAffinityKey[IPv4].cooked), same[AffinityEntry]()),
+			convert(open, "affinity6", through(rawAffinityKeyOf[IPv6], rawAffinityKey[IPv6].cooked), same[AffinityEntry]())),
+		Sources: byFamily(func(k SourceKey) netip.Addr { return k.Prefix.Addr() },
+			convert(open, "sources", through(rawSourceKeyOf[IPv4], rawSourceKey[IPv4].cooked), same[uint32]()),
+			convert(open, "sources6", through(rawSourceKeyOf[IPv6], rawSourceKey[IPv6].cooked), same[uint32]())),
+		Fragments: byFamily(func(k FragmentKey) netip.Addr { return k.Src },
+			convert(open, "fragments", through(rawFragmentKeyOf, rawFragmentKey.cooked), through(rawFragmentOf, rawFragment.cooked)),
+			convert(open, "fragments6", through(rawFragmentKey6Of, rawFragmentKey6.cooked), through(rawFragmentOf, rawFragment.cooked))),
+		NATOut: natMap(open, "nat_out"),
+		NATIn:  natMap(open, "nat_in"),
+		Endpoints: byFamily(func(a netip.Addr) netip.Addr { return a },
+			convert(open, "endpoints", through(rawAddr[IPv4], IPv4.Addr), same[EndpointEntry]()),
+			convert(open, "endpoints6", through(rawAddr[IPv6], IPv6.Addr), same[EndpointEntry]())),
+		Announcer:     convert(open, "announcer", same[uint32](), same[AnnouncerEntry]()),
+		Announced:     convert(open, "announced", same[AnnouncedKey](), same[AnnouncedEntry]()),
+		ClusterMACs:   convert(open, "cluster_macs", same[MACKey](), same[uint32]()),
+		ServiceCounts: kernelCounters{open("service_counts", reflect.TypeFor[uint32](), reflect.TypeFor[Count]())},
+		BackendCounts: kernelCounters{open("backend_counts", reflect.TypeFor[uint32](), reflect.TypeFor[Count]())},
 	}
-	key, value := size[K](), size[V]()
-	if m.KeySize() != key || m.ValueSize() != value {
-		*errs = append(*errs, fmt.Errorf("open map %s: key and value are %d and %d bytes, want %d and %d",
-			name, m.KeySize(), m.ValueSize(), key, value))
-	}
-	return kernelMap[K, V]{m}
 }
 
-func size[T any]() uint32 { return uint32(reflect.TypeFor[T]().Size()) }
+func flowMap(open openFunc, name string) Map[FlowKey, FlowEntry] {
+	return byFamily(func(k FlowKey) netip.Addr { return k.Pod },
+		convert(open, name, through(rawFlowKeyOf[IPv4], rawFlowKey[IPv4].cooked), through(rawFlowOf[IPv4], rawFlow[IPv4].cooked)),
+		convert(open, name+"6", through(rawFlowKeyOf[IPv6], rawFlowKey[IPv6].cooked), through(rawFlowOf[IPv6], rawFlow[IPv6].cooked)))
+}
+
+func natMap(open openFunc, name string) Map[Tuple, NATEntry] {
+	return byFamily(tupleFamily,
+		convert(open, name, through(rawTupleOf[IPv4], rawTuple[IPv4].cooked), through(rawNATOf[IPv4], rawNAT[IPv4].cooked)),
+		convert(open, name+"6", through(rawTupleOf[IPv6], rawTuple[IPv6].cooked), through(rawNATOf[IPv6], rawNAT[IPv6].cooked)))
+}
+
+func frontendFamily(k FrontendKey) netip.Addr { return k.Addr }
+func tupleFamily(t Tuple) netip.Addr          { return t.Dst.Addr() }
 
 // batchSize is how many entries one system call moves; 8192 entries of the
-// largest value are 320 KiB.
+// largest key and value are 800 KiB.
 const batchSize = 8192
 
+// kernelMap is a map of raw keys and values.
 type kernelMap[K, V comparable] struct{ m *ebpf.Map }
 
 func (k kernelMap[K, V]) array() bool { return k.m.Type() == ebpf.Array }
@@ -84,29 +128,38 @@ func (k kernelMap[K, V]) Delete(key K) error {
 
 func (k kernelMap[K, V]) All() (map[K]V, error) {
 	all := map[K]V{}
-	err := eachEntry(k.m, all)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, ebpf.ErrNotSupported) {
-		clear(all) // a bucket larger than the batch, or no batches
-		err = eachEntrySingly(k.m, all)
-	}
+	err := k.Each(func(key K, value V) bool {
+		all[key] = value
+		return true
+	})
 	if err != nil {
 		return nil, err
-	}
-	if k.array() {
-		var zero V
-		maps.DeleteFunc(all, func(_ K, v V) bool { return v == zero })
 	}
 	return all, nil
 }
 
-func eachEntry[K, V comparable](m *ebpf.Map, into map[K]V) error {
-	n := min(batchSize, int(m.MaxEntries()))
+func (k kernelMap[K, V]) Each(f func(K, V) bool) error {
+	if array := k.array(); array {
+		all, zero := f, *new(V)
+		f = func(key K, value V) bool { return value == zero || all(key, value) }
+	}
+	err := k.eachBatch(f)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, ebpf.ErrNotSupported) {
+		return k.eachSingly(f) // a bucket larger than the batch, or no batches
+	}
+	return err
+}
+
+func (k kernelMap[K, V]) eachBatch(f func(K, V) bool) error {
+	n := min(batchSize, int(k.m.MaxEntries()))
 	keys, values := make([]K, n), make([]V, n)
 	var cursor ebpf.MapBatchCursor
 	for {
-		got, err := m.BatchLookup(&cursor, keys, values, nil)
+		got, err := k.m.BatchLookup(&cursor, keys, values, nil)
 		for i := range got {
-			into[keys[i]] = values[i]
+			if !f(keys[i], values[i]) {
+				return nil
+			}
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return nil // that was all
@@ -117,226 +170,149 @@ func eachEntry[K, V comparable](m *ebpf.Map, into map[K]V) error {
 	}
 }
 
-func eachEntrySingly[K, V comparable](m *ebpf.Map, into map[K]V) error {
+func (k kernelMap[K, V]) eachSingly(f func(K, V) bool) error {
 	var key K
 	var value V
-	it := m.Iterate()
+	it := k.m.Iterate()
 	for it.Next(&key, &value) {
-		into[key] = value
+		if !f(key, value) {
+			return nil
+		}
 	}
 	return it.Err()
 }
 
-// kernelTables are the inner maps of an array of maps. Inner maps are opened
-// by id for each use: two descriptors for every service would soon be more
-// than a process may have.
-type kernelTables struct{ outer *ebpf.Map }
-
-// innerSpec must match the template in bpf/: BPF_F_INNER_MAP lets tables of
-// any size stand in for it.
-func innerSpec(slots int) *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: "maglev_table", Type: ebpf.Array, KeySize: 4, ValueSize: 4,
-		MaxEntries: uint32(slots), Flags: unix.BPF_F_INNER_MAP}
+// codec is how one type is written in another.
+type codec[T, Raw comparable] struct {
+	raw    func(T) Raw
+	cooked func(Raw) T
 }
 
-func (t kernelTables) Sizes() (map[uint32]uint32, error) {
-	ids, err := kernelMap[uint32, uint32]{t.outer}.All()
+func through[T, Raw comparable](raw func(T) Raw, cooked func(Raw) T) codec[T, Raw] {
+	return codec[T, Raw]{raw, cooked}
+}
+
+func same[T comparable]() codec[T, T] {
+	id := func(t T) T { return t }
+	return codec[T, T]{id, id}
+}
+
+// converted is a map of raw keys and values as Go sees it.
+type converted[K, V, RawK, RawV comparable] struct {
+	kernelMap[RawK, RawV]
+	key   codec[K, RawK]
+	value codec[V, RawV]
+}
+
+func convert[K, V, RawK, RawV comparable](open openFunc, name string, key codec[K, RawK], value codec[V, RawV]) Map[K, V] {
+	m := open(name, reflect.TypeFor[RawK](), reflect.TypeFor[RawV]())
+	return converted[K, V, RawK, RawV]{kernelMap[RawK, RawV]{m}, key, value}
+}
+
+func (c converted[K, V, RawK, RawV]) Lookup(key K) (value V, ok bool, err error) {
+	raw, ok, err := c.kernelMap.Lookup(c.key.raw(key))
+	if !ok || err != nil {
+		return value, false, err
+	}
+	return c.value.cooked(raw), true, nil
+}
+
+func (c converted[K, V, RawK, RawV]) Update(key K, value V) error {
+	return c.kernelMap.Update(c.key.raw(key), c.value.raw(value))
+}
+
+func (c converted[K, V, RawK, RawV]) Delete(key K) error {
+	return c.kernelMap.Delete(c.key.raw(key))
+}
+
+func (c converted[K, V, RawK, RawV]) All() (map[K]V, error) {
+	all := map[K]V{}
+	err := c.Each(func(key K, value V) bool {
+		all[key] = value
+		return true
+	})
 	if err != nil {
 		return nil, err
-	}
-	sizes := map[uint32]uint32{}
-	for index, id := range ids {
-		if id == 0 {
-			continue
-		}
-		inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
-		if err != nil {
-			return nil, fmt.Errorf("open table %d: %w", index, err)
-		}
-		if n := inner.MaxEntries(); n != emptySlots {
-			sizes[index] = n
-		}
-		inner.Close()
-	}
-	return sizes, nil
-}
-
-// inner returns the table, which the caller closes; nil when there is none.
-func (t kernelTables) inner(index uint32) (*ebpf.Map, error) {
-	var id uint32
-	if err := t.outer.Lookup(index, &id); errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && id == 0 {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	return ebpf.NewMapFromID(ebpf.MapID(id))
-}
-
-func (t kernelTables) Read(index uint32) ([]uint32, error) {
-	inner, err := t.inner(index)
-	if inner == nil || err != nil {
-		return nil, err
-	}
-	defer inner.Close()
-	if inner.MaxEntries() == emptySlots {
-		return nil, nil
-	}
-	slots := make([]uint32, inner.MaxEntries())
-	keys := make([]uint32, len(slots))
-	var cursor ebpf.MapBatchCursor
-	n, err := inner.BatchLookup(&cursor, keys, slots, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, err
-	}
-	if n != len(slots) {
-		return nil, fmt.Errorf("read table %d: %d slots of %d", index, n, len(slots))
-	}
-	return slots, nil
-}
-
-func (t kernelTables) Write(tables map[uint32][]uint32) error {
-	var indexes, fds []uint32
-	for _, index := range slices.Sorted(maps.Keys(tables)) {
-		fresh, err := t.fill(index, tables[index])
-		if err != nil {
-			return fmt.Errorf("fill table %d: %w", index, err)
-		}
-		if fresh != nil {
-			defer fresh.Close() // the outer map keeps it
-			indexes, fds = append(indexes, index), append(fds, uint32(fresh.FD()))
-		}
-	}
-	return t.insert(indexes, fds)
-}
-
-// insert puts inner maps into the outer one, in a single batch where the kernel has them.
-func (t kernelTables) insert(indexes, fds []uint32) error {
-	if len(indexes) == 0 {
-		return nil
-	}
-	_, err := t.outer.BatchUpdate(indexes, fds, nil)
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		for i, index := range indexes {
-			if err := t.outer.Put(index, fds[i]); err != nil {
-				return fmt.Errorf("insert table %d: %w", index, err)
-			}
-		}
-		return nil
-	}
-	return err
-}
-
-// fill writes the table in place; or, when there is none of that size, returns a new one.
-func (t kernelTables) fill(index uint32, slots []uint32) (fresh *ebpf.Map, err error) {
-	inner, err := t.inner(index)
-	if err != nil {
-		return nil, err
-	}
-	if inner != nil && inner.MaxEntries() == uint32(len(slots)) {
-		defer inner.Close()
-		return nil, fillSlots(inner, slots)
-	}
-	if inner != nil {
-		inner.Close()
-	}
-	if fresh, err = ebpf.NewMap(innerSpec(len(slots))); err != nil {
-		return nil, err
-	}
-	if err := fillSlots(fresh, slots); err != nil {
-		fresh.Close()
-		return nil, err
-	}
-	return fresh, nil
-}
-
-func fillSlots(m *ebpf.Map, slots []uint32) error {
-	keys := make([]uint32, len(slots))
-	for i := range keys {
-		keys[i] = uint32(i)
-	}
-	_, err := m.BatchUpdate(keys, slots, nil)
-	return err
-}
-
-// emptySlots is the size of the table that stands for none. No Maglev table
-// is as small (MaglevSize).
-const emptySlots = 1
-
-// Delete puts an empty table, one for all, in the place of each: the kernel
-// has no batch for removing them, and waits for RCU each time.
-func (t kernelTables) Delete(indexes []uint32) error {
-	empty, err := ebpf.NewMap(innerSpec(emptySlots))
-	if err != nil {
-		return err
-	}
-	defer empty.Close()
-	return t.insert(indexes, slices.Repeat([]uint32{uint32(empty.FD())}, len(indexes)))
-}
-
-// CheckLayout compares the Go types of this package with the BTF of the
-// compiled maps: every member's offset and size, not the sum of them only.
-func CheckLayout(compiled map[string]*ebpf.MapSpec) error {
-	var errs []error
-	check := func(name string, key, value reflect.Type) {
-		spec, ok := compiled[name]
-		if !ok {
-			errs = append(errs, fmt.Errorf("check layout of map %s: not compiled", name))
-			return
-		}
-		for _, side := range []struct {
-			what string
-			c    btf.Type
-			g    reflect.Type
-		}{{"key", spec.Key, key}, {"value", spec.Value, value}} {
-			c, err := cMembers(side.c, 0)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("check layout of map %s: %s: %w", name, side.what, err))
-			} else if g := goMembers(side.g, 0); !slices.Equal(c, g) {
-				errs = append(errs, fmt.Errorf("check layout of map %s: %s has members %v in C and %v in Go", name, side.what, c, g))
-			}
-		}
-	}
-	check("frontends", reflect.TypeFor[FrontendKey](), reflect.TypeFor[FrontendEntry]())
-	check("sets", reflect.TypeFor[uint32](), reflect.TypeFor[BackendSet]())
-	check("backends", reflect.TypeFor[uint32](), reflect.TypeFor[BackendEntry]())
-	check("next_hops", reflect.TypeFor[uint32](), reflect.TypeFor[NextHopEntry]())
-	check("local_targets", reflect.TypeFor[LocalKey](), reflect.TypeFor[LocalTarget]())
-	check("endpoints", reflect.TypeFor[IPv4](), reflect.TypeFor[EndpointEntry]())
-	check("announcer", reflect.TypeFor[uint32](), reflect.TypeFor[AnnouncerEntry]())
-	check("announced", reflect.TypeFor[AnnouncedKey](), reflect.TypeFor[AnnouncedEntry]())
-	check("cluster_macs", reflect.TypeFor[MACKey](), reflect.TypeFor[uint32]())
-	return errors.Join(errs...)
-}
-
-// span is the place of one member, in bytes.
-type span struct{ offset, size uint32 }
-
-func cMembers(t btf.Type, at uint32) ([]span, error) {
-	t = btf.UnderlyingType(t)
-	s, ok := t.(*btf.Struct)
-	if !ok {
-		n, err := btf.Sizeof(t)
-		return []span{{at, uint32(n)}}, err
-	}
-	var all []span
-	for _, m := range s.Members {
-		spans, err := cMembers(m.Type, at+m.Offset.Bytes())
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, spans...)
 	}
 	return all, nil
 }
 
-func goMembers(t reflect.Type, at uint32) []span {
-	if t.Kind() != reflect.Struct {
-		return []span{{at, uint32(t.Size())}}
+func (c converted[K, V, RawK, RawV]) Each(f func(K, V) bool) error {
+	return c.kernelMap.Each(func(key RawK, value RawV) bool {
+		return f(c.key.cooked(key), c.value.cooked(value))
+	})
+}
+
+// families are the two maps of one concept.
+type families[K, V comparable] struct {
+	of        func(K) netip.Addr
+	four, six Map[K, V]
+}
+
+func byFamily[K, V comparable](of func(K) netip.Addr, four, six Map[K, V]) Map[K, V] {
+	return families[K, V]{of, four, six}
+}
+
+func (f families[K, V]) pick(key K) Map[K, V] {
+	if f.of(key).Is4() {
+		return f.four
 	}
-	var all []span
-	for i := range t.NumField() {
-		f := t.Field(i)
-		all = append(all, goMembers(f.Type, at+uint32(f.Offset))...)
+	return f.six
+}
+
+func (f families[K, V]) Lookup(key K) (V, bool, error) { return f.pick(key).Lookup(key) }
+func (f families[K, V]) Update(key K, value V) error   { return f.pick(key).Update(key, value) }
+func (f families[K, V]) Delete(key K) error            { return f.pick(key).Delete(key) }
+func (f families[K, V]) All() (map[K]V, error)         { return both(f.four, f.six) }
+func (f families[K, V]) Each(do func(K, V) bool) error { return eachOfBoth(f.four, f.six, do) }
+
+// backendMap are the two maps of backends: an id is in the one of its address's family.
+type backendMap struct{ four, six Map[uint32, BackendEntry] }
+
+func (b backendMap) Lookup(id uint32) (BackendEntry, bool, error) {
+	if entry, ok, err := b.four.Lookup(id); ok || err != nil {
+		return entry, ok, err
 	}
-	return all
+	return b.six.Lookup(id)
+}
+
+func (b backendMap) Update(id uint32, entry BackendEntry) error {
+	of, other := b.six, b.four
+	if entry.Addr.Is4() {
+		of, other = b.four, b.six
+	}
+	return errors.Join(other.Delete(id), of.Update(id, entry))
+}
+
+func (b backendMap) Delete(id uint32) error { return errors.Join(b.four.Delete(id), b.six.Delete(id)) }
+
+func (b backendMap) All() (map[uint32]BackendEntry, error) { return both(b.four, b.six) }
+
+func (b backendMap) Each(f func(uint32, BackendEntry) bool) error {
+	return eachOfBoth(b.four, b.six, f)
+}
+
+func both[K, V comparable](four, six Map[K, V]) (map[K]V, error) {
+	all, err := four.All()
+	if err != nil {
+		return nil, err
+	}
+	more, err := six.All()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(all, more)
+	return all, nil
+}
+
+func eachOfBoth[K, V comparable](four, six Map[K, V], f func(K, V) bool) error {
+	more := true
+	err := four.Each(func(key K, value V) bool {
+		more = f(key, value)
+		return more
+	})
+	if err != nil || !more {
+		return err
+	}
+	return six.Each(f)
 }

@@ -6,18 +6,21 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/seamark-lb/seamark/state"
 )
 
-// The types of this file are the keys and values of bpf/maps.h, byte for
-// byte; CheckLayout compares them with the BTF of what is loaded.
+// The types of this file are the keys and values of bpf/maps.h as Go sees
+// them: of either family, addresses as netip.Addr, ports as numbers. raw.go has
+// the same byte for byte.
 
 // Sizes of maps whose indexes are given out here.
 const (
-	maxSets     = 16384
-	maxBackends = 65536
-	maxNextHops = 4096
+	maxSets     = 65536
+	maxServices = 65536
+	maxBackends = 131072
+	maxNextHops = 8192
 )
 
 // IPv4 is an address in network byte order (__be32).
@@ -31,10 +34,18 @@ func (a IPv4) String() string { return a.Addr().String() }
 // ipv4 returns a in network byte order; an error when a is not IPv4.
 func ipv4(a netip.Addr) (IPv4, error) {
 	if !a.Is4() {
-		return IPv4{}, fmt.Errorf("address %s: only IPv4 is balanced yet", a)
+		return IPv4{}, fmt.Errorf("address %s: only IPv4 is announced yet", a)
 	}
 	return a.As4(), nil
 }
+
+// IPv6 is an address in network byte order (__be32[4]).
+type IPv6 [16]byte
+
+// Addr returns a as a netip.Addr.
+func (a IPv6) Addr() netip.Addr { return netip.AddrFrom16(a) }
+
+func (a IPv6) String() string { return a.Addr().String() }
 
 // Port is a port in network byte order (__be16).
 type Port [2]byte
@@ -75,66 +86,148 @@ func macFrom(hw net.HardwareAddr) (m MAC, err error) {
 // FrontendKey is addr:port/proto. With port and proto 0 it stands for the
 // address itself (the VIP row).
 type FrontendKey struct {
-	Addr  IPv4
-	Port  Port
+	Addr  netip.Addr
+	Port  uint16
 	Proto state.Protocol
-	_     uint8
 }
 
-func vipKey(a IPv4) FrontendKey { return FrontendKey{Addr: a} }
+func vipKey(a netip.Addr) FrontendKey { return FrontendKey{Addr: a} }
 
-func (k FrontendKey) isVIP() bool { return k.Port == Port{} && k.Proto == 0 }
+func (k FrontendKey) isVIP() bool { return k.Port == 0 && k.Proto == 0 }
 
 func (k FrontendKey) String() string {
 	if k.isVIP() {
 		return k.Addr.String()
 	}
-	return addrPort(k.Addr, k.Port) + "/" + k.Proto.String()
+	return netip.AddrPortFrom(k.Addr, k.Port).String() + "/" + k.Proto.String()
 }
 
-// FrontendEntry says which backend set serves a frontend.
+// FrontendFlags are enum frontend_flags.
+type FrontendFlags uint32
+
+// The flags of a frontend.
+const (
+	FrontendVIP      FrontendFlags = 1 << iota // row of an address
+	FrontendInside                             // for pods of this node only
+	FrontendSNAT                               // to other nodes by address translation
+	FrontendGeneve                             // to other nodes in Geneve instead of IP in IP
+	FrontendAffinity                           // a client keeps its backend
+	FrontendSources                            // only from the prefixes in sources
+	FrontendRefuse                             // what cannot be served is answered
+	FrontendTraced                             // every packet is told to events
+)
+
+var frontendFlagNames = []string{"address", "inside", "snat", "geneve", "affinity", "sources", "refuse", "traced"}
+
+func (f FrontendFlags) String() string {
+	var names []string
+	for i, name := range frontendFlagNames {
+		if f&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// FrontendEntry says which backend sets serve a frontend; all zeros but the
+// flags in VIP rows.
 type FrontendEntry struct {
-	Set   uint32 // index into sets; 0 in VIP rows
-	Flags uint32
+	Set     uint32 // for packets from outside
+	Flags   FrontendFlags
+	Inside  uint32 // set for packets from pods of this node
+	Service uint32 // number of the service port
 }
 
-// BackendSet is the backends of one service port. Its tables are
-// maglev[2*set] and maglev[2*set+1].
+// BackendSet is the backends of one service port. Its tables are tables[4*set+n],
+// n from 0 to 2.
 type BackendSet struct {
-	Size   [2]uint32 // slots of each table; 0: no backends
-	Active uint32    // 0 or 1: which table is looked up
-	Flags  uint32
+	Size [3]uint32 // slots of each table; 0: none
+	// Owner is a hash of whose the set is, for a later process to know it by.
+	Owner    uint32
+	Look     Look
+	Affinity uint32 // in ticks
 }
 
-// BackendLocal in BackendEntry.Flags: the backend runs on this node.
-const BackendLocal = 1
+// Look is set_look: which of a set's tables is which.
+type Look uint32
+
+const (
+	tablesPerSet           = 3
+	lookPreviousShift      = 2
+	lookMoving        Look = 16
+)
+
+func newLook(active, previous uint32, moving bool) Look {
+	look := Look(active | previous<<lookPreviousShift)
+	if moving {
+		look |= lookMoving
+	}
+	return look
+}
+
+// Active is which table decides.
+func (l Look) Active() uint32 { return uint32(l) & 3 % tablesPerSet }
+
+// Previous is which table decided before the window of changes opened.
+func (l Look) Previous() uint32 { return uint32(l) >> lookPreviousShift & 3 % tablesPerSet }
+
+// Moving says whether a window is open.
+func (l Look) Moving() bool { return l&lookMoving != 0 }
+
+// spare is a table that is neither.
+func (l Look) spare() uint32 {
+	for i := range uint32(tablesPerSet) {
+		if i != l.Active() && i != l.Previous() {
+			return i
+		}
+	}
+	panic("three tables, and two are in use")
+}
+
+// A slot of a Maglev table: the id of a backend, and whether the slot has moved.
+const (
+	SlotMoved   = 1 << 20
+	slotBackend = SlotMoved - 1
+)
+
+// BackendFlags are enum backend_flags.
+type BackendFlags uint8
+
+// The flags of a backend.
+const (
+	BackendLocal    BackendFlags = 1 << iota // runs on this node
+	BackendDraining                          // keeps its flows and gets no new ones
+)
 
 // BackendEntry is one backend.
 type BackendEntry struct {
-	Addr    IPv4
-	Port    Port // target port
-	Flags   uint8
-	_       uint8
+	Addr    netip.Addr
+	Port    uint16 // target port
+	Flags   BackendFlags
 	NextHop uint32 // index into next_hops; 0 when local or not resolved
 }
 
-func (b BackendEntry) addrPort() string { return addrPort(b.Addr, b.Port) }
+func (b BackendEntry) addrPort() netip.AddrPort { return netip.AddrPortFrom(b.Addr, b.Port) }
 
 // NextHopEntry is how this node reaches others.
 type NextHopEntry struct {
 	Ifindex uint32 // 0: not resolved, BPF asks the FIB
-	Saddr   IPv4   // source of the outer header
+	VLAN    uint16 // tag on that device; 0: none
+	MTU     uint16 // of IP packets on the way
 	Dmac    MAC
 	Smac    MAC
+	Saddr   IPv4 // source of an IPv4 outer header
+	Node    IPv4 // the other node; zero: unknown
+	Saddr6  IPv6
+	Node6   IPv6
 }
 
 // LocalKey finds the target port of a local pod behind a VIP.
 type LocalKey struct {
-	VIP   IPv4
-	Pod   IPv4
-	Port  Port // of the frontend
+	VIP   netip.Addr
+	Pod   netip.Addr
+	Port  uint16 // of the frontend
 	Proto state.Protocol
-	_     uint8
 }
 
 func (k LocalKey) frontend() FrontendKey {
@@ -142,10 +235,95 @@ func (k LocalKey) frontend() FrontendKey {
 }
 
 // LocalTarget is the target port on the pod.
-type LocalTarget struct {
-	Port Port
-	_    uint16
+type LocalTarget struct{ Port uint16 }
+
+// FlowKey is a flow as the pod sends it.
+type FlowKey struct {
+	Pod, Client         netip.Addr
+	PodPort, ClientPort uint16
+	Proto               state.Protocol
 }
+
+// Flags of flows and pins (enum flow_flags).
+const (
+	FlowReplied = 1 << iota // the pod has answered, and not with RST
+	FlowClosing             // a FIN or RST was seen
+)
+
+// FlowEntry is what the pod's packets are rewritten to come from.
+type FlowEntry struct {
+	VIP   netip.Addr
+	Port  uint16
+	Flags uint8
+	Seen  uint32 // ticks, of the last packet
+}
+
+// Tuple is a flow's addresses and ports in one direction.
+type Tuple struct {
+	Src, Dst netip.AddrPort
+	Proto    state.Protocol
+}
+
+func (t Tuple) String() string {
+	return t.Src.String() + " > " + t.Dst.String() + "/" + t.Proto.String()
+}
+
+// Pin is the backend of one flow, where the slot alone does not say it.
+type Pin struct {
+	Backend uint32
+	Set     uint32
+	Seen    uint32 // ticks
+	Flags   uint32 // FlowClosing
+}
+
+// AffinityKey is a client of a service port.
+type AffinityKey struct {
+	Client  netip.Addr
+	Service uint32
+}
+
+// AffinityEntry is the backend that the client had last.
+type AffinityEntry struct {
+	Backend uint32
+	Seen    uint32 // ticks
+}
+
+// SourceKey is a prefix of clients that may use a service port.
+type SourceKey struct {
+	Service uint32
+	Prefix  netip.Prefix
+}
+
+// FragmentKey is what the fragments of a packet share.
+type FragmentKey struct {
+	Src, Dst netip.Addr
+	ID       uint32 // as a number; of IPv4 16 bits
+	Proto    state.Protocol
+}
+
+// FragmentEntry is what only the first fragment carries.
+type FragmentEntry struct {
+	Sport, Dport uint16
+	Seen         uint32 // ticks
+}
+
+// Flags of translated flows (enum nat_flags).
+const (
+	NATReplied = 1 << iota // packets were seen in both directions
+	NATClosing             // a FIN or RST was seen
+	NATInside              // of a pod of this node to a Service
+)
+
+// NATEntry is what a packet of a translated flow becomes.
+type NATEntry struct {
+	Src, Dst netip.AddrPort
+	Flags    uint8
+	Seen     uint32 // ticks
+	Backend  uint32
+}
+
+// Count is packets and bytes.
+type Count struct{ Packets, Bytes uint64 }
 
 // EndpointEntry is a pod of this node.
 type EndpointEntry struct {
@@ -181,8 +359,4 @@ type AnnouncedEntry struct {
 type MACKey struct {
 	MAC MAC
 	_   uint16
-}
-
-func addrPort(a IPv4, p Port) string {
-	return netip.AddrPortFrom(a.Addr(), p.Uint16()).String()
 }

@@ -2,8 +2,10 @@ package datapath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 )
 
 // mirror is a map of the kernel with a copy of what it holds, so that what is
@@ -74,55 +76,16 @@ func (c *mirror[K, V]) remove(key K) error {
 	return nil
 }
 
-// frontendMirror also counts the frontends of each address and each set; VIP
-// rows do not count.
-type frontendMirror struct {
-	*mirror[FrontendKey, FrontendEntry]
-	ofAddr map[IPv4]int
-	ofSet  map[uint32]int
-}
-
-func newFrontendMirror(m Map[FrontendKey, FrontendEntry]) *frontendMirror {
-	return &frontendMirror{newMirror("frontends", m), map[IPv4]int{}, map[uint32]int{}}
-}
-
-func (f *frontendMirror) load() error {
-	if err := f.mirror.load(); err != nil {
-		return err
-	}
-	clear(f.ofAddr)
-	clear(f.ofSet)
-	for key := range f.have {
-		f.count(key, 1)
-	}
-	return nil
-}
-
-func (f *frontendMirror) put(key FrontendKey, entry FrontendEntry) error {
-	f.count(key, -1)
-	defer f.count(key, 1)
-	return f.mirror.put(key, entry)
-}
-
-func (f *frontendMirror) remove(key FrontendKey) error {
-	f.count(key, -1)
-	defer f.count(key, 1)
-	return f.mirror.remove(key)
-}
-
-func (f *frontendMirror) count(key FrontendKey, n int) {
-	if entry, ok := f.have[key]; ok && !key.isVIP() {
-		f.ofAddr[key.Addr] += n
-		f.ofSet[entry.Set] += n
-	}
-}
-
-// maglevTable stands for a table: its size, and a hash of its slots that is
-// of use in this process only.
+// maglevTable stands for a table: its size, and hashes that are of use in this
+// process only: of the backends in its slots, and of all that is in them.
 type maglevTable struct {
-	size uint32
-	sum  uint64
+	size        uint32
+	sum, marked uint64
 }
+
+// leads says whether packets reach the same backends by both tables, moved
+// slots or not.
+func (t maglevTable) leads(other maglevTable) bool { return t.size == other.size && t.sum == other.sum }
 
 // tableMirror remembers what each Maglev table of the kernel is.
 type tableMirror struct {
@@ -138,21 +101,26 @@ func newTableMirror(tables Tables) *tableMirror {
 
 // load learns which tables there are, not what is in them.
 func (t *tableMirror) load() error {
-	sizes, err := t.tables.Sizes()
+	exists, err := t.tables.Indexes()
 	if err != nil {
-		return fmt.Errorf("read sizes of maglev tables: %w", err)
+		return fmt.Errorf("read which maglev tables there are: %w", err)
 	}
 	clear(t.have)
-	clear(t.exists)
-	for index := range sizes {
-		t.exists[index] = true
-	}
+	t.exists = exists
 	return nil
 }
 
-// read reads a table, and knows it from then on.
-func (t *tableMirror) read(index uint32) ([]uint32, error) {
-	slots, err := t.tables.Read(index)
+// read reads a table, and knows it from then on. One that something else
+// removed, or made smaller, is as none.
+func (t *tableMirror) read(index, size uint32) ([]uint32, error) {
+	if size == 0 {
+		return nil, nil
+	}
+	slots, err := t.tables.Read(index, size)
+	if errors.Is(err, errNoTable) {
+		delete(t.have, index)
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read maglev table %d: %w", index, err)
 	}
@@ -161,30 +129,43 @@ func (t *tableMirror) read(index uint32) ([]uint32, error) {
 }
 
 func (t *tableMirror) sum(slots []uint32) maglevTable {
-	bytes := make([]byte, 0, 4*len(slots))
+	plain := make([]byte, 0, 4*len(slots))
+	marked := make([]byte, 0, 4*len(slots))
 	for _, slot := range slots {
-		bytes = binary.NativeEndian.AppendUint32(bytes, slot)
+		plain = binary.NativeEndian.AppendUint32(plain, slot&slotBackend)
+		marked = binary.NativeEndian.AppendUint32(marked, slot)
 	}
-	return maglevTable{uint32(len(slots)), maphash.Bytes(t.seed, bytes)}
+	return maglevTable{uint32(len(slots)), maphash.Bytes(t.seed, plain), maphash.Bytes(t.seed, marked)}
 }
 
-func (t *tableMirror) holds(index uint32, want maglevTable) bool {
+// leads says whether packets looked up in the table reach the backends that
+// they would by want.
+func (t *tableMirror) leads(index uint32, want maglevTable) bool {
 	have, ok := t.have[index]
-	return ok && have == want
+	return ok && have.leads(want)
 }
 
-// write writes tables that no packet is looked up in.
+// write writes tables that no packet is looked up in, but for those that are
+// there already.
 func (t *tableMirror) write(tables map[uint32][]uint32) error {
-	for index := range tables {
+	missing := map[uint32][]uint32{}
+	sums := map[uint32]maglevTable{}
+	for index, slots := range tables {
+		sum := t.sum(slots)
+		if have, ok := t.have[index]; len(slots) == 0 || ok && have == sum {
+			continue
+		}
+		missing[index], sums[index] = slots, sum
 		delete(t.have, index)
 		t.exists[index] = true
 	}
-	if err := t.tables.Write(tables); err != nil {
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := t.tables.Write(missing); err != nil {
 		return fmt.Errorf("write maglev tables: %w", err)
 	}
-	for index, slots := range tables {
-		t.have[index] = t.sum(slots)
-	}
+	maps.Copy(t.have, sums)
 	return nil
 }
 

@@ -5,16 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
 )
 
-// Hop is a way out of this node, shared by all addresses that are reached by it.
+// Hop is a way out of this node, shared by all addresses on one node that are
+// reached by it.
 type Hop struct {
 	Gateway netip.Addr // whose MAC frames go to: a router, or, on link, the address itself
 	Ifindex int
 	Source  netip.Addr // that the kernel would send from
+	MTU     int        // of the route, as far as it is smaller than the device's; 0: it is not
+	Node    NodeAddrs  // the node it leads to, where that is known
 }
 
 // Neighbour is what the kernel's neighbour table says of a Hop's gateway.
@@ -31,9 +35,19 @@ type NeighbourKey struct {
 	Ifindex int
 }
 
+// Link is a device that is up and that BPF can send frames by.
+type Link struct {
+	MAC MAC // zero: it has none, or is of a kind that BPF cannot send by
+	MTU int // of IP packets
+	// Ifindex is where the frames are to go: the device itself, or, of a VLAN,
+	// the device below it.
+	Ifindex int
+	VLAN    uint16 // tag that they need there; 0: none
+}
+
 // MACs are the link-layer addresses that the kernel knows.
 type MACs struct {
-	Devices    map[int]MAC // by ifindex, of the devices that are up
+	Devices    map[int]Link // by ifindex
 	Neighbours map[NeighbourKey]Neighbour
 }
 
@@ -137,21 +151,25 @@ func (n *NextHops) watch(ctx context.Context, changed func(bool)) {
 	}
 }
 
-// Index returns the index of the next hop towards addr, and from then on
-// keeps that next hop fresh; 0 when there is none.
-func (n *NextHops) Index(addr netip.Addr, held uint32) uint32 {
+// Index returns the index of the next hop towards addr on node, and from then
+// on keeps that next hop fresh; 0 when there is none. Of a node that is not
+// known, held may know.
+func (n *NextHops) Index(addr netip.Addr, node NodeAddrs, held uint32) uint32 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	index, err := n.lookUp(addr, held)
+	index, err := n.lookUp(addr, node, held)
 	if err != nil {
 		n.log.Warn("resolve next hop", "addr", addr, "retry", n.Every, "err", err)
 	}
 	return index
 }
 
-func (n *NextHops) lookUp(addr netip.Addr, held uint32) (uint32, error) {
+func (n *NextHops) lookUp(addr netip.Addr, node NodeAddrs, held uint32) (uint32, error) {
 	if err := n.load(); err != nil {
 		return 0, err
+	}
+	if node == (NodeAddrs{}) {
+		node = nodeIn(n.kernel.have[held])
 	}
 	hop, known := n.hopOf[addr]
 	if !known {
@@ -160,8 +178,11 @@ func (n *NextHops) lookUp(addr netip.Addr, held uint32) (uint32, error) {
 			n.hopOf[addr] = Hop{} // the next pass tries again
 			return 0, fmt.Errorf("find route: %w", err)
 		}
-		n.hopOf[addr] = hop
 	}
+	if hop.Gateway.IsValid() {
+		hop.Node = node
+	}
+	n.hopOf[addr] = hop
 	if hop == (Hop{}) {
 		return 0, nil
 	}
@@ -234,7 +255,7 @@ func (n *NextHops) mayAdopt(hop Hop, held uint32) bool {
 		}
 	}
 	mac := n.macs.Neighbours[hop.neighbour()].MAC
-	return entry.Ifindex == uint32(hop.Ifindex) && entry.Saddr.Addr() == hop.Source && (mac == MAC{} || mac == entry.Dmac)
+	return n.macs.alike(hop, entry) && (mac == MAC{} || mac == entry.Dmac)
 }
 
 // Keep forgets every address but these.
@@ -298,6 +319,7 @@ func (n *NextHops) resolve(routes, probe bool) (moved bool, err error) {
 		}
 		hop, err := n.resolver.Route(addr)
 		if err == nil && hop != (Hop{}) {
+			hop.Node = old.Node
 			_, err = n.assign(hop, 0)
 		}
 		if err != nil {
@@ -356,17 +378,57 @@ func (h Hop) neighbour() NeighbourKey { return NeighbourKey{h.Gateway, h.Ifindex
 
 // entry is the hop's row; empty, so that BPF asks the FIB, while a MAC of it is unknown.
 func (m *MACs) entry(hop Hop) NextHopEntry {
-	smac, dmac := m.Devices[hop.Ifindex], m.Neighbours[hop.neighbour()].MAC
-	if smac == (MAC{}) || dmac == (MAC{}) || !hop.Source.Is4() {
+	dmac := m.Neighbours[hop.neighbour()].MAC
+	link := m.Devices[hop.Ifindex]
+	if link.MAC == (MAC{}) || dmac == (MAC{}) || !hop.Source.IsValid() {
 		return NextHopEntry{}
 	}
-	return NextHopEntry{Ifindex: uint32(hop.Ifindex), Saddr: hop.Source.As4(), Dmac: dmac, Smac: smac}
+	entry := m.bare(hop)
+	entry.Dmac = dmac
+	return entry
+}
+
+// bare is the hop's row without the neighbour's MAC.
+func (m *MACs) bare(hop Hop) NextHopEntry {
+	link := m.Devices[hop.Ifindex]
+	entry := NextHopEntry{Ifindex: uint32(link.Ifindex), VLAN: link.VLAN, MTU: uint16(min(link.MTU, math.MaxUint16)), Smac: link.MAC}
+	if hop.MTU > 0 && hop.MTU < link.MTU {
+		entry.MTU = uint16(min(hop.MTU, math.MaxUint16))
+	}
+	if hop.Source.Is4() {
+		entry.Saddr = hop.Source.As4()
+	} else if hop.Source.IsValid() {
+		entry.Saddr6 = hop.Source.As16()
+	}
+	if hop.Node.Four.Is4() {
+		entry.Node = hop.Node.Four.As4()
+	}
+	if hop.Node.Six.Is6() {
+		entry.Node6 = hop.Node.Six.As16()
+	}
+	return entry
+}
+
+// alike says whether held is the hop's row but for the neighbour's MAC.
+func (m *MACs) alike(hop Hop, held NextHopEntry) bool {
+	held.Dmac = MAC{}
+	return held.Ifindex != 0 && held == m.bare(hop)
 }
 
 // forgot says whether all that the kernel no longer has of the hop is the
 // neighbour's MAC. The neighbour is most likely still there: the MAC in held
 // stands until the probe is answered by another.
 func (m *MACs) forgot(hop Hop, held NextHopEntry) bool {
-	return m.entry(hop) == (NextHopEntry{}) && held.Dmac != (MAC{}) && held.Ifindex == uint32(hop.Ifindex) &&
-		held.Smac == m.Devices[hop.Ifindex] && hop.Source.Is4() && held.Saddr == hop.Source.As4()
+	return m.entry(hop) == (NextHopEntry{}) && held.Dmac != (MAC{}) && m.alike(hop, held)
+}
+
+// nodeIn returns the addresses of the node that an entry leads to.
+func nodeIn(entry NextHopEntry) (node NodeAddrs) {
+	if entry.Node != (IPv4{}) {
+		node.Four = entry.Node.Addr()
+	}
+	if entry.Node6 != (IPv6{}) {
+		node.Six = entry.Node6.Addr()
+	}
+	return node
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/seamark-lb/seamark/state"
 )
 
 // fakeResolver is a node with eth1 (ifindex 2) and eth2 (ifindex 3).
@@ -21,7 +23,8 @@ type fakeResolver struct {
 
 func newFakeResolver() *fakeResolver {
 	return &fakeResolver{routes: map[string]string{}, macs: MACs{
-		Devices:    map[int]MAC{2: {2, 0, 0, 0, 0, 2}, 3: {2, 0, 0, 0, 0, 3}},
+		Devices: map[int]Link{2: {MAC: MAC{2, 0, 0, 0, 0, 2}, MTU: 1500, Ifindex: 2},
+			3: {MAC: MAC{2, 0, 0, 0, 0, 3}, MTU: 1500, Ifindex: 3}},
 		Neighbours: map[NeighbourKey]Neighbour{},
 	}}
 }
@@ -70,13 +73,13 @@ func TestBackendsShareNextHops(t *testing.T) {
 	r.routes = map[string]string{"172.20.0.1": "192.168.10.100 2", "172.20.0.2": "192.168.10.100 2", "172.20.2.1": "192.168.10.200 2"}
 	r.neighbour("192.168.10.100", 2, 100)
 	n := NewNextHops(fake.Maps, r, discard)
-	index := func(addr string) uint32 { return n.Index(netip.MustParseAddr(addr), 0) }
+	index := func(addr string) uint32 { return n.Index(netip.MustParseAddr(addr), NodeAddrs{}, 0) }
 
 	a, b, c, none := index("172.20.0.1"), index("172.20.0.2"), index("172.20.2.1"), index("10.0.0.1")
 	if a == 0 || a != b || c == 0 || c == a || none != 0 {
 		t.Fatalf("indexes %d %d %d %d: want two alike, one of its own, and 0 without a route", a, b, c, none)
 	}
-	want := NextHopEntry{Ifindex: 2, Saddr: IPv4{192, 168, 10, 101}, Dmac: MAC{2, 0, 0, 0, 1, 100}, Smac: MAC{2, 0, 0, 0, 0, 2}}
+	want := NextHopEntry{Ifindex: 2, MTU: 1500, Saddr: IPv4{192, 168, 10, 101}, Dmac: MAC{2, 0, 0, 0, 1, 100}, Smac: MAC{2, 0, 0, 0, 0, 2}}
 	if got := hopEntry(t, fake.Maps, a); got != want {
 		t.Errorf("resolved: %+v, want %+v", got, want)
 	}
@@ -136,6 +139,9 @@ func TestRouteMoves(t *testing.T) {
 	if before.NextHop == 0 {
 		t.Fatal("backend has no next hop")
 	}
+	if err := target.Prune(context.Background(), []state.Frontend{row}); err != nil {
+		t.Fatal(err)
+	}
 	r.routes["172.20.0.1"] = "192.168.20.100 3"
 	leadsNowhere := func() error {
 		b, _, _ := fake.Backends.Lookup(id)
@@ -158,7 +164,7 @@ func TestRouteMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.routes["172.20.9.8"] = "192.168.10.50 2"
-	if got := n.Index(netip.MustParseAddr("172.20.9.8"), 0); got == before.NextHop || got == 0 {
+	if got := n.Index(netip.MustParseAddr("172.20.9.8"), NodeAddrs{}, 0); got == before.NextHop || got == 0 {
 		t.Errorf("index %d for another way at once: a packet may still hold %d", got, before.NextHop)
 	}
 	if err := n.Refresh(true, false, target.RewriteNextHops); err != nil {
@@ -172,14 +178,14 @@ func TestRouteMoves(t *testing.T) {
 		t.Errorf("the old next hop is still there: %+v", got)
 	}
 	// The old index serves again in time.
-	if got := n.Index(netip.MustParseAddr("172.20.9.9"), 0); got != 0 {
+	if got := n.Index(netip.MustParseAddr("172.20.9.9"), NodeAddrs{}, 0); got != 0 {
 		t.Errorf("index %d without a route", got)
 	}
 	r.routes["172.20.9.9"] = "192.168.10.100 2"
 	if err := n.Refresh(true, false, target.RewriteNextHops); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.Index(netip.MustParseAddr("172.20.9.9"), 0); got != before.NextHop {
+	if got := n.Index(netip.MustParseAddr("172.20.9.9"), NodeAddrs{}, 0); got != before.NextHop {
 		t.Errorf("index %d, want %d again", got, before.NextHop)
 	}
 	// An error is not "no route".
@@ -204,7 +210,7 @@ func TestNextHopsAreAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	fake.Before = func(op Op) error {
-		if slices.Contains([]string{"update", "delete", "write"}, op.Verb) && op.Map != "frontends" {
+		if slices.Contains([]string{"update", "delete", "write"}, op.Verb) && op.Map != "frontends" && op.Map != "sets" {
 			t.Errorf("restart: %s", op)
 		}
 		return nil
@@ -227,15 +233,98 @@ func TestNextHopsAreAdopted(t *testing.T) {
 	fake.Before = nil
 	// Those that nobody uses go.
 	row.Backends = row.Backends[:1]
+	row.Inside = row.Backends
 	now := time.Now()
 	target.Now = func() time.Time { return now }
 	err = target.Update(context.Background(), row)
 	now = now.Add(target.Grace)
-	err = errors.Join(err, target.Update(context.Background(), row), n.Refresh(true, true, target.RewriteNextHops))
+	err = errors.Join(err, target.Prune(context.Background(), []state.Frontend{row}), n.Refresh(true, true, target.RewriteNextHops))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if all, err := fake.NextHops.All(); err != nil || len(all) != 1 {
 		t.Errorf("%d next hops, %v; want the one in use", len(all), err)
+	}
+}
+
+// A row of next_hops says all that a frame and an outer header need.
+func TestNextHopRows(t *testing.T) {
+	r := newFakeResolver()
+	r.macs.Devices[7] = Link{MAC: MAC{2, 0, 0, 0, 0, 7}, MTU: 1496, Ifindex: 2, VLAN: 30}
+	r.macs.Devices[8] = Link{MTU: 1500, Ifindex: 8} // without a MAC of its own
+	for _, ifindex := range []int{2, 7, 8} {
+		r.neighbour("192.168.10.100", ifindex, 100)
+		r.neighbour("fe80::1", ifindex, 101)
+	}
+	four, six := netip.MustParseAddr("192.168.10.101"), netip.MustParseAddr("fd00::101")
+	w0 := NodeAddrs{Four: netip.MustParseAddr("192.168.20.100"), Six: netip.MustParseAddr("fd00:2::100")}
+	gw, gw6 := netip.MustParseAddr("192.168.10.100"), netip.MustParseAddr("fe80::1")
+	plain := NextHopEntry{Ifindex: 2, MTU: 1500, Dmac: MAC{2, 0, 0, 0, 1, 100}, Smac: MAC{2, 0, 0, 0, 0, 2}, Saddr: four.As4()}
+	for _, c := range []struct {
+		what string
+		hop  Hop
+		want func(NextHopEntry) NextHopEntry
+	}{
+		{"plain", Hop{Gateway: gw, Ifindex: 2, Source: four}, func(e NextHopEntry) NextHopEntry { return e }},
+		{"IPv6, with the node's addresses", Hop{Gateway: gw6, Ifindex: 2, Source: six, Node: w0}, func(e NextHopEntry) NextHopEntry {
+			e.Dmac[5], e.Saddr, e.Saddr6, e.Node, e.Node6 = 101, IPv4{}, six.As16(), w0.Four.As4(), w0.Six.As16()
+			return e
+		}},
+		{"a route with a smaller MTU", Hop{Gateway: gw, Ifindex: 2, Source: four, MTU: 1400}, func(e NextHopEntry) NextHopEntry {
+			e.MTU = 1400
+			return e
+		}},
+		{"a route with a larger MTU than its device", Hop{Gateway: gw, Ifindex: 2, Source: four, MTU: 9000}, func(e NextHopEntry) NextHopEntry { return e }},
+		{"a VLAN", Hop{Gateway: gw, Ifindex: 7, Source: four}, func(e NextHopEntry) NextHopEntry {
+			e.VLAN, e.MTU, e.Smac[5] = 30, 1496, 7
+			return e
+		}},
+		{"a device without a MAC", Hop{Gateway: gw, Ifindex: 8, Source: four}, func(NextHopEntry) NextHopEntry { return NextHopEntry{} }},
+		{"no neighbour", Hop{Gateway: four, Ifindex: 2, Source: four}, func(NextHopEntry) NextHopEntry { return NextHopEntry{} }},
+		{"no source", Hop{Gateway: gw, Ifindex: 2}, func(NextHopEntry) NextHopEntry { return NextHopEntry{} }},
+	} {
+		if got, want := r.macs.entry(c.hop), c.want(plain); got != want {
+			t.Errorf("%s: %+v, want %+v", c.what, got, want)
+		}
+	}
+}
+
+// Two nodes behind one router are two next hops. An index that an earlier
+// process gave out knows its node before anyone else does.
+func TestNextHopsOfNodes(t *testing.T) {
+	fake, r := NewFakeMaps(), newFakeResolver()
+	r.routes = map[string]string{"172.20.0.1": "192.168.10.200 2", "172.20.2.1": "192.168.10.200 2"}
+	r.neighbour("192.168.10.200", 2, 200)
+	a, b := netip.MustParseAddr("172.20.0.1"), netip.MustParseAddr("172.20.2.1")
+	nodeA, nodeB := NodeAddrs{Four: netip.MustParseAddr("192.168.20.100")}, NodeAddrs{Four: netip.MustParseAddr("192.168.20.102")}
+	n := NewNextHops(fake.Maps, r, discard)
+	ia, ib := n.Index(a, nodeA, 0), n.Index(b, nodeB, 0)
+	if ia == ib || hopEntry(t, fake.Maps, ia).Node != nodeA.Four.As4() || hopEntry(t, fake.Maps, ib).Node != nodeB.Four.As4() {
+		t.Fatalf("next hops %d %+v and %d %+v", ia, hopEntry(t, fake.Maps, ia), ib, hopEntry(t, fake.Maps, ib))
+	}
+	fake.Before = func(op Op) error {
+		if op.Verb == "update" || op.Verb == "delete" {
+			t.Errorf("restart: %s", op)
+		}
+		return nil
+	}
+	n = NewNextHops(fake.Maps, r, discard)
+	if got := n.Index(a, NodeAddrs{}, ia); got != ia {
+		t.Errorf("after a restart, node not known: %d, want %d", got, ia)
+	}
+	if got := n.Index(b, nodeB, ib); got != ib {
+		t.Errorf("after a restart, node known: %d, want %d", got, ib)
+	}
+	// The node's address changes: the route's next pass keeps the new one.
+	fake.Before = nil
+	moved := NodeAddrs{Four: netip.MustParseAddr("192.168.20.109")}
+	if got := n.Index(b, moved, ib); got == ib || hopEntry(t, fake.Maps, got).Node != moved.Four.As4() {
+		t.Errorf("the node moved: %d %+v", got, hopEntry(t, fake.Maps, got))
+	}
+	if err := n.Refresh(true, true, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Index(b, NodeAddrs{}, 0); hopEntry(t, fake.Maps, got).Node != moved.Four.As4() {
+		t.Errorf("after a pass: %d %+v", got, hopEntry(t, fake.Maps, got))
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NetlinkResolver is the Resolver of a network namespace. It sees IPv4 only.
+// NetlinkResolver is the Resolver of a network namespace.
 type NetlinkResolver struct {
 	handle *netlink.Handle
 	ns     netns.NsHandle
@@ -48,7 +48,7 @@ func (r *NetlinkResolver) Route(addr netip.Addr) (Hop, error) {
 	if !ok {
 		return Hop{}, nil
 	}
-	hop := Hop{Gateway: addr, Ifindex: routes[0].LinkIndex, Source: source.Unmap()}
+	hop := Hop{Gateway: addr, Ifindex: routes[0].LinkIndex, Source: source.Unmap(), MTU: routes[0].MTU}
 	if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
 		hop.Gateway = gw.Unmap()
 	}
@@ -64,38 +64,70 @@ const (
 
 // MACs returns the devices' and the neighbours' link-layer addresses.
 func (r *NetlinkResolver) MACs() (MACs, error) {
-	macs := MACs{Devices: map[int]MAC{}, Neighbours: map[NeighbourKey]Neighbour{}}
+	macs := MACs{Devices: map[int]Link{}, Neighbours: map[NeighbourKey]Neighbour{}}
 	links, err := r.handle.LinkList()
 	if err != nil {
 		return macs, fmt.Errorf("list devices: %w", err)
 	}
+	devices := map[int]netlink.Link{}
 	for _, link := range links {
-		attrs := link.Attrs()
-		if mac, err := macFrom(attrs.HardwareAddr); err == nil && attrs.RawFlags&unix.IFF_UP != 0 {
-			macs.Devices[attrs.Index] = mac
+		devices[link.Attrs().Index] = link
+	}
+	for index, link := range devices {
+		if below, ok := wayOut(link, devices); ok {
+			macs.Devices[index] = below
 		}
 	}
-	neighbours, err := r.handle.NeighList(0, netlink.FAMILY_V4)
-	if err != nil {
-		return macs, fmt.Errorf("list neighbours: %w", err)
-	}
-	for _, n := range neighbours {
-		addr, ok := netip.AddrFromSlice(n.IP)
-		if !ok {
-			continue
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		neighbours, err := r.handle.NeighList(0, family)
+		if err != nil {
+			return macs, fmt.Errorf("list neighbours: %w", err)
 		}
-		known := Neighbour{Fresh: n.State&neighbourFresh != 0}
-		if mac, err := macFrom(n.HardwareAddr); err == nil && n.State&neighbourValid != 0 {
-			known.MAC = mac
+		for _, n := range neighbours {
+			addr, ok := netip.AddrFromSlice(n.IP)
+			if !ok {
+				continue
+			}
+			known := Neighbour{Fresh: n.State&neighbourFresh != 0}
+			if mac, err := macFrom(n.HardwareAddr); err == nil && n.State&neighbourValid != 0 {
+				known.MAC = mac
+			}
+			macs.Neighbours[NeighbourKey{addr.Unmap(), n.LinkIndex}] = known
 		}
-		macs.Neighbours[NeighbourKey{addr.Unmap(), n.LinkIndex}] = known
 	}
 	return macs, nil
 }
 
-// Probe makes the kernel send ARP as if it had a packet for the gateway.
+// wayOut returns how frames leave by the device; false when it is down, has no
+// MAC of its own, or is a VLAN on something that BPF cannot send tagged frames
+// by: only what is below a physical device or a veth is certain to be the wire.
+func wayOut(link netlink.Link, devices map[int]netlink.Link) (Link, bool) {
+	attrs := link.Attrs()
+	mac, err := macFrom(attrs.HardwareAddr)
+	if err != nil || mac == (MAC{}) || attrs.RawFlags&unix.IFF_UP == 0 {
+		return Link{}, false
+	}
+	out := Link{MAC: mac, MTU: attrs.MTU, Ifindex: attrs.Index}
+	vlan, ok := link.(*netlink.Vlan)
+	if !ok {
+		return out, true
+	}
+	parent, ok := devices[attrs.ParentIndex]
+	if !ok || vlan.VlanProtocol != netlink.VLAN_PROTOCOL_8021Q || attrs.NetNsID >= 0 ||
+		parent.Attrs().RawFlags&unix.IFF_UP == 0 || parent.Type() != "device" && parent.Type() != "veth" {
+		return Link{}, false
+	}
+	out.Ifindex, out.VLAN = attrs.ParentIndex, uint16(vlan.VlanId)
+	return out, true
+}
+
+// Probe makes the kernel send ARP or ND as if it had a packet for the gateway.
 func (r *NetlinkResolver) Probe(hop Hop) error {
-	return r.handle.NeighSet(&netlink.Neigh{LinkIndex: hop.Ifindex, Family: netlink.FAMILY_V4,
+	family := netlink.FAMILY_V4
+	if hop.Gateway.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	return r.handle.NeighSet(&netlink.Neigh{LinkIndex: hop.Ifindex, Family: family,
 		Flags: netlink.NTF_USE, IP: hop.Gateway.AsSlice()})
 }
 

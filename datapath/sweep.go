@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,45 +12,19 @@ import (
 // the maps say.
 func (t *FrontendTarget) load() error {
 	t.loaded = false
-	err := firstError(t.frontends.load, t.sets.load, t.backends.load, t.locals.load, t.tables.load)
+	err := firstError(t.frontends.load, t.sets.load, t.backends.load, t.locals.load, t.sources.load, t.tables.load)
 	if err != nil {
 		return err
 	}
-	known := map[uint32]*backendSet{}
-	for set := range t.frontends.ofSet {
-		known[set] = &backendSet{}
+	t.loadRows()
+	t.countUses()
+	if err := t.loadSets(); err != nil {
+		return err
 	}
-	for set := range t.sets.have {
-		known[set] = &backendSet{}
+	t.loadNumbers()
+	if err := t.loadIDs(); err != nil {
+		return err
 	}
-	for index := range t.tables.exists {
-		known[index/2] = &backendSet{}
-	}
-	for owner, set := range t.setOf {
-		known[set] = &backendSet{owner: owner}
-	}
-	delete(known, 0) // the set of VIP rows: no backends
-	for set, fresh := range known {
-		if old := t.known[set]; old != nil {
-			fresh.want, fresh.backends, fresh.ids = old.want, old.backends, old.ids
-		}
-		if t.frontends.ofSet[set] == 0 && fresh.owner == (servicePort{}) {
-			continue // no packet is looked up in it, and no row will be written to it
-		}
-		if fresh.members, err = t.readMembers(set); err != nil {
-			return err
-		}
-	}
-	t.known = known
-	taken := map[uint32]bool{}
-	for set := range known {
-		taken[set] = true
-	}
-	for set := range t.oldSets {
-		taken[set] = true
-	}
-	t.freeSet = newIndexPool(t.freeSet.limit, taken)
-	t.loadIDs()
 	if err := t.rewriteHops(); err != nil {
 		return err
 	}
@@ -59,165 +32,439 @@ func (t *FrontendTarget) load() error {
 	return nil
 }
 
-// readMembers returns the ids in the table that packets to the set are looked up in.
-func (t *FrontendTarget) readMembers(set uint32) ([]uint32, error) {
-	entry := t.sets.have[set]
-	active := entry.Active & 1
-	if entry.Size[active] == 0 {
-		return nil, nil
+// loadRows makes up what the rows of an earlier process have, until they come.
+func (t *FrontendTarget) loadRows() {
+	unseen := map[FrontendKey]*served{}
+	sources := map[uint32][]SourceKey{}
+	for key := range t.sources.have {
+		sources[key.Service] = append(sources[key.Service], key)
 	}
-	slots, err := t.tables.read(tableIndex(set, active))
-	if err != nil {
-		return nil, err
+	for key, entry := range t.frontends.have {
+		if key.isVIP() || t.rows[key] != nil {
+			continue
+		}
+		s := &served{}
+		if entry.Flags&FrontendSources != 0 {
+			for _, source := range sources[entry.Service] {
+				if source.Prefix.Addr().Is4() == key.Addr.Is4() {
+					s.sources = append(s.sources, source)
+				}
+			}
+		}
+		unseen[key] = s
+		if t.addrs[key.Addr] == nil {
+			t.addrs[key.Addr] = map[FrontendKey]addressNeed{}
+		}
+		t.addrs[key.Addr][key] = addressNeed{unseen: true}
 	}
-	slices.Sort(slots)
-	return slices.Compact(slots), nil
+	for local := range t.locals.have {
+		if s := unseen[local.frontend()]; s != nil {
+			s.locals = append(s.locals, local)
+		}
+	}
+	maps.Copy(t.rows, unseen)
+}
+
+// countUses counts anew who uses what, and notes what is there and has no user.
+func (t *FrontendTarget) countUses() {
+	now := t.Now()
+	clear(t.setUse.users)
+	clear(t.serviceUse.users)
+	clear(t.localUse.users)
+	clear(t.sourceUse.users)
+	clear(t.idUse.users)
+	for key, entry := range t.frontends.have {
+		if !key.isVIP() {
+			t.setUse.take(entry.Set, entry.Inside)
+			t.serviceUse.take(entry.Service)
+		}
+	}
+	for _, s := range t.rows {
+		t.localUse.take(s.locals...)
+		t.sourceUse.take(s.sources...)
+		t.idUse.take(s.drains...)
+	}
+	for key := range t.locals.have {
+		t.localUse.note(now, key)
+	}
+	for key := range t.sources.have {
+		t.sourceUse.note(now, key)
+	}
+}
+
+// loadSets learns which sets there are, and what packets to them are looked up in.
+func (t *FrontendTarget) loadSets() error {
+	clear(t.serving.users)
+	clear(t.past)
+	known := map[uint32]*backendSet{}
+	for set, old := range t.known {
+		if old.port != nil {
+			known[set] = old
+		}
+	}
+	add := func(set uint32) {
+		if known[set] == nil {
+			known[set] = &backendSet{}
+		}
+	}
+	for set := range t.setUse.users {
+		add(set)
+	}
+	for set := range t.sets.have {
+		add(set)
+	}
+	for index := range t.tables.exists {
+		add(index / 4)
+	}
+	delete(known, 0) // the set of VIP rows
+	t.known = known
+	now := t.Now()
+	for set, s := range known {
+		t.setUse.note(now, set)
+		t.occupy(s.ids)
+		s.live, s.past = nil, nil
+		if !t.setUse.used(set) && s.port == nil {
+			continue // no packet is looked up in it, and no row will be written to it
+		}
+		// What a row planned is learned when the row is written again.
+		if err := t.learn(set); err != nil {
+			return err
+		}
+	}
+	t.freeSet = newIndexPool(t.freeSet.limit, known)
+	for set := range t.garbage.sets {
+		t.freeSet.taken[set] = true
+	}
+	return nil
+}
+
+// loadNumbers learns which service numbers are taken.
+func (t *FrontendTarget) loadNumbers() {
+	taken := map[uint32]bool{}
+	for number := range t.numbers {
+		taken[number] = true
+	}
+	for number := range t.serviceUse.users {
+		taken[number] = true
+	}
+	for number := range t.serviceUse.idle {
+		taken[number] = true
+	}
+	for key := range t.sources.have {
+		taken[key.Service] = true
+	}
+	now := t.Now()
+	for number := range taken {
+		t.serviceUse.note(now, number)
+	}
+	t.freeService = newIndexPool(t.freeService.limit, taken)
 }
 
 // loadIDs learns which backend has which id. Of two ids with one address, the
-// one that a table holds stays. An id whose row was never written stays, too.
-func (t *FrontendTarget) loadIDs() {
-	used := t.usedIDs()
+// one that a set has stays. An id without a row stays the backend's as long as
+// something may mention it.
+func (t *FrontendTarget) loadIDs() error {
+	now := t.Now()
 	given := t.ids
 	t.ids = map[netip.AddrPort]uint32{}
 	taken := map[uint32]bool{}
-	for id := range t.oldIDs {
-		taken[id] = true
-	}
 	for id, entry := range t.backends.have {
 		taken[id] = true
-		addr := netip.AddrPortFrom(entry.Addr.Addr(), entry.Port.Uint16())
-		if other, ok := t.ids[addr]; !ok || used[id] || !used[other] && id < other {
+		delete(t.gone, id)
+		addr := entry.addrPort()
+		if other, ok := t.ids[addr]; !ok || t.serving.used(id) || !t.serving.used(other) && id < other {
 			t.ids[addr] = id
 		}
 	}
 	for addr, id := range given {
-		_, written := t.backends.have[id]
-		if _, has := t.ids[addr]; !has && !written {
+		if _, has := t.ids[addr]; !has && !taken[id] {
 			t.ids[addr] = id
-			taken[id] = true
 		}
 	}
-	t.freeID = newIndexPool(t.freeID.limit, taken)
-}
-
-func (t *FrontendTarget) usedIDs() map[uint32]bool {
-	used := map[uint32]bool{}
-	for set, known := range t.known {
-		if t.frontends.ofSet[set] > 0 {
-			for _, id := range known.members {
-				used[id] = true
-			}
-		}
-	}
-	return used
-}
-
-// sweep notes what is no longer used, and removes what has not been for Grace.
-func (t *FrontendTarget) sweep() error {
-	now := t.Now()
-	until := now.Add(t.Grace)
-	for set := range t.known {
-		note(t.oldSets, set, until, t.frontends.ofSet[set] > 0)
-	}
-	used := t.usedIDs()
 	for _, id := range t.ids {
-		note(t.oldIDs, id, until, used[id])
+		taken[id] = true
+	}
+	mentioned, err := t.mentioned()
+	if err != nil {
+		return err
+	}
+	for id := range mentioned {
+		if _, known := t.gone[id]; !taken[id] && !known {
+			t.gone[id] = now
+		}
+	}
+	for id := range t.gone {
+		taken[id] = true
 	}
 	for id := range t.backends.have {
-		note(t.oldIDs, id, until, used[id])
+		t.idUse.note(now, id)
+		t.serving.note(now, id)
 	}
-	for key := range t.locals.have {
-		note(t.oldLocals, key, until, t.usesLocal(key))
-	}
-	err := errors.Join(
-		t.expireSets(now),
-		expire(t.oldIDs, now, t.dropBackend),
-		expire(t.oldLocals, now, t.locals.remove),
-	)
-	addrs := map[netip.Addr]bool{}
-	for _, entry := range t.backends.have {
-		if entry.Flags&BackendLocal == 0 {
-			addrs[entry.Addr.Addr()] = true
-		}
-	}
-	if t.hops != nil {
-		t.hops.Keep(addrs)
-	}
-	return err
+	t.freeID = newIndexPool(t.freeID.limit, taken)
+	return nil
 }
 
-// usesLocal says whether the frontend still has that pod. Of a frontend whose
-// row was not seen since the start, nobody knows yet.
-func (t *FrontendTarget) usesLocal(key LocalKey) bool {
-	if _, served := t.frontends.have[key.frontend()]; !served {
-		return false
+// mentioned returns the ids in tables, in pins and in affinity; the maps that
+// flows fill are read once, since from then on no id is given out that they have.
+func (t *FrontendTarget) mentioned() (map[uint32]bool, error) {
+	ids := map[uint32]bool{}
+	for id := range t.serving.users {
+		ids[id] = true
 	}
-	pods, seen := t.rows[key.frontend()]
-	return !seen || pods[key]
+	for id := range t.past {
+		ids[id] = true
+	}
+	if t.read {
+		return ids, nil
+	}
+	err := t.maps.Pins.Each(func(_ Tuple, pin Pin) bool {
+		ids[pin.Backend] = true
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read map pins: %w", err)
+	}
+	err = t.maps.Affinity.Each(func(_ AffinityKey, a AffinityEntry) bool {
+		ids[a.Backend] = true
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read map affinity: %w", err)
+	}
+	t.read = true
+	return ids, nil
+}
+
+func (t *FrontendTarget) sweepOrWarn() {
+	err := t.sweep()
+	if err == nil {
+		err = t.garbage.clients(t.maps)
+	}
+	if err != nil {
+		t.log.Warn("remove what is no longer used from the maps", "err", err) // not the rows' fault; the next sweep tries again
+	}
+}
+
+// sweep makes backends drain that no set has for new flows, and removes what
+// has not been used for Grace.
+func (t *FrontendTarget) sweep() error {
+	if err := t.resolve(); err != nil {
+		return err
+	}
+	now := t.Now()
+	return firstError(
+		t.drain,
+		func() error { return t.sourceUse.expire(now, 0, t.sources.remove) },
+		func() error { return t.localUse.expire(now, t.Grace, t.locals.remove) },
+		func() error { return t.expireSets(now) },
+		func() error { return t.idUse.expire(now, t.Grace, t.dropBackend) },
+	)
+}
+
+// resolve reads back what the kernel may have although it was said to have
+// failed: until then, nobody knows what is used.
+func (t *FrontendTarget) resolve() error {
+	for key := range t.frontends.unsure {
+		old := t.frontends.have[key]
+		_, _, err := t.frontends.get(key)
+		if err != nil {
+			return err
+		}
+		t.countFrontend(key, old)
+	}
+	for set := range t.sets.unsure {
+		if _, _, err := t.sets.get(set); err != nil {
+			return err
+		}
+		if t.known[set] == nil || !t.setUse.used(set) {
+			continue
+		}
+		if err := t.learn(set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain marks the backends that no set has for new flows any more.
+func (t *FrontendTarget) drain() error {
+	for id := range t.serving.idle {
+		if entry, ok := t.backends.have[id]; ok {
+			entry.Flags |= BackendDraining
+			if err := t.backends.put(id, entry); err != nil {
+				return err
+			}
+		}
+		delete(t.serving.idle, id)
+	}
+	return nil
 }
 
 // expireSets drops all sets that have had their grace at once, for the sake
 // of their tables.
 func (t *FrontendTarget) expireSets(now time.Time) error {
 	var expired, tables []uint32
-	for set, until := range t.oldSets {
-		if now.Before(until) {
+	for set, since := range t.setUse.idle {
+		if now.Before(since.Add(t.Grace)) {
 			continue
 		}
 		if err := t.sets.remove(set); err != nil {
 			return err
 		}
 		expired = append(expired, set)
-		tables = append(tables, tableIndex(set, 0), tableIndex(set, 1))
+		for which := range uint32(tablesPerSet) {
+			tables = append(tables, tableIndex(set, which))
+		}
 	}
 	if err := t.tables.remove(tables); err != nil {
 		return err
 	}
 	for _, set := range expired {
 		if known := t.known[set]; known != nil {
-			delete(t.setOf, known.owner)
-			delete(t.known, set)
+			t.forgetSet(set, known)
 		}
-		delete(t.oldSets, set)
-		t.freeSet.give(set)
+		delete(t.setUse.idle, set)
+		t.garbage.sets[set] = true
 	}
 	return nil
 }
 
+func (t *FrontendTarget) forgetSet(set uint32, known *backendSet) {
+	t.vacate(known.ids)
+	known.ids = nil
+	t.settle(set, nil, nil, 0)
+	delete(t.known, set)
+	if p := known.port; p != nil {
+		for r := range roles {
+			if p.sets[r] == set {
+				p.sets[r] = 0
+			}
+		}
+		t.forgetPort(p)
+	}
+}
+
+// dropBackend removes a backend's row. Its id is given to another only when
+// nothing mentions it any more.
 func (t *FrontendTarget) dropBackend(id uint32) error {
-	entry := t.backends.have[id]
 	if err := t.backends.remove(id); err != nil {
 		return err
 	}
-	if addr := netip.AddrPortFrom(entry.Addr.Addr(), entry.Port.Uint16()); t.ids[addr] == id {
-		delete(t.ids, addr)
-	} else { // never written
-		maps.DeleteFunc(t.ids, func(_ netip.AddrPort, other uint32) bool { return other == id })
-	}
-	t.freeID.give(id)
+	t.gone[id] = t.Now()
 	return nil
 }
 
-// note starts the grace of what is unused, and ends it for what is used again.
-func note[K comparable](old map[K]time.Time, key K, until time.Time, used bool) {
-	if used {
-		delete(old, key)
-	} else if _, known := old[key]; !known {
-		old[key] = until
+// free gives back the numbers and ids that are no longer used, after every
+// mention of them has gone from the maps that flows fill.
+func (t *FrontendTarget) free() error {
+	now := t.Now()
+	services, backends := map[uint32]bool{}, map[uint32]bool{}
+	for number, since := range t.serviceUse.idle {
+		if !now.Before(since.Add(t.Grace)) {
+			services[number] = true
+		}
 	}
+	for id, since := range t.gone {
+		if _, back := t.backends.have[id]; back {
+			delete(t.gone, id)
+		} else if t.past[id] == 0 && !t.idUse.used(id) && !now.Before(since.Add(t.Grace)) {
+			backends[id] = true
+		}
+	}
+	maps.DeleteFunc(t.garbage.closed, func(set uint32, _ bool) bool { return t.sets.have[set].Look.Moving() })
+	err := firstError(
+		func() error { return t.garbage.clients(t.maps) },
+		func() error { return t.garbage.mentions(t.maps, backends, services) },
+	)
+	if err != nil {
+		return err
+	}
+	for set := range t.garbage.sets {
+		t.freeSet.give(set)
+	}
+	clear(t.garbage.sets)
+	clear(t.garbage.closed)
+	for number := range services {
+		delete(t.services, t.numbers[number])
+		delete(t.numbers, number)
+		delete(t.serviceUse.idle, number)
+		t.freeService.give(number)
+	}
+	maps.DeleteFunc(t.ids, func(_ netip.AddrPort, id uint32) bool { return backends[id] })
+	for id := range backends {
+		delete(t.gone, id)
+		delete(t.nodes, id)
+		t.freeID.give(id)
+	}
+	t.keepHops()
+	return nil
 }
 
-// expire drops what has had its grace. What cannot be dropped stays for the next time.
-func expire[K comparable](old map[K]time.Time, now time.Time, drop func(K) error) error {
-	for key, until := range old {
-		if now.Before(until) {
+func (t *FrontendTarget) keepHops() {
+	if t.hops == nil {
+		return
+	}
+	addrs := map[netip.Addr]bool{}
+	for _, entry := range t.backends.have {
+		if entry.Flags&BackendLocal == 0 {
+			addrs[entry.Addr] = true
+		}
+	}
+	t.hops.Keep(addrs)
+}
+
+// closeWindows closes the windows that have seen no change for Window, and of
+// which no pin is needed any more.
+func (t *FrontendTarget) closeWindows() error {
+	now := t.Now()
+	due := map[uint32]lookup{}
+	for set, known := range t.known {
+		if !known.look.Moving() || known.changed.IsZero() || now.Before(known.changed.Add(t.Window)) {
 			continue
 		}
-		if err := drop(key); err != nil {
+		l, err := t.lookupOf(set)
+		if err != nil {
 			return err
 		}
-		delete(old, key)
+		due[set] = l
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	err := t.maps.Pins.Each(func(tuple Tuple, pin Pin) bool {
+		_, lives := t.backends.have[pin.Backend]
+		if l, ok := due[pin.Set]; ok && lives && t.sets.have[pin.Set].Affinity == 0 && !l.agrees(tuple, pin, t.Hash) {
+			delete(due, pin.Set)
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("read map pins: %w", err)
+	}
+	for _, set := range slices.Sorted(maps.Keys(due)) {
+		if err := t.closeWindow(set, due[set]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closeWindow marks nothing as moved any more. The previous table stays, for
+// flows that slept through all of it and are handed on by their backend's node.
+func (t *FrontendTarget) closeWindow(set uint32, l lookup) error {
+	entry, _, err := t.sets.get(set)
+	if err != nil {
+		return err
+	}
+	spare := entry.Look.spare()
+	s := &step{entry: entry, table: spare, slots: l.close().active, look: newLook(spare, entry.Look.Previous(), false)}
+	if err := t.take(set, entry, s); err != nil {
+		return err
+	}
+	known := t.known[set]
+	t.settle(set, known.live, known.past, s.look)
+	if entry.Affinity == 0 { // otherwise pins decide without a window
+		t.garbage.closed[set] = true
 	}
 	return nil
 }
@@ -229,35 +476,4 @@ func firstError(steps ...func() error) error {
 		}
 	}
 	return nil
-}
-
-// indexPool gives out the lowest free index from 1 on; 0 means none in every map.
-type indexPool struct {
-	limit uint32 // indexes below it
-	taken map[uint32]bool
-	next  uint32 // no index below it is free
-}
-
-func newIndexPool[V any](limit uint32, taken map[uint32]V) indexPool {
-	p := indexPool{limit: limit, taken: make(map[uint32]bool, len(taken)), next: 1}
-	for i := range taken {
-		p.taken[i] = true
-	}
-	return p
-}
-
-func (p *indexPool) take() (uint32, error) {
-	for p.next < p.limit && p.taken[p.next] {
-		p.next++
-	}
-	if p.next >= p.limit {
-		return 0, fmt.Errorf("all %d are in use or draining", p.limit-1)
-	}
-	p.taken[p.next] = true
-	return p.next, nil
-}
-
-func (p *indexPool) give(i uint32) {
-	delete(p.taken, i)
-	p.next = min(p.next, i)
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/seamark-lb/seamark/datapath"
+	"github.com/seamark-lb/seamark/state"
 	"github.com/vishvananda/netlink"
 )
 
@@ -67,4 +69,20 @@ func withMTU(addr netip.Addr) (netip.Addr, int, error) {
 		return addr, link.Attrs().MTU, nil
 	}
 	return addr, 0, fmt.Errorf("--node-ip %s: no device of this node has it; it has %v", addr, addrs)
+}
+
+// nodeAddrs returns what looks up the addresses of other nodes.
+func nodeAddrs(db *state.DB) func(node string) datapath.NodeAddrs {
+	return func(node string) (addrs datapath.NodeAddrs) {
+		row, _ := db.Nodes.Get(db.Snapshot(), node)
+		for _, addr := range row.Addrs {
+			switch addr = addr.Unmap(); {
+			case addr.Is4() && !addrs.Four.IsValid():
+				addrs.Four = addr
+			case addr.Is6() && !addrs.Six.IsValid():
+				addrs.Six = addr
+			}
+		}
+		return addrs
+	}
 }

@@ -55,6 +55,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	defer resolver.Close()
 	hops := datapath.NewNextHops(maps, resolver, log)
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
+	frontends.Hash, frontends.NodeAddrs = kernel.FlowHash, nodeAddrs(db)
 
 	engine, err := openStore(store, node.leaseRenew, db, writer, log)
 	if err != nil {

@@ -150,7 +150,7 @@ func (m maglevReader) read(addr netip.AddrPort, proto state.Protocol) (control.M
 		return control.Maglev{}, fmt.Errorf("frontend %s: %w", key, source.ErrNotFound)
 	}
 	table := control.Maglev{Addr: addr, Protocol: proto.String(), Service: row.Service.String()}
-	slots, err := m.maps.MaglevSlots(datapath.FrontendKey{Addr: addr.Addr().As4(), Port: datapath.NewPort(addr.Port()), Proto: proto})
+	slots, err := m.maps.MaglevSlots(datapath.FrontendKey{Addr: addr.Addr(), Port: addr.Port(), Proto: proto})
 	if err != nil {
 		return table, err
 	}
@@ -160,12 +160,12 @@ func (m maglevReader) read(addr netip.AddrPort, proto state.Protocol) (control.M
 		index[at] = len(table.Backends)
 		table.Backends = append(table.Backends, control.MaglevBackend{Addr: at, Node: b.Node, Weight: max(b.Weight, 1)})
 	}
-	for _, at := range slots {
-		i, known := index[at]
+	for _, slot := range slots {
+		i, known := index[slot.Backend]
 		if !known { // in the kernel, and no longer in the row
 			i = len(table.Backends)
-			index[at] = i
-			table.Backends = append(table.Backends, control.MaglevBackend{Addr: at})
+			index[slot.Backend] = i
+			table.Backends = append(table.Backends, control.MaglevBackend{Addr: slot.Backend})
 		}
 		table.Slots = append(table.Slots, i)
 	}
