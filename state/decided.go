@@ -209,7 +209,8 @@ const (
 
 // RowKey of a Frontend is addr:port/protocol.
 func (f Frontend) RowKey() string {
-	return netip.AddrPortFrom(f.Addr, f.Port).String() + "/" + f.Protocol.String()
+	key := netip.AddrPortFrom(f.Addr, f.Port).AppendTo(make([]byte, 0, 64))
+	return string(append(append(key, '/'), f.Protocol.String()...))
 }
 
 // RowStatus and WithStatus make a Frontend reconcilable.

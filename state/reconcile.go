@@ -43,8 +43,8 @@ func Want[T Reconcilable[T]](tx *Tx, t Table[T], rows []T, now time.Time) bool {
 	for _, row := range rows {
 		keep[row.RowKey()] = true
 	}
-	for _, old := range t.Rows(tx) {
-		if keep[old.RowKey()] || !old.RowStatus().Wanted() {
+	for _, old := range t.Rows(tx) { // all of them first: the table changes
+		if !old.RowStatus().Wanted() || keep[old.RowKey()] {
 			continue
 		}
 		t.Put(tx, old.WithStatus(Status{Phase: Deleting, Changed: now}))
