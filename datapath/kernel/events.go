@@ -21,7 +21,7 @@ type Event struct {
 	Ifindex int
 	Hook    string // as in Verdict
 	Reason  string // as in Verdict
-	Action  string // "pass", "drop", "tx" or "redirect"
+	Action  string // "pass", ActionDrop, "tx" or "redirect"
 	// Length of the frame as it came in; Head is its beginning, as it was in the
 	// end: without an outer header that was taken off, or with one put on.
 	Length int
@@ -252,8 +252,14 @@ func (k *Kernel) event(raw *bpfEvent) Event {
 // eventHooks are the names of enum hook (bpf/maps.h).
 var eventHooks = []string{kindXDP, kindTCOutside, kindTCPod, "tc-to-pod"}
 
+// ActionDrop is the Action of a dropped packet.
+const ActionDrop = "drop"
+
 // actions are the names of enum action (bpf/ctx.h).
-var actions = []string{"pass", "drop", "tx", "redirect"}
+var actions = []string{"pass", ActionDrop, "tx", "redirect"}
+
+// Reasons are the names of all the reasons that an Event can have.
+func (k *Kernel) Reasons() []string { return k.reasons[1:] } // the first is unspec
 
 // monotonic is CLOCK_MONOTONIC, in ns.
 func monotonic() uint64 {
