@@ -162,7 +162,9 @@ func (m maglevReader) read(addr netip.AddrPort, proto state.Protocol) (control.M
 	}
 	for _, slot := range slots {
 		i, known := index[slot.Backend]
-		if !known { // in the kernel, and no longer in the row
+		if !slot.Backend.IsValid() {
+			i = -1 // leads nowhere
+		} else if !known { // in the kernel, and no longer in the row
 			i = len(table.Backends)
 			index[slot.Backend] = i
 			table.Backends = append(table.Backends, control.MaglevBackend{Addr: slot.Backend})

@@ -11,7 +11,7 @@ import (
 type Collector struct {
 	Tables   []Table
 	Timeouts Timeouts
-	// Now is the datapath's clock, in ticks of CLOCK_MONOTONIC (bpf/clock.h).
+	// Now is the datapath's clock; the function Now, but for tests.
 	Now func() uint32
 	// Refused counts what found no room or no port, or may be nil: when it
 	// grows, the next pass begins at once.

@@ -162,7 +162,7 @@ func TestPassUnderPressure(t *testing.T) {
 // natTables are empty. The flow i of them is to have the key i in one and -i in the other.
 func natTables() (outs, ins *memory[int, value], tables []Table) {
 	outs, ins = newMemory[int, value](), newMemory[int, value]()
-	return outs, ins, NewNAT("out", "in", Size{100, 100}, outs, ins, entryOf, entryOf, func(v value) int { return v.to })
+	return outs, ins, NewNAT("out", "in", Size{100, 100}, outs, ins, entryOf, entryOf, func(_ int, v value) int { return v.to })
 }
 
 func TestNAT(t *testing.T) {

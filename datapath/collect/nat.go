@@ -4,21 +4,21 @@ package collect
 type pairs[K comparable, V any] struct {
 	out, in         Map[K, V]
 	ofOut, ofAnswer func(K, V) Entry
-	// other is the key of a flow in the one map, by its value in the other.
-	other func(V) K
+	// other is the key of a flow in the one map, by its entry in the other.
+	other func(K, V) K
 }
 
 // NewNAT returns the two tables of translated flows. ofOut and ofAnswer are of
 // an entry of out and of in; only the latter says whether both sides have
 // spoken, and so what the flow is to be counted for. other is the key that a flow
-// has in the one map, by its value in the other: what a packet becomes, turned
+// has in the one map, by its entry in the other: what a packet becomes, turned
 // around.
 //
 // A flow is over when it is in both directions. It goes from out first, and its
 // port is free when it has gone from in, too: a packet of the client's that
 // comes in between begins anew, with another port. The other way round, it
 // would still be sent from a port that may be another flow's by then.
-func NewNAT[K comparable, V any](out, in string, size Size, outs, ins Map[K, V], ofOut, ofAnswer func(K, V) Entry, other func(V) K) []Table {
+func NewNAT[K comparable, V any](out, in string, size Size, outs, ins Map[K, V], ofOut, ofAnswer func(K, V) Entry, other func(K, V) K) []Table {
 	p := pairs[K, V]{outs, ins, ofOut, ofAnswer, other}
 	return []Table{
 		natOut[K, V]{profile{name: out, size: size}, p},
@@ -41,13 +41,13 @@ func (t natOut[K, V]) walk(w *walk) error {
 		if !ok || err != nil {
 			return err
 		}
-		e, back := t.ofOut(k, v), t.other(v)
+		e, back := t.ofOut(k, v), t.other(k, v)
 		answer, answered, err := t.in.Lookup(back)
 		if err != nil {
 			return err
 		}
 		// A port that is another flow's by now says nothing about this one.
-		if answered = answered && t.other(answer) == k; answered {
+		if answered = answered && t.other(back, answer) == k; answered {
 			e = both(e, t.ofAnswer(back, answer))
 		}
 		if !w.over(e) {
@@ -91,11 +91,12 @@ func (t natIn[K, V]) walk(w *walk) error {
 		if !ok || err != nil {
 			return err
 		}
-		out, belongs, err := t.out.Lookup(t.other(v))
+		flow := t.other(k, v)
+		out, belongs, err := t.out.Lookup(flow)
 		if err != nil {
 			return err
 		}
-		if belongs = belongs && t.other(out) == k; belongs || !w.over(t.ofAnswer(k, v)) {
+		if belongs = belongs && t.other(flow, out) == k; belongs || !w.over(t.ofAnswer(k, v)) {
 			w.alive(t.ofAnswer(k, v))
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/state"
+	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of the datapath's clock (bpf/clock.h).
@@ -134,3 +135,12 @@ func pressure(fill float64) float64 {
 }
 
 func clamp(x float64) float64 { return max(0, min(1, x)) }
+
+// Now is the datapath's clock, in ticks (bpf/clock.h).
+func Now() uint32 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0 // never: only an unknown clock fails
+	}
+	return uint32(now.Nano() / int64(tick))
+}
