@@ -35,6 +35,8 @@ type nodeFlags struct {
 	leaseDuration time.Duration
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
+
+	observe observeFlags
 }
 
 func (f *nodeFlags) register(fs *pflag.FlagSet) {
@@ -49,6 +51,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
+	f.observe.register(fs)
 }
 
 // complete fills in what was left out and refuses what cannot work.
@@ -69,6 +72,9 @@ func (f *nodeFlags) complete() error {
 	}
 	if f.restartGrace < f.leaseDuration {
 		return fmt.Errorf("--restart-grace %v is less than --lease-duration %v: every restart would move addresses", f.restartGrace, f.leaseDuration)
+	}
+	if err := f.observe.validate(); err != nil {
+		return err
 	}
 	return f.frontends.complete()
 }

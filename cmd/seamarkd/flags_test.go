@@ -31,6 +31,8 @@ func TestFlagsRefused(t *testing.T) {
 		{"--kube-proxy-replacement yes", []string{`--kube-proxy-replacement "yes"`, "auto, true or false"}},
 		{"--unserved reject", []string{`--unserved "reject"`, "drop or refuse"}},
 		{"--node-port-addresses 10.0.0.0/8,10.1.0.1", []string{`--node-port-addresses "10.1.0.1"`, "192.168.10.0/24"}},
+		{"--flow-timeout 0s", []string{"--flow-timeout 0s", "2s or more"}},
+		{"--udp-answered-timeout 1s", []string{"--udp-answered-timeout 1s", "2s or more"}},
 		{"--log-level loud", []string{`--log-level "loud"`, "debug, info, warn or error"}},
 		{"store --store-cert c.pem --store-dir /proc/none --run-dir /proc/none", []string{"--store-cert", "--store-key"}},
 		{"store --store-cert c.pem --store-key k.pem --store-dir /proc/none --run-dir /proc/none", []string{"--store-listen-client", "https://"}},

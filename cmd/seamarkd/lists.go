@@ -276,15 +276,17 @@ type names struct {
 	db       *state.DB
 	snap     state.Snapshot
 	services map[uint32]state.Frontend // a frontend of each service port
+	numbers  map[collect.Place]uint32  // of service ports, by their frontends
 	backends map[uint32]netip.AddrPort
 	found    map[collect.Place]state.ObjectName // by ofFrontend
 }
 
 func namesOf(maps datapath.Maps, db *state.DB) (names, error) {
-	n := names{db, db.Snapshot(), map[uint32]state.Frontend{}, map[uint32]netip.AddrPort{}, map[collect.Place]state.ObjectName{}}
+	n := names{db, db.Snapshot(), map[uint32]state.Frontend{}, map[collect.Place]uint32{}, map[uint32]netip.AddrPort{}, map[collect.Place]state.ObjectName{}}
 	err := maps.Frontends.Each(func(k datapath.FrontendKey, v datapath.FrontendEntry) bool {
-		if row, ok := n.frontend(netip.AddrPortFrom(k.Addr, k.Port), k.Proto); ok {
-			n.services[v.Service] = row
+		at := collect.Place{Addr: netip.AddrPortFrom(k.Addr, k.Port), Protocol: k.Proto}
+		if row, ok := n.frontend(at.Addr, at.Protocol); ok {
+			n.services[v.Service], n.numbers[at] = row, v.Service
 		}
 		return true
 	})

@@ -122,6 +122,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
 		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name()),
 		Hold: holdWhileAnnouncedOn(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
+	observe := newObserver(kern, maps, frontends, db, node.observe, log)
+	part("observe", observe.run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
 	part("watch claims", func(ctx context.Context) error {
 		return kern.WatchClaims(ctx, func(c kernel.Claim) {
@@ -135,7 +137,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	status := reporter{db: db, node: node.name, started: started, engine: engine, announcer: announcer, kern: kern, beside: others}
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
-		Maglev: maglevReader{maps, db}.read}).Run)
+		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, Monitor: observe.monitor.packets}).Run)
 
 	log.Info("seamarkd runs", "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()
