@@ -15,14 +15,7 @@ import (
 func newBPF(c *cli) *cobra.Command {
 	cmd := &cobra.Command{Use: "bpf", Short: "Show what is in this node's BPF maps", RunE: wantSubcommand}
 	lb := &cobra.Command{Use: "lb", Short: "The load balancer's maps", RunE: wantSubcommand}
-	lb.AddCommand(&cobra.Command{
-		Use:   "list",
-		Short: "List frontends, backends and all they are made of",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout())
-		},
-	})
+	lb.AddCommand(newLBList(c))
 	cmd.AddCommand(lb)
 	for name, list := range newLists(c) {
 		if name == "maglev" {
@@ -31,6 +24,46 @@ func newBPF(c *cli) *cobra.Command {
 		cmd.AddCommand(list)
 	}
 	return cmd
+}
+
+func newLBList(c *cli) *cobra.Command {
+	var stats bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List frontends, backends and all they are made of; or, with --stats, what was sent to them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !stats {
+				return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout())
+			}
+			counts, err := c.client().Counts(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := printServiceCounts(cmd.OutOrStdout(), "", counts.Services); err != nil {
+				return err
+			}
+			return printBackendCounts(cmd.OutOrStdout(), "", counts.Backends)
+		},
+	}
+	cmd.Flags().BoolVar(&stats, "stats", false, "packets and bytes that this node sent to each Service and backend, and their flows here")
+	return cmd
+}
+
+func printServiceCounts(out io.Writer, indent string, counts []control.ServiceCount) error {
+	t := newTable(out, indent, "SERVICE", "PORT", "PROTO", "PACKETS", "BYTES", "FLOWS")
+	for _, s := range counts {
+		t.row(s.Service, or(s.Port, none), s.Protocol, strconv.FormatUint(s.Packets, 10), strconv.FormatUint(s.Bytes, 10), strconv.FormatUint(s.Flows, 10))
+	}
+	return t.flush()
+}
+
+func printBackendCounts(out io.Writer, indent string, counts []control.BackendCount) error {
+	t := newTable(out, indent, "BACKEND", "PACKETS", "BYTES", "FLOWS")
+	for _, b := range counts {
+		t.row(b.Addr.String(), strconv.FormatUint(b.Packets, 10), strconv.FormatUint(b.Bytes, 10), strconv.FormatUint(b.Flows, 10))
+	}
+	return t.flush()
 }
 
 // wantSubcommand refuses a command that only groups others, and guesses which was meant.
@@ -138,6 +171,9 @@ func printMaglev(out io.Writer, m control.Maglev, all bool) error {
 	return nil
 }
 
-func share(part, whole int) string {
+func share[N int | uint64](part, whole N) string {
+	if whole == 0 {
+		return none
+	}
 	return fmt.Sprintf("%.2f%%", 100*float64(part)/float64(whole))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -192,7 +193,34 @@ func (d describer) service(ctx context.Context, name state.ObjectName) error {
 		}
 		t.row(f.RowKey(), string(f.Kind), join(backends), statusText(f.Status))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	return d.traffic(ctx, name, frontends)
+}
+
+// traffic writes what this node sent to the Service and its backends.
+func (d describer) traffic(ctx context.Context, name state.ObjectName, frontends []state.Frontend) error {
+	counts, err := d.client.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	services := slices.DeleteFunc(counts.Services, func(s control.ServiceCount) bool { return s.Service != name.String() })
+	has := map[netip.AddrPort]bool{}
+	for _, f := range frontends {
+		for _, b := range slices.Concat(f.Backends, f.Inside, f.Draining) {
+			has[netip.AddrPortFrom(b.Addr, b.Port)] = true
+		}
+	}
+	backends := slices.DeleteFunc(counts.Backends, func(b control.BackendCount) bool { return !has[b.Addr] })
+	if len(services) == 0 {
+		return nil // not in the kernel yet
+	}
+	fmt.Fprintln(d.out, "Sent by this node:")
+	if err := printServiceCounts(d.out, "  ", services); err != nil {
+		return err
+	}
+	return printBackendCounts(d.out, "  ", backends)
 }
 
 // pool writes which Services have addresses of the pool.

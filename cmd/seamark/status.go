@@ -52,10 +52,13 @@ func printStatus(out io.Writer, st control.Status, wide bool) error {
 	if st.Wire != (control.WireStatus{}) {
 		t.row("Wire:", wireText(st.Wire))
 	}
+	if b := st.Balanced; b != nil {
+		t.row("Balanced:", fmt.Sprintf("%d packets, %d bytes to %d backends of %d service ports; %d flows here", b.Packets, b.Bytes, b.Backends, b.Services, b.Flows))
+	}
 	if err := t.flush(); err != nil {
 		return err
 	}
-	for _, section := range []func(io.Writer, control.Status, bool) error{printDevices, printTables, printErrors, printProblems, printNotes, printVerdicts} {
+	for _, section := range []func(io.Writer, control.Status, bool) error{printDevices, printTables, printErrors, printProblems, printNotes, printFills, printVerdicts} {
 		if err := section(out, st, wide); err != nil {
 			return err
 		}
@@ -175,6 +178,26 @@ func printNotes(out io.Writer, st control.Status, _ bool) error {
 		fmt.Fprintln(out, "  "+n)
 	}
 	return nil
+}
+
+// printFills shows how full the tables of flows are that hold any, and all of
+// them when wide.
+func printFills(out io.Writer, st control.Status, wide bool) error {
+	t := newTable(out, "  ", "NAME", "ENTRIES", "ROOM", "FULL")
+	some := false
+	if st.Balanced != nil {
+		for _, f := range st.Balanced.Tables {
+			if f.Entries > 0 || wide {
+				some = true
+				t.row(f.Name, strconv.FormatUint(f.Entries, 10), strconv.FormatUint(f.Max, 10), share(f.Entries, f.Max))
+			}
+		}
+	}
+	if !some {
+		return nil
+	}
+	fmt.Fprintln(out, "Tables of flows:")
+	return t.flush()
 }
 
 // printVerdicts shows what was dropped, and all verdicts when wide.

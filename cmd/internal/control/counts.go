@@ -43,6 +43,27 @@ type TableFill struct {
 	Max     uint64 `json:"max"`
 }
 
+// Balanced is the sum of a node's Counts.
+type Balanced struct {
+	// Services is how many service ports there are.
+	Services int         `json:"services"`
+	Backends int         `json:"backends"`
+	Packets  uint64      `json:"packets"`
+	Bytes    uint64      `json:"bytes"`
+	Flows    uint64      `json:"flows"`
+	Tables   []TableFill `json:"tables,omitempty"`
+}
+
+func (c Counts) sum() *Balanced {
+	b := &Balanced{Services: len(c.Services), Backends: len(c.Backends), Tables: c.Tables}
+	for _, s := range c.Services {
+		b.Packets += s.Packets
+		b.Bytes += s.Bytes
+		b.Flows += s.Flows
+	}
+	return b
+}
+
 // Counts asks for the datapath's counters.
 func (c *Client) Counts(ctx context.Context) (counts Counts, err error) {
 	err = c.call(ctx, http.MethodGet, "counts", nil, nil, &counts)

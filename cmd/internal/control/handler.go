@@ -71,6 +71,11 @@ func (s *Server) status(*http.Request) (any, error) {
 		snap := s.DB.Snapshot()
 		st.Tables, st.Problems = tableStatuses(s.DB, snap), problems(s.DB, snap)
 	}
+	if s.Counts != nil && st.Balanced == nil {
+		if counts, err := s.Counts(); err == nil {
+			st.Balanced = counts.sum()
+		}
+	}
 	return st, nil
 }
 

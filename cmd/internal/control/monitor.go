@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -54,7 +56,7 @@ func (c *Client) Monitor(ctx context.Context, filter MonitorFilter, started func
 	switch {
 	case ctx.Err() != nil:
 		return nil
-	case err != nil:
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
 		return err
 	}
 	return fmt.Errorf("monitor: seamarkd on %s has stopped", c.socket)

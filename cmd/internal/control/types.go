@@ -32,6 +32,9 @@ type Status struct {
 	Problems []string `json:"problems,omitempty"`
 	// Notes are what there is to know of other programs beside Seamark, a line each.
 	Notes []string `json:"notes,omitempty"`
+	// Balanced sums up the datapath's Counts; filled in by the Server, unless
+	// they cannot be read.
+	Balanced *Balanced `json:"balanced,omitempty"`
 	// Verdicts count packets by reason; the reasons without any may be left out.
 	Verdicts []VerdictCount `json:"verdicts,omitempty"`
 }
