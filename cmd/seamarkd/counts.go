@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -23,26 +24,47 @@ type counter struct {
 
 // counts is control.Server's Counts. What was sent to Services and backends
 // that are gone is not among them.
-func (c counter) counts() (control.Counts, error) {
+func (c counter) counts() (counts control.Counts, err error) {
+	if counts, err = c.services(); err != nil {
+		return counts, err
+	}
+	addrs, err := backendAddrs(c.maps)
+	if err != nil {
+		return counts, err
+	}
+	sent, err := sentTo(c.maps.BackendCounts, "backend_counts", maps.Keys(addrs))
+	counts.Backends = backendCounts(addrs, sent, c.collector.Report().Flows.Backends)
+	return counts, err
+}
+
+// services are the counts without those of backends, of which there may be very many.
+func (c counter) services() (control.Counts, error) {
 	names, err := namesOf(c.maps, c.db)
 	if err != nil {
 		return control.Counts{}, err
 	}
-	services, err := c.maps.ServiceCounts.All()
-	if err != nil {
-		return control.Counts{}, fmt.Errorf("read map service_counts: %w", err)
-	}
-	backends, err := c.maps.BackendCounts.All()
-	if err != nil {
-		return control.Counts{}, fmt.Errorf("read map backend_counts: %w", err)
-	}
+	sent, err := sentTo(c.maps.ServiceCounts, "service_counts", maps.Keys(names.services))
 	report := c.collector.Report()
 	return control.Counts{
-		Services: serviceCounts(names, services, report.Flows.Frontends),
-		Backends: backendCounts(names.backends, backends, report.Flows.Backends),
+		Services: serviceCounts(names, sent, report.Flows.Frontends),
+		Backends: []control.BackendCount{},
 		Tables:   tableFills(report),
 		Counted:  report.At,
-	}, nil
+	}, err
+}
+
+// sentTo reads the counts of those that there are: the maps have room for very
+// many more, and that for each CPU.
+func sentTo(counters datapath.Counters, name string, indexes iter.Seq[uint32]) (map[uint32]datapath.Count, error) {
+	sent := map[uint32]datapath.Count{}
+	for index := range indexes {
+		count, err := counters.Lookup(index)
+		if err != nil {
+			return nil, fmt.Errorf("read map %s: %w", name, err)
+		}
+		sent[index] = count
+	}
+	return sent, nil
 }
 
 // serviceCounts has each port of a Service once, also while it has two numbers.

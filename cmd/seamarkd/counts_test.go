@@ -81,10 +81,10 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-func newMetrics(t *testing.T) metrics {
+func newMetrics(t *testing.T, counts func(counter) (control.Counts, error)) metrics {
 	c, _ := newCounter(t)
 	c.collector.Pass(t.Context())
-	return metrics{counts: c.counts, report: c.collector.Report, log: slog.New(slog.DiscardHandler),
+	return metrics{counts: func() (control.Counts, error) { return counts(c) }, report: c.collector.Report, log: slog.New(slog.DiscardHandler),
 		verdicts: func() ([]kernel.Verdict, error) {
 			return []kernel.Verdict{{Hook: "xdp", Reason: "no_backend", Dropped: true, Packets: 3, Bytes: 180}}, nil
 		}}
@@ -107,7 +107,7 @@ func scrape(t *testing.T, m metrics) []string {
 }
 
 func TestMetrics(t *testing.T) {
-	lines := scrape(t, newMetrics(t))
+	lines := scrape(t, newMetrics(t, counter.services))
 	for _, want := range []string{
 		`seamark_packets_total{dropped="true",hook="xdp",reason="no_backend"} 3`,
 		`seamark_bytes_total{dropped="true",hook="xdp",reason="no_backend"} 180`,
@@ -138,7 +138,6 @@ func TestMetrics(t *testing.T) {
 
 // A series for each backend is for those who ask for it.
 func TestMetricsOfBackends(t *testing.T) {
-	m := newMetrics(t)
 	of := func(lines []string) (backends []string) {
 		for _, line := range lines {
 			if strings.HasPrefix(line, "seamark_backend_") {
@@ -147,21 +146,19 @@ func TestMetricsOfBackends(t *testing.T) {
 		}
 		return backends
 	}
-	if got := of(scrape(t, m)); len(got) > 0 {
+	if got := of(scrape(t, newMetrics(t, counter.services))); len(got) > 0 {
 		t.Errorf("unasked: %v", got)
 	}
-	m.backends = true
 	want := []string{`seamark_backend_bytes_total{backend="172.20.0.5:8080"} 1100`, `seamark_backend_flows{backend="172.20.0.5:8080"} 1`,
 		`seamark_backend_packets_total{backend="172.20.0.5:8080"} 11`}
-	if got := of(scrape(t, m)); !slices.Equal(got, want) {
+	if got := of(scrape(t, newMetrics(t, counter.counts))); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
 
 // What cannot be read is missing, and nothing else.
 func TestMetricsWithoutCounts(t *testing.T) {
-	m := newMetrics(t)
-	m.counts = func() (control.Counts, error) { return control.Counts{}, errors.New("broken") }
+	m := newMetrics(t, func(counter) (control.Counts, error) { return control.Counts{}, errors.New("broken") })
 	lines := strings.Join(scrape(t, m), "\n")
 	if !strings.Contains(lines, `seamark_packets_total{dropped="true"`) || strings.Contains(lines, "seamark_service_") {
 		t.Error(lines)
@@ -169,7 +166,7 @@ func TestMetricsWithoutCounts(t *testing.T) {
 }
 
 func TestServeMetrics(t *testing.T) {
-	m := newMetrics(t)
+	m := newMetrics(t, counter.services)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	addr := free.Addr().String()

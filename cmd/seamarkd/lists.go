@@ -39,7 +39,11 @@ func (l lister) list(ctx context.Context, table string, query control.ListQuery,
 	if err != nil {
 		return 0, err
 	}
-	out := &listing{ctx: ctx, query: query, now: collect.Now(), names: names, row: row}
+	backends, err := backendAddrs(l.maps)
+	if err != nil {
+		return 0, err
+	}
+	out := &listing{ctx: ctx, query: query, now: collect.Now(), names: names, backends: backends, row: row}
 	if err := list(out); err != nil {
 		return 0, fmt.Errorf("list %s: %w", table, err)
 	}
@@ -111,7 +115,7 @@ func (l lister) pins(out *listing) error {
 		return cmp.Or(a.Frontend.Compare(b.Frontend), a.Client.Compare(b.Client), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	return rows.end(l.maps.Pins.Each(func(k datapath.Tuple, v datapath.Pin) bool {
-		p := control.Pin{Client: k.Src, Frontend: k.Dst, Backend: out.names.backends[v.Backend], Protocol: k.Proto.String(),
+		p := control.Pin{Client: k.Src, Frontend: k.Dst, Backend: out.backends[v.Backend], Protocol: k.Proto.String(),
 			State: stateEstablished, Idle: out.idle(v.Seen)}
 		if v.Flags&datapath.FlowClosing != 0 {
 			p.State = stateClosing
@@ -128,7 +132,7 @@ func (l lister) affinity(out *listing) error {
 	})
 	return rows.end(l.maps.Affinity.Each(func(k datapath.AffinityKey, v datapath.AffinityEntry) bool {
 		service := out.names.services[k.Service].Service
-		return rows.add(control.Affinity{Client: k.Client, Backend: out.names.backends[v.Backend], Idle: out.idle(v.Seen), Service: text(service)}, service)
+		return rows.add(control.Affinity{Client: k.Client, Backend: out.backends[v.Backend], Idle: out.idle(v.Seen), Service: text(service)}, service)
 	}))
 }
 
@@ -196,8 +200,10 @@ type listing struct {
 	query control.ListQuery
 	now   uint32 // ticks
 	names names
-	row   func(any) error
-	more  int
+	// backends by their ids.
+	backends map[uint32]netip.AddrPort
+	row      func(any) error
+	more     int
 }
 
 // idle is the time since seen, in whole seconds.
@@ -275,14 +281,13 @@ func (r *rows[T]) end(walks ...error) error {
 type names struct {
 	db       *state.DB
 	snap     state.Snapshot
-	services map[uint32]state.Frontend // a frontend of each service port
-	numbers  map[collect.Place]uint32  // of service ports, by their frontends
-	backends map[uint32]netip.AddrPort
+	services map[uint32]state.Frontend          // a frontend of each service port
+	numbers  map[collect.Place]uint32           // of service ports, by their frontends
 	found    map[collect.Place]state.ObjectName // by ofFrontend
 }
 
 func namesOf(maps datapath.Maps, db *state.DB) (names, error) {
-	n := names{db, db.Snapshot(), map[uint32]state.Frontend{}, map[collect.Place]uint32{}, map[uint32]netip.AddrPort{}, map[collect.Place]state.ObjectName{}}
+	n := names{db, db.Snapshot(), map[uint32]state.Frontend{}, map[collect.Place]uint32{}, map[collect.Place]state.ObjectName{}}
 	err := maps.Frontends.Each(func(k datapath.FrontendKey, v datapath.FrontendEntry) bool {
 		at := collect.Place{Addr: netip.AddrPortFrom(k.Addr, k.Port), Protocol: k.Proto}
 		if row, ok := n.frontend(at.Addr, at.Protocol); ok {
@@ -293,14 +298,20 @@ func namesOf(maps datapath.Maps, db *state.DB) (names, error) {
 	if err != nil {
 		return n, fmt.Errorf("read map frontends: %w", err)
 	}
-	err = maps.Backends.Each(func(id uint32, b datapath.BackendEntry) bool {
-		n.backends[id] = netip.AddrPortFrom(b.Addr, b.Port)
+	return n, nil
+}
+
+// backendAddrs are the addresses of the backends, by their ids.
+func backendAddrs(maps datapath.Maps) (map[uint32]netip.AddrPort, error) {
+	addrs := map[uint32]netip.AddrPort{}
+	err := maps.Backends.Each(func(id uint32, b datapath.BackendEntry) bool {
+		addrs[id] = netip.AddrPortFrom(b.Addr, b.Port)
 		return true
 	})
 	if err != nil {
-		return n, fmt.Errorf("read map backends: %w", err)
+		return nil, fmt.Errorf("read map backends: %w", err)
 	}
-	return n, nil
+	return addrs, nil
 }
 
 func (n names) frontend(addr netip.AddrPort, proto state.Protocol) (state.Frontend, bool) {

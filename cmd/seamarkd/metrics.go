@@ -23,9 +23,8 @@ import (
 // when that is wanted: a cluster can have very many.
 type metrics struct {
 	verdicts func() ([]kernel.Verdict, error)
-	counts   func() (control.Counts, error)
+	counts   func() (control.Counts, error) // with or without backends
 	report   func() collect.Report
-	backends bool
 	log      *slog.Logger
 }
 
@@ -85,18 +84,17 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 	counts, err := m.counts()
 	if err != nil {
 		m.log.Warn("read counts for metrics", "err", err)
+		counts = control.Counts{} // half of them would look like a beginning anew
 	}
 	for _, s := range counts.Services {
 		counter(servicePackets, s.Packets, s.Service, s.Port, s.Protocol)
 		counter(serviceBytes, s.Bytes, s.Service, s.Port, s.Protocol)
 		gauge(serviceFlows, float64(s.Flows), s.Service, s.Port, s.Protocol)
 	}
-	if m.backends {
-		for _, b := range counts.Backends {
-			counter(backendPackets, b.Packets, b.Addr.String())
-			counter(backendBytes, b.Bytes, b.Addr.String())
-			gauge(backendFlows, float64(b.Flows), b.Addr.String())
-		}
+	for _, b := range counts.Backends {
+		counter(backendPackets, b.Packets, b.Addr.String())
+		counter(backendBytes, b.Bytes, b.Addr.String())
+		gauge(backendFlows, float64(b.Flows), b.Addr.String())
 	}
 	for _, t := range counts.Tables {
 		gauge(tableEntries, float64(t.Entries), t.Name)

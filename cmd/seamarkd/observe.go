@@ -75,7 +75,10 @@ func newObserver(kern *kernel.Kernel, maps datapath.Maps, frontends *datapath.Fr
 	}
 	o := observer{lists: lister{maps, db}, counter: counter{maps, db, collector}, tracer: tracer{maps, frontends.Trace, db}, flags: flags}
 	o.monitor = &monitor{db: db, reasons: kern.Reasons(), watch: kern.WatchEvents, trace: o.tracer.trace, log: log, traced: map[state.ObjectName]int{}}
-	o.metrics = metrics{verdicts: kern.Verdicts, counts: o.counter.counts, report: collector.Report, backends: flags.metricsBackends, log: log}
+	o.metrics = metrics{verdicts: kern.Verdicts, counts: o.counter.services, report: collector.Report, log: log}
+	if flags.metricsBackends {
+		o.metrics.counts = o.counter.counts
+	}
 	return o
 }
 

@@ -114,6 +114,8 @@ const (
 	fastest = time.Second
 	least   = 0.05 // of one CPU
 	most    = 0.5
+	// longest bounds a rest: a step that took long was kept waiting itself.
+	longest = time.Second
 )
 
 // Pause is how long to wait after a pass before the next.
@@ -125,7 +127,7 @@ func Pause(fill float64) time.Duration {
 // has its share of a CPU: the fuller the tables, the more.
 func Rest(fill float64, took time.Duration) time.Duration {
 	share := least + (most-least)*clamp(fill)
-	return time.Duration(float64(took) * (1/share - 1))
+	return min(longest, time.Duration(float64(took)*(1/share-1)))
 }
 
 // pressure is 0 up to half full, and 1 from where room is scarce.

@@ -90,6 +90,9 @@ func TestPace(t *testing.T) {
 	if got := Rest(1, step); got.Round(step) != step {
 		t.Errorf("rests %v after %v without, want half", got, step)
 	}
+	if got := Rest(0, time.Hour); got != time.Second {
+		t.Errorf("rests %v after a step that was kept waiting", got)
+	}
 	for fill := 0.0; fill < 1; fill += 0.01 {
 		if Pause(fill+0.01) > Pause(fill) || Rest(fill+0.01, step) > Rest(fill, step) {
 			t.Errorf("slower at fill %.2f than at %.2f", fill+0.01, fill)

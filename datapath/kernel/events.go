@@ -40,8 +40,14 @@ type EventFilter struct {
 	Match func(Event) bool
 }
 
-// eventQueue is how many events wait for a slow watcher.
-const eventQueue = 4096
+const (
+	// eventQueue is how many events wait for a slow watcher.
+	eventQueue = 4096
+	// At most eventBatch events are handed out in eventPace: a flood of drops is
+	// lost, and counted, before it takes a CPU from the packets.
+	eventBatch = 2048
+	eventPace  = 100 * time.Millisecond
+)
 
 // events gives what is in the one ring to all who watch.
 type events struct {
@@ -154,6 +160,7 @@ func (k *Kernel) unwatchEvents() error {
 func (k *Kernel) readEvents(reader *ringbuf.Reader) {
 	var record ringbuf.Record
 	var raw bpfEvent
+	began := time.Now()
 	for n := 1; ; n++ {
 		err := reader.ReadInto(&record)
 		if err == nil {
@@ -166,6 +173,10 @@ func (k *Kernel) readEvents(reader *ringbuf.Reader) {
 		// How many were lost is a system call away: it is asked for when the ring
 		// is empty, and now and then when it never is.
 		k.handOut(reader, &raw, record.Remaining == 0 || n%256 == 0)
+		if n%eventBatch == 0 {
+			time.Sleep(eventPace - time.Since(began))
+			began = time.Now()
+		}
 	}
 }
 
