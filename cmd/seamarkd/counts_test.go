@@ -58,7 +58,7 @@ func TestCounts(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("before a pass: %+v, want %+v", got, want)
 	}
-	c.collector.Pass(t.Context())
+	c.collector.Pass(t.Context(), false)
 	got, err = c.counts()
 	must(t, err)
 	if got.Services[0].Flows != 2 || got.Backends[0].Flows != 1 || got.Counted.IsZero() {
@@ -83,7 +83,7 @@ func TestCounts(t *testing.T) {
 
 func newMetrics(t *testing.T, counts func(counter) (control.Counts, error)) metrics {
 	c, _ := newCounter(t)
-	c.collector.Pass(t.Context())
+	c.collector.Pass(t.Context(), false)
 	return metrics{counts: func() (control.Counts, error) { return counts(c) }, report: c.collector.Report, log: slog.New(slog.DiscardHandler),
 		verdicts: func() ([]kernel.Verdict, error) {
 			return []kernel.Verdict{{Hook: "xdp", Reason: "no_backend", Dropped: true, Packets: 3, Bytes: 180}}, nil

@@ -13,8 +13,9 @@ type Collector struct {
 	Timeouts Timeouts
 	// Now is the datapath's clock; the function Now, but for tests.
 	Now func() uint32
-	// Refused counts what found no room or no port, or may be nil: when it
-	// grows, the next pass begins at once.
+	// Refused counts the flows that found no room or no port to be translated
+	// from, or may be nil: when it grows, the next pass begins at once, and takes
+	// both for scarce.
 	Refused func() (uint64, error)
 	Log     *slog.Logger
 
@@ -63,16 +64,16 @@ func (c *Collector) Report() Report {
 // Run walks until ctx ends. What goes wrong with one table is logged, and does
 // not keep the others.
 func (c *Collector) Run(ctx context.Context) error {
-	for {
-		c.Pass(ctx)
-		if ctx.Err() != nil || !c.pause(ctx) {
-			return nil
-		}
+	for short := false; ctx.Err() == nil; {
+		before := c.refused()
+		c.Pass(ctx, short)
+		short = c.pause(ctx, before)
 	}
+	return nil
 }
 
-// Pass walks every table once.
-func (c *Collector) Pass(ctx context.Context) {
+// Pass walks every table once. short: flows were refused since the last one.
+func (c *Collector) Pass(ctx context.Context, short bool) {
 	last, began := c.Report(), time.Now()
 	next := Report{
 		Passes: last.Passes + 1,
@@ -87,7 +88,10 @@ func (c *Collector) Pass(ctx context.Context) {
 		start := time.Now()
 		w := &walk{profile: is, ctx: ctx, now: c.Now(), timeouts: c.Timeouts, fill: last.fill(), step: start,
 			flows: Flows{map[Place]uint64{}, map[Place]uint64{}}}
-		if !is.evicts {
+		switch {
+		case is.ports && short:
+			w.timeouts = c.Timeouts.At(1)
+		case !is.evicts:
 			w.timeouts = c.Timeouts.At(r.Fill())
 		}
 		switch err := t.walk(w); {
@@ -128,18 +132,18 @@ func (r Report) fill() (fill float64) {
 	return fill
 }
 
-// pause waits for the next pass to be due. It returns false when ctx ends.
-func (c *Collector) pause(ctx context.Context) bool {
+// pause waits for the next pass to be due, or for ctx to end. It says whether
+// more flows were refused than before.
+func (c *Collector) pause(ctx context.Context, before uint64) bool {
 	due := time.After(Pause(c.Report().fill()))
 	look := time.NewTicker(fastest)
 	defer look.Stop()
-	before := c.refused()
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-due:
-			return true
+			return false
 		case <-look.C:
 			if c.refused() > before {
 				return true

@@ -75,13 +75,13 @@ func TestPass(t *testing.T) {
 	flows.entries = map[int]value{
 		1: {Entry: Entry{Protocol: state.TCP, Replied: true, Seen: now - 600, Frontend: vip, Backend: pod}},
 		2: {Entry: Entry{Protocol: state.TCP, Replied: true, Seen: now, Frontend: vip, Backend: pod}},
-		3: {Entry: Entry{Protocol: state.TCP, Replied: true, Closing: true, Seen: now - 5, Frontend: vip, Backend: pod}},
-		4: {Entry: Entry{Protocol: state.TCP, Replied: true, Closing: true, Seen: now - 15, Frontend: vip, Backend: pod}},
+		3: {Entry: Entry{Protocol: state.TCP, Replied: true, Closing: true, Seen: now - 50, Frontend: vip, Backend: pod}},
+		4: {Entry: Entry{Protocol: state.TCP, Replied: true, Closing: true, Seen: now - 60, Frontend: vip, Backend: pod}},
 		5: {Entry: Entry{Protocol: state.UDP, Seen: now - 80, Frontend: vip, Backend: pod}},
 		6: {Entry: Entry{IPv6: true, Protocol: state.UDP, Replied: true, Seen: now - 80, Frontend: vip6, Backend: pod6}},
 	}
 	c := newCollector(now, NewTable("flows", Size{10, 4}, flows, entryOf))
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	for key, stays := range map[int]bool{1: true, 2: true, 3: true, 4: false, 5: false, 6: true} {
 		if _, ok := flows.entries[key]; ok != stays {
 			t.Errorf("entry %d: there %v, want %v", key, ok, stays)
@@ -122,7 +122,7 @@ func TestPassLooksAgain(t *testing.T) {
 	var log strings.Builder
 	c := newCollector(1000, NewTable("busy", Size{10, 10}, busy, entryOf), NewTable("failing", Size{10, 10}, failing, entryOf), NewTable("other", Size{10, 10}, other, entryOf))
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	if len(busy.entries) != 1 || len(failing.entries) != 1 || len(other.entries) != 0 {
 		t.Errorf("left %d, %d and %d entries, want 1, 1 and 0", len(busy.entries), len(failing.entries), len(other.entries))
 	}
@@ -130,7 +130,7 @@ func TestPassLooksAgain(t *testing.T) {
 		t.Errorf("log: %s", &log)
 	}
 	failing.before = nil
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	if len(failing.entries) != 0 {
 		t.Error("the next pass has not tried again")
 	}
@@ -149,11 +149,11 @@ func TestPassUnderPressure(t *testing.T) {
 	}
 	refuses, evicts := fill(50), fill(50)
 	c := newCollector(1000, NewTable("refuses", Size{IPv4: size}, refuses, entryOf), NewLRU("evicts", Size{IPv4: size}, evicts, entryOf))
-	c.Pass(t.Context()) // learns how full they are
+	c.Pass(t.Context(), false) // learns how full they are
 	if len(refuses.entries) != 95 {
 		t.Fatalf("%d entries are left before it is known that room is scarce", len(refuses.entries))
 	}
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	if len(refuses.entries) != 50 || len(evicts.entries) != 95 {
 		t.Errorf("%d and %d are left, want 50, and 95 of the one that evicts", len(refuses.entries), len(evicts.entries))
 	}
@@ -180,10 +180,10 @@ func TestNAT(t *testing.T) {
 		{"backend is quiet", new(entry(late, -1, false, false)), new(entry(old, 1, false, false)), "out in"},
 		{"idle, but answered once", new(entry(900, -1, false, false)), new(entry(900, 1, true, false)), "out in"},
 		{"never answered", new(entry(900, -1, false, false)), new(entry(900, 1, false, false)), ""},
-		{"closed by the client", new(entry(980, -1, false, true)), new(entry(980, 1, true, false)), ""},
-		{"closed by the backend", new(entry(980, -1, false, false)), new(entry(980, 1, true, true)), "out in"}, // until out is idle
-		{"closed by both", new(entry(980, -1, false, true)), new(entry(980, 1, true, true)), ""},
-		{"closed a moment ago", new(entry(995, -1, false, true)), new(entry(995, 1, true, true)), "out in"},
+		{"closed by the client", new(entry(930, -1, false, true)), new(entry(930, 1, true, false)), ""},
+		{"closed by the backend", new(entry(930, -1, false, false)), new(entry(930, 1, true, true)), ""},
+		{"closed by both", new(entry(930, -1, false, true)), new(entry(930, 1, true, true)), ""},
+		{"closed a moment ago", new(entry(960, -1, false, true)), new(entry(960, 1, true, true)), "out in"},
 		{"answers of none", nil, new(entry(900, 1, false, false)), ""},
 		{"answers of none yet", nil, new(entry(late, 1, false, false)), "in"},
 		{"no answers", new(entry(900, -1, false, false)), nil, ""},
@@ -198,7 +198,7 @@ func TestNAT(t *testing.T) {
 			if tc.in != nil {
 				ins.entries[-1] = *tc.in
 			}
-			newCollector(1000, tables...).Pass(t.Context())
+			newCollector(1000, tables...).Pass(t.Context(), false)
 			var stays []string
 			if _, ok := outs.entries[1]; ok {
 				stays = append(stays, "out")
@@ -210,6 +210,25 @@ func TestNAT(t *testing.T) {
 				t.Errorf("left %q, want %q", got, tc.stays)
 			}
 		})
+	}
+}
+
+// When flows are refused, those that close are over sooner, whatever room there
+// is: it may be ports that are short.
+func TestNATWhenPortsAreShort(t *testing.T) {
+	outs, ins, tables := natTables()
+	for i := 1; i <= 3; i++ {
+		e := Entry{Protocol: state.TCP, Seen: 970, Replied: true, Closing: i > 1}
+		outs.entries[i], ins.entries[-i] = value{Entry: e, to: -i}, value{Entry: e, to: i}
+	}
+	c := newCollector(1000, tables...)
+	c.Pass(t.Context(), false)
+	if len(outs.entries) != 3 || len(ins.entries) != 3 {
+		t.Errorf("%d and %d are left of flows that closed 32 s ago", len(outs.entries), len(ins.entries))
+	}
+	c.Pass(t.Context(), true)
+	if len(outs.entries) != 1 || len(ins.entries) != 1 || outs.entries[1].Closing {
+		t.Errorf("%v and %v are left, want the open one", outs.entries, ins.entries)
 	}
 }
 
@@ -238,10 +257,10 @@ func TestNATPortIsFreeLast(t *testing.T) {
 		outs.before, ins.before = check, check
 		c := newCollector(1000, tables...)
 		for range 5 {
-			c.Pass(t.Context())
+			c.Pass(t.Context(), false)
 		}
 		outs.before, ins.before = nil, nil
-		c.Pass(t.Context())
+		c.Pass(t.Context(), false)
 		if len(outs.entries) != len(ins.entries) {
 			t.Fatalf("%d flows have %d answers", len(outs.entries), len(ins.entries))
 		}
@@ -314,7 +333,7 @@ func TestWalkRests(t *testing.T) {
 		}
 		c := newCollector(1000, NewTable("t", Size{IPv4: 100 * stepEntries}, m, entry))
 		began := time.Now()
-		c.Pass(t.Context())
+		c.Pass(t.Context(), false)
 		const work = 10 * stepEntries / 64 * time.Microsecond
 		if took := time.Since(began); took < 5*work || took > 30*work {
 			t.Errorf("a pass with %v of work took %v, want it to rest in between", work, took)
@@ -322,7 +341,7 @@ func TestWalkRests(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		walked = 0
-		c.Pass(ctx)
+		c.Pass(ctx, false)
 		if walked > stepEntries {
 			t.Errorf("looked at %d entries after the end", walked)
 		}

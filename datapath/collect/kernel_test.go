@@ -128,7 +128,7 @@ func TestPassOverKernelMaps(t *testing.T) {
 	c.report = Report{Passes: 1, Tables: []TableReport{{}, {Entries: full, Size: full}, {Entries: full, Size: full}}}
 	runtime.GC()
 	before := heapInUse()
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	r := c.Report()
 	for _, table := range r.Tables {
 		t.Logf("%s: %d entries, %d removed, in %v", table.Name, table.Entries.IPv4, table.Removed, table.Took.Round(time.Millisecond))
@@ -174,7 +174,7 @@ func TestTables(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.Pass(t.Context())
+	c.Pass(t.Context(), false)
 	left := map[string]uint32{"affinity": 1}
 	for _, table := range c.Report().Tables {
 		if table.Size.IPv4 == 0 || table.Size.IPv6 == 0 {

@@ -21,8 +21,8 @@ type pairs[K comparable, V any] struct {
 func NewNAT[K comparable, V any](out, in string, size Size, outs, ins Map[K, V], ofOut, ofAnswer func(K, V) Entry, other func(K, V) K) []Table {
 	p := pairs[K, V]{outs, ins, ofOut, ofAnswer, other}
 	return []Table{
-		natOut[K, V]{profile{name: out, size: size}, p},
-		natIn[K, V]{profile{name: in, size: size}, p},
+		natOut[K, V]{profile{name: out, size: size, ports: true}, p},
+		natIn[K, V]{profile{name: in, size: size, ports: true}, p},
 	}
 }
 

@@ -48,7 +48,7 @@ func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		Established: 6 * time.Hour,
 		HalfOpen:    time.Minute,
-		Closing:     10 * time.Second,
+		Closing:     time.Minute, // half-closed connections may wait for an answer
 		UDP:         time.Minute,
 		UDPReplied:  3 * time.Minute,
 	}
@@ -58,13 +58,15 @@ func DefaultTimeouts() Timeouts {
 const scarce = 0.9
 
 // At returns the timeouts of a table that is filled to that part. When room is
-// scarce, what was never answered and what is cheap to lose goes sooner. A
-// connection that both sides have spoken in is never given up for another.
+// scarce, what was never answered, what is closing and what is cheap to lose
+// goes sooner. An open connection that both sides have spoken in is never given
+// up for another.
 func (t Timeouts) At(fill float64) Timeouts {
 	if fill < scarce {
 		return t
 	}
 	t.HalfOpen = min(t.HalfOpen, 10*time.Second)
+	t.Closing = min(t.Closing, 10*time.Second)
 	t.UDP = min(t.UDP, 10*time.Second)
 	t.UDPReplied = min(t.UDPReplied, 30*time.Second)
 	t.Pin = 5 * time.Minute

@@ -34,6 +34,8 @@ type profile struct {
 	size Size
 	// evicts: a full table makes room by itself, so its fill presses nobody.
 	evicts bool
+	// ports: its flows each have a port, which can be short when room is not.
+	ports bool
 }
 
 // table is a Table whose entries are each for themselves.
