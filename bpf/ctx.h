@@ -9,14 +9,24 @@
 #define AS_XDP(ctx) ((struct xdp_md *)(ctx))
 #define AS_SKB(ctx) ((struct __sk_buff *)(ctx))
 
+// CONTEXT_WORD is a member of the context, read at its offset from the context
+// itself: the compiler would make a pointer to the member and keep that, and the
+// verifier takes no such pointer.
+#define CONTEXT_WORD(ctx, type, member)                                                                           \
+	({                                                                                                        \
+		void *word;                                                                                       \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(ctx), "i"(offsetof(type, member)));      \
+		word;                                                                                             \
+	})
+
 static __always_inline void *ctx_data(void *ctx, enum hook hook)
 {
-	return hook == HOOK_XDP ? (void *)(long)AS_XDP(ctx)->data : (void *)(long)AS_SKB(ctx)->data;
+	return hook == HOOK_XDP ? CONTEXT_WORD(ctx, struct xdp_md, data) : CONTEXT_WORD(ctx, struct __sk_buff, data);
 }
 
 static __always_inline void *ctx_end(void *ctx, enum hook hook)
 {
-	return hook == HOOK_XDP ? (void *)(long)AS_XDP(ctx)->data_end : (void *)(long)AS_SKB(ctx)->data_end;
+	return hook == HOOK_XDP ? CONTEXT_WORD(ctx, struct xdp_md, data_end) : CONTEXT_WORD(ctx, struct __sk_buff, data_end);
 }
 
 // ctx_device is the ifindex of the device that the packet came in by, or goes out of.
@@ -28,12 +38,13 @@ static __always_inline __u32 ctx_device(void *ctx, enum hook hook)
 // Verdicts: what to do with a packet and why, in one number, so that every
 // path of a program ends in finish, which counts it. ACT_TX sends the frame out
 // of the device it came in by; ACT_REDIRECT says that bpf_redirect or one of its
-// kind was called.
+// kind was called. ACT_DETOUR says that there is more to do, in a function of its own (detour.h).
 enum action {
 	ACT_PASS,
 	ACT_DROP,
 	ACT_TX,
 	ACT_REDIRECT,
+	ACT_DETOUR,
 };
 
 // VERDICT_TRACED marks the verdict on a packet that somebody watches.

@@ -6,57 +6,153 @@
 #pragma once
 
 #include "clock.h"
-#include "maps.h"
 #include "parse.h"
 
-static __always_inline struct flow_key flow_key_of(const struct packet *p, __be32 pod, __be16 pod_port)
+// any_flow is a row of either family's table.
+union any_flow {
+	struct flow v4;
+	struct flow6 v6;
+};
+
+// FLOW is a member of a row, of the family that a packet is of.
+#define FLOW(p, f, member) (*((p)->v6 ? &(f)->v6.member : &(f)->v4.member))
+
+static __always_inline void *flow_vip(const struct packet *p, union any_flow *f)
 {
-	return (struct flow_key){
-		.pod = pod,
-		.client = p->ip->saddr,
-		.pod_port = pod_port,
-		.client_port = p->sport,
-		.proto = p->proto,
-	};
+	return p->v6 ? (void *)f->v6.vip : &f->v4.vip;
 }
 
-// refresh writes only what changed: the line is shared between CPUs.
-static __always_inline void refresh_flow(struct flow *f, const struct packet *p)
+// inbound_key is the flow of a client's packet to a pod here.
+static __always_inline void inbound_key(const struct packet *p, const union addr *pod, __be16 pod_port, union any_tuple *key)
 {
+	union addr client = source_of(p);
+
+	tuple_key(p->v6, key, pod, &client, pod_port, p->sport, p->proto);
+}
+
+// ends_flow says whether a packet is the last, or one of the last, of its flow:
+// FIN or RST, and what is like them in SCTP.
+static __always_inline int ends_flow(const struct packet *p)
+{
+	if (p->proto == IPPROTO_TCP)
+		return p->tcp_flags & (TCP_FIN | TCP_RST);
+	if (p->proto != IPPROTO_SCTP)
+		return 0;
+	__u8 *chunk = (__u8 *)(p->sctp + 1);
+	if ((void *)(chunk + 1) > ctx_end(p->ctx, p->hook)) // known, but not to the verifier
+		return 0;
+	return *chunk == SCTP_ABORT || *chunk == SCTP_SHUTDOWN_COMPLETE;
+}
+
+// note_flow writes only what changed: the line is shared between CPUs.
+static __always_inline void note_flow(const struct packet *p, union any_flow *f)
+{
+	__u8 flags = FLOW(p, f, flags), changed = flags;
 	__u32 seen = now();
 
-	if (unlikely(f->vip != p->ip->daddr || f->port != p->dport)) {
-		f->vip = p->ip->daddr;
-		f->port = p->dport;
-	}
-	if (f->seen != seen)
-		f->seen = seen;
+	if (unlikely(p->first))
+		changed &= ~FLOW_CLOSING; // the ports are used anew
+	if (unlikely(ends_flow(p)))
+		changed |= FLOW_CLOSING;
+	if (changed != flags)
+		FLOW(p, f, flags) = changed;
+	if (FLOW(p, f, seen) != seen)
+		FLOW(p, f, seen) = seen;
 }
 
-// track_flow remembers where the answers to a client's packet have to come
-// from. It returns 0, or an error when there is no room.
-static __always_inline long track_flow(const struct packet *p, __be32 pod, __be16 pod_port)
+// refresh_flow notes a client's packet.
+static __always_inline void refresh_flow(const struct packet *p, union any_flow *f)
 {
-	struct flow_key key = flow_key_of(p, pod, pod_port);
-	struct flow *f = bpf_map_lookup_elem(&flows, &key);
+	union addr vip = dest_of(p), known = load_addr(p->v6, flow_vip(p, f));
+
+	if (unlikely(!same_addr(p->v6, &vip, &known) || FLOW(p, f, port) != p->dport)) {
+		store_addr(p->v6, flow_vip(p, f), &vip);
+		FLOW(p, f, port) = p->dport;
+	}
+	note_flow(p, f);
+}
+
+// establish moves a flow from half_open to flows. Without room there it stays.
+static __always_inline void establish(const struct packet *p, union any_tuple *key, union any_flow *f)
+{
+	union any_flow row = {};
+
+	__builtin_memcpy(&row, f, p->v6 ? sizeof(row.v6) : sizeof(row.v4));
+	if (!bpf_map_update_elem(TABLE(p->v6, flows), key, &row, BPF_ANY))
+		bpf_map_delete_elem(TABLE(p->v6, half_open), key);
+}
+
+// of_known_flow says whether a client's packet is of a flow of that pod, and notes
+// the packet.
+static __always_inline int of_known_flow(const struct packet *p, const union addr *pod, __be16 pod_port)
+{
+	union any_tuple key;
+
+	inbound_key(p, pod, pod_port, &key);
+	union any_flow *f = bpf_map_lookup_elem(TABLE(p->v6, flows), &key);
 	if (likely(f)) {
-		refresh_flow(f, p);
-		return 0;
+		refresh_flow(p, f);
+		return 1;
 	}
-
-	int syn = p->tcp_flags & TCP_SYN;
-	f = bpf_map_lookup_elem(&half_open, &key);
-	if (f && (syn || !(f->flags & FLOW_REPLIED))) {
-		refresh_flow(f, p);
-		return 0;
-	}
-
-	struct flow fresh = { .vip = p->ip->daddr, .port = p->dport, .seen = now() };
+	f = bpf_map_lookup_elem(TABLE(p->v6, half_open), &key);
 	if (!f)
-		return bpf_map_update_elem(&half_open, &key, &fresh, BPF_ANY);
-	fresh.flags = FLOW_REPLIED;
-	long err = bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
-	if (!err)
-		bpf_map_delete_elem(&half_open, &key);
-	return err;
+		return 0;
+	refresh_flow(p, f);
+	// The end of a handshake does not end with a RST: many who never asked for a
+	// connection answer the SYN-ACK with one.
+	if (FLOW(p, f, flags) & FLOW_REPLIED && !p->first && !(p->tcp_flags & TCP_RST))
+		establish(p, &key, f);
+	return 1;
+}
+
+// begin_flow remembers where the answers to a client's packet have to come from.
+// It returns 0, or an error when there is no room.
+static __always_inline long begin_flow(const struct packet *p, const union addr *pod, __be16 pod_port)
+{
+	union any_tuple key;
+	union any_flow row = {};
+	union addr vip = dest_of(p);
+
+	inbound_key(p, pod, pod_port, &key);
+	store_addr(p->v6, flow_vip(p, &row), &vip);
+	FLOW(p, &row, port) = p->dport;
+	FLOW(p, &row, seen) = now();
+	return bpf_map_update_elem(TABLE(p->v6, half_open), &key, &row, BPF_ANY);
+}
+
+// find_flow returns the flow of what a pod sends to a client, or NULL.
+static __always_inline union any_flow *find_flow(int v6, const struct five_tuple *t)
+{
+	union any_tuple key;
+
+	tuple_key(v6, &key, &t->saddr, &t->daddr, t->sport, t->dport, t->proto);
+	return bpf_map_lookup_elem(TABLE(v6, flows), &key) ?: bpf_map_lookup_elem(TABLE(v6, half_open), &key);
+}
+
+// of_flow says whether a client's packet, as its pod will see it, is of a VIP's flow.
+static __always_inline int of_flow(const struct packet *p)
+{
+	struct five_tuple t = tuple_of(p), answer = reversed(&t);
+
+	return find_flow(p->v6, &answer) != NULL;
+}
+
+// answered_flow returns the flow that a pod's packet answers, or NULL, and notes
+// the packet.
+static __always_inline union any_flow *answered_flow(const struct packet *p)
+{
+	union addr pod = source_of(p), client = dest_of(p);
+	union any_tuple key;
+
+	tuple_key(p->v6, &key, &pod, &client, p->sport, p->dport, p->proto);
+	union any_flow *f = bpf_map_lookup_elem(TABLE(p->v6, flows), &key);
+	if (unlikely(!f)) {
+		f = bpf_map_lookup_elem(TABLE(p->v6, half_open), &key);
+		if (!f)
+			return NULL;
+		if (!(FLOW(p, f, flags) & FLOW_REPLIED) && !(p->tcp_flags & TCP_RST))
+			FLOW(p, f, flags) |= FLOW_REPLIED;
+	}
+	note_flow(p, f);
+	return f;
 }

@@ -22,6 +22,21 @@
 		return v6 ? name##_tc6(ctx, arg) : name##_tc(ctx, arg);                                               \
 	}
 
+// GLOBAL is OUT_OF_LINE with functions that the verifier looks at once each, and
+// not on every way there is to them. It knows nothing of what arg points to: no
+// pointer goes there.
+#define GLOBAL(name, type)                                                                                            \
+	__noinline int name##_xdp(struct xdp_md *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_XDP, 0, arg) : -1; }  \
+	__noinline int name##_xdp6(struct xdp_md *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_XDP, 1, arg) : -1; } \
+	__noinline int name##_tc(struct __sk_buff *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_TC_OUTSIDE, 0, arg) : -1; }  \
+	__noinline int name##_tc6(struct __sk_buff *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_TC_OUTSIDE, 1, arg) : -1; } \
+	static __always_inline int name(void *ctx, enum hook hook, int v6, type *arg)                                 \
+	{                                                                                                             \
+		if (hook == HOOK_XDP)                                                                                 \
+			return v6 ? name##_xdp6(ctx, arg) : name##_xdp(ctx, arg);                                     \
+		return v6 ? name##_tc6(ctx, arg) : name##_tc(ctx, arg);                                               \
+	}
+
 #define LINK_MAX 22 // Ethernet and two tags: the longest way to an IP header
 
 static __always_inline long load_bytes(void *ctx, enum hook hook, __u32 at, void *to, __u32 size)

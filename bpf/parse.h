@@ -267,6 +267,10 @@ static __always_inline __u32 l4_size(const struct packet *p)
 	return p->proto == IPPROTO_TCP ? sizeof(*p->tcp) : sizeof(*p->udp);
 }
 
+// KEEP has the compiler hold on to a pointer: computed anew, it would be another
+// one for the verifier, and unchecked.
+#define KEEP(pointer) asm volatile("" : "+r"(pointer))
+
 // reload brings the pointers of a packet back, from its offsets, with size bytes
 // behind the IP header. It returns 0, or -1 when they are no longer there.
 static __always_inline int reload(struct packet *p, __u32 size)
@@ -275,10 +279,26 @@ static __always_inline int reload(struct packet *p, __u32 size)
 
 	p->eth = c.pos;
 	p->l3 = c.pos + (p->l3_at & 0xff);
+	KEEP(p->l3);
 	if (p->l3 + (p->v6 ? sizeof(*p->ip6) : sizeof(*p->ip)) > c.end)
 		return -1;
 	p->l4 = c.pos + (p->l4_at & 0x3fff);
-	return p->l4 + size > c.end ? -1 : 0;
+	KEEP(p->l4);
+	if (p->l4 + size > c.end)
+		return -1;
+	p->check = NULL;
+	if (p->fragment == FRAGMENT_LATER || (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP))
+		return 0;
+	p->check = p->proto == IPPROTO_TCP ? &p->tcp->check : &p->udp->check;
+	return (void *)(p->check + 1) > c.end ? -1 : 0;
+}
+
+// forget_pointers makes a copy of a packet one that may be handed to functions
+// that the verifier looks at by themselves: they reload it.
+static __always_inline void forget_pointers(struct packet *p)
+{
+	p->ctx = p->eth = p->l3 = p->l4 = NULL;
+	p->check = NULL;
 }
 
 static __always_inline int same_mac(const void *a, const void *b)

@@ -3,6 +3,7 @@
 // Parsing in tc, where a packet's headers may lie outside the linear part.
 #pragma once
 
+#include "fragment.h"
 #include "parse.h"
 
 #define HEADERS (ETH_HLEN + 60 + 60) // the longest that are looked at
@@ -25,4 +26,16 @@ static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
 	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p) || p->fragment || parse_l4(&c, p) || is_icmp(p))
 		return -1;
 	return 0;
+}
+
+// parse_any is parse_skb for ICMP and fragments, too.
+static __always_inline int parse_any(struct __sk_buff *skb, struct packet *p)
+{
+	pull_headers(skb);
+	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
+	p->eth = take(&c, sizeof(*p->eth));
+	p->l3_at = ETH_HLEN;
+	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
+		return -1;
+	return (unlikely(p->fragment) ? parse_fragment(&c, p) : parse_l4(&c, p)) ? -1 : 0;
 }

@@ -6,34 +6,34 @@
 
 #include "counters.h"
 #include "flow.h"
+#include "icmp_error.h"
 #include "nat.h"
 #include "skb.h"
 #include "snat.h"
+#include "tunnel.h"
 
-// of_flow says whether a client's packet, as its pod will see it, is of a VIP's flow.
-static __always_inline int of_flow(const struct packet *p)
+// of_flow_here says whether a packet to a pod is of a VIP's flow, or an error about one.
+static __always_inline int of_flow_here(const struct packet *p)
 {
-	struct flow_key key = flow_key_of(p, p->ip->daddr, p->dport);
-
-	return bpf_map_lookup_elem(&flows, &key) || bpf_map_lookup_elem(&half_open, &key);
+	return is_icmp(p) ? error_of_flow(p) : of_flow(p);
 }
 
-static __always_inline int deliver(struct __sk_buff *skb)
+// deliver sends a packet of a VIP's flow into its pod. It returns 0 for all others.
+static __always_inline int deliver(struct __sk_buff *skb, int v6)
 {
-	__be32 pod;
+	__u32 at = ETH_HLEN + (v6 ? offsetof(struct ipv6hdr, daddr) : offsetof(struct iphdr, daddr));
+	union addr pod = {};
 
-	// A frame to another host, or with a VLAN tag of its own, is not ours.
-	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
-		return PASS(REASON_NOT_OURS);
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &pod, sizeof(pod)))
-		return PASS(REASON_NOT_OURS);
-	struct endpoint *e = bpf_map_lookup_elem(&endpoints, &pod);
+	// Most packets are for no pod: they need not be pulled.
+	if (bpf_skb_load_bytes(skb, at, &pod, addr_size(v6)))
+		return 0;
+	struct endpoint *e = find_endpoint(v6, &pod);
 	if (!e)
-		return PASS(REASON_NOT_OURS);
+		return 0;
 
-	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE };
-	if (parse_skb(skb, &p) || !of_flow(&p))
-		return PASS(REASON_NOT_OURS);
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
+	if (parse_any(skb, &p) || !of_flow_here(&p))
+		return 0;
 	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 	decrement_hops(&p);
@@ -44,15 +44,27 @@ static __always_inline int deliver(struct __sk_buff *skb)
 }
 
 // translate_back sends on what XDP could not: answers of translated flows to
-// clients whose MAC the stack has to ask for.
+// clients whose MAC the stack has to ask for. It returns 0 for all others.
 static __always_inline int translate_back(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
 
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || parse_skb(skb, &p) || !is_nat_port(p.dport))
+	if (parse_skb(skb, &p) || !is_nat_port(p.dport))
 		return 0;
 	struct five_tuple t = tuple_of(&p);
 	return snat_back(&p, &t);
+}
+
+static __always_inline int handle_outside(struct __sk_buff *skb)
+{
+	// A frame to another host, or with a VLAN tag of its own, is not ours.
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return PASS(REASON_NOT_OURS);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return deliver(skb, 0) ?: translate_back(skb, 0) ?: PASS(REASON_NOT_OURS);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return deliver(skb, 1) ?: translate_back(skb, 1) ?: PASS(REASON_NOT_OURS);
+	return PASS(REASON_NOT_OURS);
 }
 
 SEC("tc")
@@ -60,12 +72,5 @@ int seamark_tc_outside(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	int verdict = deliver(skb);
-	if (verdict == PASS(REASON_NOT_OURS)) {
-		if (skb->protocol == bpf_htons(ETH_P_IP))
-			verdict = translate_back(skb, 0) ?: verdict;
-		else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-			verdict = translate_back(skb, 1) ?: verdict;
-	}
-	return finish(skb, HOOK_TC_OUTSIDE, verdict, bytes);
+	return finish(skb, HOOK_TC_OUTSIDE, handle_outside(skb), bytes);
 }

@@ -6,154 +6,171 @@
 
 #include "counters.h"
 #include "flow.h"
+#include "fragment.h"
+#include "icmp_error.h"
 #include "inside.h"
+#include "lb.h"
+#include "mss.h"
 #include "nat.h"
 #include "skb.h"
+#include "tunnel.h"
 
-// The MSS that a pod may offer, so that the client's segments fit the IPIP hop.
-// 0: as it likes.
-volatile const __u16 mss_clamp;
-
-#define TCP_OPTIONS 40 // at most
-
-// find_flow returns the flow that a pod's packet answers, or NULL.
-static __always_inline struct flow *find_flow(const struct packet *p)
+// is_syn_ack says whether a pod's packet accepts a connection, and has its MSS.
+static __always_inline int is_syn_ack(const struct packet *p)
 {
-	struct flow_key key = {
-		.pod = p->ip->saddr,
-		.client = p->ip->daddr,
-		.pod_port = p->sport,
-		.client_port = p->dport,
-		.proto = p->proto,
+	return p->proto == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}
+
+// offer_mss is the MSS that a pod may offer to the clients of a frontend, by the
+// tunnel that their packets come in.
+static __always_inline __u16 offer_mss(const struct packet *p, const union addr *vip, __be16 port)
+{
+	struct frontend *f = find_frontend(p->v6, vip, port, p->proto);
+	union addr own = own_addr(p->v6);
+	int geneve = f && f->flags & FRONTEND_GENEVE;
+	int over6 = geneve && no_addr(p->v6, &own) ? !p->v6 : p->v6;
+	__u32 less = tunnel_size(over6, geneve, p->v6) + ip_size(p->v6) - 2 * sizeof(struct iphdr);
+
+	return mss_clamp - less;
+}
+
+// fib_query asks how a packet from a VIP gets to its client.
+static __always_inline struct bpf_fib_lookup fib_query(const struct packet *p, const union addr *vip, __be16 port)
+{
+	struct bpf_fib_lookup fib = {
+		.family = p->v6 ? AF_INET6 : AF_INET,
+		.l4_protocol = p->proto,
+		.ifindex = ctx_device(p->ctx, p->hook),
+		.sport = port,
+		.dport = p->dport,
 	};
-	struct flow *f = bpf_map_lookup_elem(&flows, &key);
-	if (likely(f))
-		return f;
-	f = bpf_map_lookup_elem(&half_open, &key);
-	if (f && !(f->flags & FLOW_REPLIED) && !(p->tcp_flags & TCP_RST))
-		f->flags |= FLOW_REPLIED;
-	return f;
+	union addr client = dest_of(p);
+
+	if (p->v6)
+		fib.flowinfo = *(__be32 *)p->ip6 & bpf_htonl(0x0fffffff);
+	else
+		fib.tos = p->ip->tos;
+	store_addr(p->v6, fib.ipv6_src, vip);
+	store_addr(p->v6, fib.ipv6_dst, &client);
+	return fib;
 }
 
-// mss_search is a walk over the options of a TCP header (RFC 9293, section 3.1).
-struct mss_search {
-	struct __sk_buff *skb;
-	__u32 at; // offset in the packet of the option looked at
-	__u32 end;
-	__u32 found; // offset of the value of the MSS option; 0: none
-};
-
-// next_option is a step of the walk; 1: it is over. A loop of its own, by
-// bpf_loop, since the verifiers of older kernels walk every way through a plain one.
-static long next_option(__u32 index, void *data)
+// redirect_by sends a packet out as the FIB has said: without a MAC, the stack
+// asks for the next hop's.
+static __always_inline int redirect_by(struct packet *p, const struct bpf_fib_lookup *fib, long answer, enum reason reason)
 {
-	struct mss_search *s = data;
-	__u8 option[2]; // kind, length
-
-	if (s->at + sizeof(option) > s->end || bpf_skb_load_bytes(s->skb, s->at, option, sizeof(option)) || option[0] == 0)
-		return 1;
-	if (option[0] == 1) {
-		s->at++;
-		return 0;
+	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		struct bpf_redir_neigh gateway = { .nh_family = p->v6 ? AF_INET6 : AF_INET };
+		__builtin_memcpy(gateway.ipv6_nh, fib->ipv6_dst, sizeof(gateway.ipv6_nh));
+		bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0);
+		return REDIRECT(reason);
 	}
-	if (option[0] == 2 && option[1] == 4 && s->at + 4 <= s->end) {
-		s->found = s->at + sizeof(option);
-		return 1;
-	}
-	if (option[1] < 2)
-		return 1;
-	s->at += option[1];
-	return 0;
-}
-
-// clamp_mss lowers the MSS option (RFC 9293, section 3.2) of a TCP header at
-// offset l4, size bytes of options long.
-static __always_inline void clamp_mss(struct __sk_buff *skb, __u32 l4, __u32 size)
-{
-	__u32 options = l4 + sizeof(struct tcphdr);
-	struct mss_search s = { .skb = skb, .at = options, .end = options + size };
-	__be16 from, to = bpf_htons(mss_clamp);
-
-	bpf_loop(TCP_OPTIONS, next_option, &s, 0);
-	if (!s.found || bpf_skb_load_bytes(skb, s.found, &from, sizeof(from)) || bpf_ntohs(from) <= mss_clamp)
-		return;
-	bpf_skb_store_bytes(skb, s.found, &to, sizeof(to), 0);
-	if ((s.found - options) & 1) { // across two words of the checksum
-		from = __builtin_bswap16(from);
-		to = __builtin_bswap16(to);
-	}
-	bpf_l4_csum_replace(skb, l4 + offsetof(struct tcphdr, check), from, to, sizeof(to));
+	__builtin_memcpy(p->eth->h_dest, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(p->eth->h_source, fib->smac, ETH_ALEN);
+	bpf_redirect(fib->ifindex, 0);
+	return REDIRECT(reason);
 }
 
 // send_out routes a packet, as the kernel would, past the kernel: its netfilter
 // has not seen the client's half of the connection. Of a client on this very
 // node it has, and has to see the other half.
-static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib)
+static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib, enum reason reason)
 {
-	if (bpf_map_lookup_elem(&endpoints, &fib->ipv4_dst)) // to another pod
-		return PASS(REASON_REPLY);
+	union addr client = dest_of(p);
+	if (find_endpoint(p->v6, &client)) // to another pod
+		return PASS(reason);
 
 	long err = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
-
 	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
-		return PASS(REASON_REPLY);
+		return PASS(reason);
 	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP(REASON_NO_ROUTE);
 	if (reload(p, 0))
 		return DROP(REASON_TRUNCATED);
 	decrement_hops(p);
-	if (err == BPF_FIB_LKUP_RET_NO_NEIGH) {
-		struct bpf_redir_neigh gateway = { .nh_family = AF_INET, .ipv4_nh = fib->ipv4_dst };
-		bpf_redirect_neigh(fib->ifindex, &gateway, sizeof(gateway), 0);
-		return REDIRECT(REASON_REPLY);
-	}
-	__builtin_memcpy(p->eth->h_dest, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(p->eth->h_source, fib->smac, ETH_ALEN);
-	bpf_redirect(fib->ifindex, 0);
-	return REDIRECT(REASON_REPLY);
+	return redirect_by(p, fib, err, reason);
 }
 
-static __always_inline int pod_service(struct __sk_buff *skb, int v6)
+// answer sends a pod's packet of a flow out from the flow's VIP.
+static __always_inline int answer(struct packet *p, union any_flow *f)
 {
-	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
-
-	if (parse_skb(skb, &p))
-		return PASS(REASON_NOT_OURS);
-	return inside(&p) ?: PASS(REASON_NOT_OURS);
-}
-
-static __always_inline int answer(struct __sk_buff *skb)
-{
-	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present)
-		return PASS(REASON_NOT_OURS);
-	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD };
-	if (parse_skb(skb, &p))
-		return PASS(REASON_NOT_OURS);
-	struct flow *f = find_flow(&p);
-	if (!f)
-		return PASS(REASON_NOT_OURS);
-	if (hops_of(&p) <= 1)
+	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 
-	struct bpf_fib_lookup fib = {
-		.family = AF_INET,
-		.l4_protocol = p.proto,
-		.ifindex = skb->ifindex,
-		.sport = f->port,
-		.dport = p.dport,
-		.tos = p.ip->tos,
-		.ipv4_src = f->vip,
-		.ipv4_dst = p.ip->daddr,
-	};
-	union addr vip = { .v4 = f->vip };
-	__u32 options = 0;
-	if (mss_clamp && (p.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
-		options = p.tcp->doff * 4 - sizeof(struct tcphdr);
-	if (set_source(&p, &vip, f->port))
+	union addr vip = load_addr(p->v6, flow_vip(p, f));
+	__be16 port = FLOW(p, f, port);
+	struct bpf_fib_lookup fib = fib_query(p, &vip, port);
+
+	if (set_source(p, &vip, port))
 		return DROP(REASON_TRUNCATED);
-	if (options)
-		clamp_mss(skb, p.l4_at, options);
-	return send_out(&p, &fib);
+	if (unlikely(mss_clamp && is_syn_ack(p)) && clamp_mss(p, offer_mss(p, &vip, port)))
+		return DROP(REASON_TRUNCATED);
+	return send_out(p, &fib, p->fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY);
+}
+
+// tell_client sends a pod's error about a client's packet out as an error of the
+// VIP about what the client knows to have sent (RFC 5508, section 4.2).
+static __always_inline int tell_client(struct packet *p)
+{
+	struct quoted *q;
+	if (!is_icmp_error(p) || quote_of(p, &q))
+		return PASS(REASON_NOT_OURS);
+
+	struct five_tuple t = reversed(&q->flow); // as the pod would answer
+	union any_flow *f = find_flow(p->v6, &t);
+	if (!f)
+		return PASS(REASON_NOT_OURS);
+	if (hops_of(p) <= 1)
+		return DROP(REASON_TTL_EXPIRED);
+	q->becomes = q->flow;
+	q->becomes.daddr = load_addr(p->v6, flow_vip(p, f));
+	q->becomes.dport = FLOW(p, f, port);
+	q->side = SOURCE;
+	struct bpf_fib_lookup fib = fib_query(p, &q->becomes.daddr, 0);
+	if (rewrite_quoted(p->ctx, p->hook, p->v6, q) || reload(p, 0))
+		return DROP(REASON_TRUNCATED);
+	return send_out(p, &fib, REASON_ICMP_FORWARDED);
+}
+
+// pod_ports finds the ports of a pod's packet. Those of a first
+// fragment are remembered if it is of a VIP's flow, and not yet here.
+static __always_inline int pod_ports(struct __sk_buff *skb, struct packet *p)
+{
+	pull_headers(skb);
+	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
+	p->eth = take(&c, sizeof(*p->eth));
+	p->l3_at = ETH_HLEN;
+	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
+		return -1;
+	return (unlikely(p->fragment == FRAGMENT_LATER) ? recall(p) : parse_l4(&c, p)) ? -1 : 0;
+}
+
+static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
+{
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
+	if (pod_ports(skb, &p))
+		return PASS(REASON_NOT_OURS);
+	if (unlikely(is_icmp(&p)))
+		return p.fragment ? PASS(REASON_NOT_OURS) : tell_client(&p);
+
+	union any_flow *f = answered_flow(&p);
+	if (f) {
+		if (unlikely(p.fragment == FRAGMENT_FIRST))
+			remember(&p);
+		return answer(&p, f);
+	}
+	return p.fragment ? PASS(REASON_NOT_OURS) : inside(&p) ?: PASS(REASON_NOT_OURS);
+}
+
+static __always_inline int handle_skb(struct __sk_buff *skb)
+{
+	if (skb->vlan_present)
+		return PASS(REASON_NOT_OURS);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return handle_pod(skb, 0);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return handle_pod(skb, 1);
+	return PASS(REASON_NOT_OURS);
 }
 
 SEC("tc")
@@ -161,12 +178,5 @@ int seamark_tc_pod(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	int verdict = answer(skb);
-	if (verdict == PASS(REASON_NOT_OURS)) {
-		if (skb->protocol == bpf_htons(ETH_P_IP))
-			verdict = pod_service(skb, 0);
-		else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-			verdict = pod_service(skb, 1);
-	}
-	return finish(skb, HOOK_TC_POD, verdict, bytes);
+	return finish(skb, HOOK_TC_POD, handle_skb(skb), bytes);
 }

@@ -5,8 +5,7 @@
 
 #include "arp.h"
 #include "counters.h"
-#include "encap.h"
-#include "flow.h"
+#include "decap.h"
 #include "fragment.h"
 #include "icmp_error.h"
 #include "lb.h"
@@ -15,58 +14,21 @@
 #include "refuse.h"
 #include "snat.h"
 
-static __always_inline struct device *find_device(__u32 ifindex)
+static __always_inline int forward_remote(struct packet *p, const struct frontend *f, const struct five_tuple *t, const struct target *b, enum reason reason)
 {
-	__u32 at = ifindex % MAX_DEVICES;
-	struct device *d = bpf_map_lookup_elem(&devices, &at);
-
-	return d && d->ifindex == ifindex ? d : NULL;
-}
-
-static __always_inline struct device *addressed_device(const struct packet *p)
-{
-	struct device *d = find_device(ctx_device(p->ctx, p->hook));
-
-	return d && same_mac(p->eth->h_dest, d->mac) ? d : NULL;
-}
-
-static __always_inline int forward_local(struct packet *p, const struct target *b)
-{
-	if (p->v6)
-		return PASS(REASON_NOT_OURS);
-	if (track_flow(p, b->addr.v4, b->port))
-		return DROP(REASON_FLOW_TABLE);
-	if (set_dest(p, &b->addr, b->port))
-		return DROP(REASON_UNSERVED_PROTO);
-	return PASS(REASON_FORWARD_LOCAL);
-}
-
-static __always_inline int forward_remote(struct packet *p, const struct target *b, struct device *d)
-{
-	if (p->v6)
-		return PASS(REASON_NOT_OURS);
-	__u32 total = l3_len(p) + sizeof(struct iphdr);
-	__u32 at = b->next_hop;
-	struct next_hop *known = bpf_map_lookup_elem(&next_hops, &at);
-	if (!known)
-		return DROP(REASON_NO_ROUTE);
-
-	struct next_hop hop = *known;
-	if (unlikely(!hop.ifindex)) {
-		enum reason bad = resolve(p->ctx, &hop, b->addr.v4, total);
-		if (bad)
-			return DROP(bad);
-	}
-	if (unlikely(hop.ifindex != ctx_device(p->ctx, p->hook)))
-		d = find_device(hop.ifindex);
-	if (d && total > d->mtu)
-		return too_big(p, d->mtu - sizeof(struct iphdr));
-	return encapsulate(p->ctx, &hop, b->addr.v4, total, p->ip->tos);
+	struct errand e = {
+		.pod = b->addr,
+		.next_hop = b->next_hop,
+		.hash = flow_hash(p->v6, t),
+		.geneve = !!(f->flags & FRONTEND_GENEVE),
+		.reason = reason,
+	};
+	return send_to_node(p, &e);
 }
 
 // icmp_to_vip answers a ping, and hands an error about what a backend sent to
 // that backend.
-static __always_inline int icmp_to_vip(struct packet *p, struct device *d)
+static __always_inline int icmp_to_vip(struct packet *p)
 {
 	if (is_echo(p))
 		return answer_echo(p);
@@ -87,8 +49,7 @@ static __always_inline int icmp_to_vip(struct packet *p, struct device *d)
 		return DROP(REASON_ICMP_UNKNOWN);
 	if (b.flags & BACKEND_LOCAL)
 		return error_to_pod(p, q, &b.addr);
-	verdict = forward_remote(p, &b, d);
-	return REASON_OF(verdict) == REASON_FORWARD_REMOTE ? VERDICT(ACTION_OF(verdict), REASON_ICMP_FORWARDED) : verdict;
+	return forward_remote(p, f, &t, &b, REASON_ICMP_FORWARDED);
 }
 
 // icmp_to_node hands an error about a translated packet to its client.
@@ -108,52 +69,13 @@ static __always_inline int not_served(struct packet *p, const union addr *dest, 
 	struct frontend *f = find_vip(p->v6, dest);
 	if (!f)
 		return bad ? PASS(REASON_NOT_OURS) : icmp_to_node(p);
-	struct device *d = addressed_device(p);
-	if (!d)
+	if (!addressed_device(p))
 		return PASS(REASON_NOT_OURS);
 	if (bad)
 		return DROP(bad);
 	if (is_icmp(p))
-		return icmp_to_vip(p, d);
+		return icmp_to_vip(p);
 	return f->flags & FRONTEND_REFUSE ? refuse(p, REASON_UNSERVED_PORT) : DROP(REASON_UNSERVED_PORT);
-}
-
-// decapsulate takes in a packet that another node sent to a pod of this one.
-static __always_inline int decapsulate(struct packet *outer, struct cursor *c)
-{
-	struct packet p = { .ctx = outer->ctx, .hook = outer->hook, .eth = outer->eth, .l3_at = outer->l4_at };
-	union addr pod = dest_of(outer);
-
-	if (!addressed_device(outer))
-		return PASS(REASON_NOT_OURS);
-	enum reason bad = parse_ip(c, outer->l4_len, &p);
-	if (bad)
-		return DROP(bad);
-	bad = unlikely(p.fragment) ? parse_fragment(c, &p) : parse_l4(c, &p);
-	union addr vip = dest_of(&p);
-	if (!bad && is_icmp_error(&p)) {
-		struct quoted *q;
-		bad = quote_of(&p, &q);
-		if (!bad && find_vip(p.v6, &vip)) {
-			int verdict = error_to_pod(&p, q, &pod);
-			return ACTION_OF(verdict) == ACT_PASS && strip_outer(p.ctx) ? DROP(REASON_TRUNCATED) : verdict;
-		}
-	}
-	if (bad || is_icmp(&p))
-		return find_vip(p.v6, &vip) ? DROP(bad ?: REASON_UNSERVED_PROTO) : PASS(REASON_NOT_OURS);
-
-	union any_local_key key;
-	local_key_of(p.v6, &key, &vip, &pod, p.dport, p.proto);
-	struct local_target *target = bpf_map_lookup_elem(TABLE(p.v6, local_targets), &key);
-	if (!target)
-		return find_vip(p.v6, &vip) ? DROP(REASON_STALE_BACKEND) : PASS(REASON_NOT_OURS);
-	if (track_flow(&p, pod.v4, target->port))
-		return DROP(REASON_FLOW_TABLE);
-	if (set_dest(&p, &pod, target->port))
-		return DROP(REASON_UNSERVED_PROTO);
-	if (strip_outer(p.ctx))
-		return DROP(REASON_TRUNCATED);
-	return fragment_verdict(&p, PASS(REASON_DECAP));
 }
 
 static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct cursor *c, struct ethhdr *eth)
@@ -163,9 +85,8 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 	if (bad)
 		return DROP(bad);
 	struct five_tuple t = tuple_of(&p);
-	// Our own outer headers have no options and are never fragmented.
-	if (unlikely(p.proto == IPPROTO_IPIP && !v6 && p.ip->ihl == 5 && !p.fragment) && find_endpoint(v6, &t.daddr))
-		return decapsulate(&p, c);
+	if (unlikely(is_ipip(&p) && find_endpoint(v6, &t.daddr)))
+		return take_out(&p);
 
 	bad = unlikely(p.fragment) ? parse_fragment(c, &p) : parse_l4(c, &p);
 	if (bad || is_icmp(&p))
@@ -178,10 +99,11 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 			if (back)
 				return back;
 		}
+		if (unlikely(is_geneve(&p)))
+			return take_out(&p);
 		return not_served(&p, &t.daddr, REASON_UNSPEC);
 	}
-	struct device *d = addressed_device(&p);
-	if (!d)
+	if (!addressed_device(&p))
 		return PASS(REASON_NOT_OURS);
 	if (unlikely(f->flags & (FRONTEND_SNAT | FRONTEND_SWITCHED))) {
 		int known = snat_known(&p, &t);
@@ -193,13 +115,14 @@ static __always_inline int handle_ip(void *ctx, enum hook hook, int v6, struct c
 		return f->flags & FRONTEND_REFUSE ? refuse(&p, REASON_NO_BACKEND) : DROP(REASON_NO_BACKEND);
 	int verdict = 0;
 	if (b.flags & BACKEND_LOCAL)
-		verdict = forward_local(&p, &b);
-	else if (unlikely(f->flags & FRONTEND_SNAT))
+		return send_to_pod(&p, &b.addr, b.port, 0, REASON_FORWARD_LOCAL);
+	if (unlikely(f->flags & FRONTEND_SNAT))
 		verdict = snat_out(&p, f, &t, &b);
-	return fragment_verdict(&p, verdict ?: forward_remote(&p, &b, d));
+	return fragment_verdict(&p, verdict ?: forward_remote(&p, f, &t, &b, REASON_FORWARD_REMOTE));
 }
 
-static __always_inline int handle_frame(struct xdp_md *ctx)
+// Not inlined, so that what comes after it has the stack for itself.
+static __noinline int handle_frame(struct xdp_md *ctx)
 {
 	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	struct ethhdr *eth = take(&c, sizeof(*eth));
@@ -219,5 +142,5 @@ int seamark_xdp(struct xdp_md *ctx)
 {
 	__u64 bytes = ctx->data_end - ctx->data;
 
-	return finish(ctx, HOOK_XDP, handle_frame(ctx), bytes);
+	return finish(ctx, HOOK_XDP, take_detours(ctx, HOOK_XDP, handle_frame(ctx)), bytes);
 }

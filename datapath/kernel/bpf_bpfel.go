@@ -20,6 +20,7 @@ const (
 	bpfActionACT_DROP     bpfAction = 1
 	bpfActionACT_TX       bpfAction = 2
 	bpfActionACT_REDIRECT bpfAction = 3
+	bpfActionACT_DETOUR   bpfAction = 4
 )
 
 type bpfAffinity struct {
@@ -108,6 +109,25 @@ type bpfCount struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+}
+
+type bpfDetour struct {
+	_        structs.HostLayout
+	Pod      [4]uint32
+	L3At     uint32
+	L4At     uint32
+	L4Len    uint32
+	NextHop  uint32
+	Hash     uint32
+	PodPort  uint16
+	Sport    uint16
+	Dport    uint16
+	Proto    uint8
+	TcpFlags uint8
+	Fragment uint8
+	V6       uint8
+	HandedOn uint8
+	Reason   uint8
 }
 
 type bpfDevice struct {
@@ -492,6 +512,7 @@ const (
 	bpfMapBackends6         = "backends6"
 	bpfMapClaims            = "claims"
 	bpfMapClusterMacs       = "cluster_macs"
+	bpfMapDetours           = "detours"
 	bpfMapDevices           = "devices"
 	bpfMapEndpoints         = "endpoints"
 	bpfMapEndpoints6        = "endpoints6"
@@ -528,6 +549,7 @@ const (
 	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
 	bpfProgSeamarkXdp       = "seamark_xdp"
 	bpfVarAnswersPerSecond  = "answers_per_second"
+	bpfVarGenevePort        = "geneve_port"
 	bpfVarHairpinAddr       = "hairpin_addr"
 	bpfVarHairpinAddr6      = "hairpin_addr6"
 	bpfVarMssClamp          = "mss_clamp"
@@ -535,6 +557,7 @@ const (
 	bpfVarNatPortLow        = "nat_port_low"
 	bpfVarNodeAddr          = "node_addr"
 	bpfVarNodeAddr6         = "node_addr6"
+	bpfVarSecondChance      = "second_chance"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -598,6 +621,7 @@ type bpfMapSpecs struct {
 	Backends6     *ebpf.MapSpec `ebpf:"backends6"`
 	Claims        *ebpf.MapSpec `ebpf:"claims"`
 	ClusterMacs   *ebpf.MapSpec `ebpf:"cluster_macs"`
+	Detours       *ebpf.MapSpec `ebpf:"detours"`
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
 	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
@@ -636,6 +660,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
+	GenevePort       *ebpf.VariableSpec `ebpf:"geneve_port"`
 	HairpinAddr      *ebpf.VariableSpec `ebpf:"hairpin_addr"`
 	HairpinAddr6     *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
 	MssClamp         *ebpf.VariableSpec `ebpf:"mss_clamp"`
@@ -643,6 +668,7 @@ type bpfVariableSpecs struct {
 	NatPortLow       *ebpf.VariableSpec `ebpf:"nat_port_low"`
 	NodeAddr         *ebpf.VariableSpec `ebpf:"node_addr"`
 	NodeAddr6        *ebpf.VariableSpec `ebpf:"node_addr6"`
+	SecondChance     *ebpf.VariableSpec `ebpf:"second_chance"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -674,6 +700,7 @@ type bpfMaps struct {
 	Backends6     *ebpf.Map `ebpf:"backends6"`
 	Claims        *ebpf.Map `ebpf:"claims"`
 	ClusterMacs   *ebpf.Map `ebpf:"cluster_macs"`
+	Detours       *ebpf.Map `ebpf:"detours"`
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
 	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
@@ -718,6 +745,7 @@ func (m *bpfMaps) Close() error {
 		m.Backends6,
 		m.Claims,
 		m.ClusterMacs,
+		m.Detours,
 		m.Devices,
 		m.Endpoints,
 		m.Endpoints6,
@@ -757,6 +785,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
+	GenevePort       *ebpf.Variable `ebpf:"geneve_port"`
 	HairpinAddr      *ebpf.Variable `ebpf:"hairpin_addr"`
 	HairpinAddr6     *ebpf.Variable `ebpf:"hairpin_addr6"`
 	MssClamp         *ebpf.Variable `ebpf:"mss_clamp"`
@@ -764,6 +793,7 @@ type bpfVariables struct {
 	NatPortLow       *ebpf.Variable `ebpf:"nat_port_low"`
 	NodeAddr         *ebpf.Variable `ebpf:"node_addr"`
 	NodeAddr6        *ebpf.Variable `ebpf:"node_addr6"`
+	SecondChance     *ebpf.Variable `ebpf:"second_chance"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -20,9 +20,9 @@ func toPod(l4 ...packet.Layer) []byte {
 	return packet.Build(with(toVIP(l4...), 1, packet.IPv4{TTL: 63, TOS: 0xb9, Src: client, Dst: localPod})...)
 }
 
-// inIPIP is the packet on its way to another node: ECN, 1, stays inside.
+// inIPIP is the packet on its way to another node, with the same TOS.
 func inIPIP(eth packet.Ethernet, pod netip.Addr, layers []packet.Layer) []byte {
-	outer := packet.IPv4{TOS: 0xb8, Fragment: packet.DontFragment, Src: nodeAddr, Dst: pod}
+	outer := packet.IPv4{TOS: layers[1].(packet.IPv4).TOS, Fragment: packet.DontFragment, Src: nodeAddr, Dst: pod}
 	return packet.Build(append([]packet.Layer{eth, outer}, layers[1:]...)...)
 }
 
@@ -257,6 +257,11 @@ func TestFlowTables(t *testing.T) {
 	}
 	fresh := &bpfFlow{Vip: be32(vip), Port: be16(portLocal)}
 	replied := &bpfFlow{Vip: be32(vip), Port: be16(portLocal), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)}
+	closing := func(f *bpfFlow) *bpfFlow {
+		closed := *f
+		closed.Flags |= uint8(bpfFlowFlagsFLOW_CLOSING)
+		return &closed
+	}
 	tcp := func(port uint16, flags uint8) packet.TCP {
 		return packet.TCP{SrcPort: port, DstPort: portLocal, Flags: flags}
 	}
@@ -280,18 +285,33 @@ func TestFlowTables(t *testing.T) {
 		check(n, "ACK", k, nil, replied)
 		send(n, tcp(1, packet.ACK))
 		check(n, "more", k, nil, replied)
+		answer(n, podTCP(1, packet.FIN|packet.ACK))
+		check(n, "FIN", k, nil, closing(replied))
+		send(n, tcp(1, packet.ACK))
+		check(n, "ACK of it", k, nil, closing(replied))
+		send(n, tcp(1, packet.SYN))
+		check(n, "the ports anew", k, nil, replied)
+		send(n, tcp(1, packet.RST))
+		check(n, "RST", k, nil, closing(replied))
+	})
+	n.sub("never asked for", func(n *node) { // an answer to the SYN-ACK of a SYN that another sent
+		k := key(4, packet.ProtoTCP)
+		send(n, tcp(4, packet.SYN))
+		answer(n, podTCP(4, packet.SYN|packet.ACK))
+		send(n, tcp(4, packet.RST))
+		check(n, "RST", k, closing(replied), nil)
 	})
 	n.sub("refused", func(n *node) {
 		k := key(2, packet.ProtoTCP)
 		send(n, tcp(2, packet.ACK)) // of a flood, or a flow older than the tables
 		check(n, "ACK", k, fresh, nil)
 		answer(n, podTCP(2, packet.RST))
-		check(n, "RST", k, fresh, nil)
+		check(n, "RST", k, closing(fresh), nil)
 		send(n, tcp(2, packet.ACK))
-		check(n, "ACK again", k, fresh, nil)
+		check(n, "ACK again", k, closing(fresh), nil)
 		answer(n, podTCP(2, packet.ACK))
 		send(n, tcp(2, packet.ACK))
-		check(n, "answered after all", k, nil, replied)
+		check(n, "answered after all", k, nil, closing(replied))
 	})
 	n.sub("udp", func(n *node) {
 		k := key(3, packet.ProtoUDP)

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//
+// Detours: what balancing leaves to functions of their own, one after the other,
+// so that each has the stack for itself and the verifier looks at each once. A
+// verdict of ACT_DETOUR says which, and detours what packet: REASON_DECAP out of a
+// tunnel (decap.h), REASON_SECOND_CHANCE to the slot's other backend (chance.h),
+// REASON_FORWARD_REMOTE into a tunnel (encap.h). take_detours in decap.h takes them.
+#pragma once
+
+#include "frame.h"
+#include "parse.h"
+
+// begin_detour notes a packet to a pod; NULL: it cannot.
+static __always_inline struct detour *begin_detour(const struct packet *p, const union addr *pod, enum reason reason)
+{
+	__u32 zero = 0;
+	struct detour *d = bpf_map_lookup_elem(&detours, &zero);
+	if (!d)
+		return NULL;
+
+	store_addr(p->v6, d->pod, pod);
+	d->l3_at = p->l3_at;
+	d->l4_at = p->l4_at;
+	d->l4_len = p->l4_len;
+	d->sport = p->sport;
+	d->dport = p->dport;
+	d->proto = p->proto;
+	d->tcp_flags = p->tcp_flags;
+	d->fragment = p->fragment;
+	d->v6 = p->v6;
+	d->reason = reason;
+	return d;
+}
+
+// on_detour is the packet of a detour. It returns 0, or -1.
+static __always_inline int on_detour(void *ctx, enum hook hook, int v6, const struct detour *d, struct packet *p)
+{
+	*p = (struct packet){
+		.ctx = ctx,
+		.hook = hook,
+		.v6 = v6,
+		.l3_at = d->l3_at,
+		.l4_at = d->l4_at,
+		.l4_len = d->l4_len,
+		.sport = d->sport,
+		.dport = d->dport,
+		.proto = d->proto,
+		.tcp_flags = d->tcp_flags,
+		.first = d->proto == IPPROTO_TCP && (d->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN,
+		.fragment = d->fragment,
+	};
+	return reload(p, l4_size(p));
+}
