@@ -53,14 +53,14 @@ static __always_inline int inline_hand_on(void *ctx, enum hook hook, int v6, str
 	if (on_detour(ctx, hook, v6, d, &p))
 		return DROP(REASON_TRUNCATED);
 
-	union addr pod = load_addr(v6, d->pod);
+	union addr pod = load_addr(v6, d->addr);
 	struct five_tuple t = tuple_of(&p);
 	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
 	__u32 hash = flow_hash(v6, &t);
 	struct target other = {};
 
 	if (!f || other_backend(&p, &pod, f, hash, &other))
-		return admit(&p, &pod, d->pod_port, 0, d->reason);
+		return admit(&p, &pod, d->port, 0, d->reason);
 	if (other.flags & BACKEND_LOCAL)
 		return admit(&p, &other.addr, other.port, of_known_flow(&p, &other.addr, other.port), REASON_SECOND_CHANCE);
 	// Whatever becomes of the mark on the way, nothing goes round for ever.
@@ -82,12 +82,7 @@ GLOBAL(hand_on, struct detour)
 // leave_for_chance puts a packet on the detour to hand_on.
 static __always_inline int leave_for_chance(const struct packet *p, const union addr *pod, __be16 port, enum reason reason)
 {
-	struct detour *d = begin_detour(p, pod, reason);
-	if (!d)
-		return DROP(REASON_NO_ROUTE);
-
-	d->pod_port = port;
-	return VERDICT(ACT_DETOUR, REASON_SECOND_CHANCE);
+	return begin_detour(p, pod, port, reason) ? VERDICT(ACT_DETOUR, REASON_SECOND_CHANCE) : DROP(REASON_NO_ROUTE);
 }
 
 // send_to_pod sends a client's packet to a pod of this node. handed_on: it has

@@ -236,7 +236,7 @@ static __always_inline int take_out(const struct packet *outer)
 		return PASS(REASON_NOT_OURS);
 	if (!addressed_device(outer))
 		return PASS(REASON_NOT_OURS);
-	return begin_detour(outer, &dest, REASON_DECAP) ? VERDICT(ACT_DETOUR, REASON_DECAP) : DROP(REASON_NO_ROUTE);
+	return begin_detour(outer, &dest, 0, REASON_DECAP) ? VERDICT(ACT_DETOUR, REASON_DECAP) : DROP(REASON_NO_ROUTE);
 }
 
 // take_detours goes on with a packet until there is a verdict on it.
@@ -256,6 +256,6 @@ static __always_inline int take_detours(void *ctx, enum hook hook, int verdict)
 	if (verdict == VERDICT(ACT_DETOUR, REASON_SECOND_CHANCE))
 		verdict = hand_on(ctx, hook, d->v6, d);
 	if (verdict == VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE))
-		verdict = send_geneve(ctx, hook, d->v6, d);
+		verdict = send_apart(ctx, hook, d->v6, d);
 	return verdict | traced;
 }

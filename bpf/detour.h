@@ -10,18 +10,14 @@
 #include "frame.h"
 #include "parse.h"
 
-// begin_detour notes a packet to a pod; NULL: it cannot.
-static __always_inline struct detour *begin_detour(const struct packet *p, const union addr *pod, enum reason reason)
+// describe notes a packet, and what it is for: a pod, mostly.
+static __always_inline void describe(struct detour *d, const struct packet *p, const union addr *addr, __be16 port, enum reason reason)
 {
-	__u32 zero = 0;
-	struct detour *d = bpf_map_lookup_elem(&detours, &zero);
-	if (!d)
-		return NULL;
-
-	store_addr(p->v6, d->pod, pod);
+	store_addr(p->v6, d->addr, addr);
 	d->l3_at = p->l3_at;
 	d->l4_at = p->l4_at;
 	d->l4_len = p->l4_len;
+	d->port = port;
 	d->sport = p->sport;
 	d->dport = p->dport;
 	d->proto = p->proto;
@@ -29,6 +25,15 @@ static __always_inline struct detour *begin_detour(const struct packet *p, const
 	d->fragment = p->fragment;
 	d->v6 = p->v6;
 	d->reason = reason;
+}
+
+// begin_detour describes a packet in detours; NULL: it cannot.
+static __always_inline struct detour *begin_detour(const struct packet *p, const union addr *addr, __be16 port, enum reason reason)
+{
+	__u32 zero = 0;
+	struct detour *d = bpf_map_lookup_elem(&detours, &zero);
+	if (d)
+		describe(d, p, addr, port, reason);
 	return d;
 }
 

@@ -229,42 +229,53 @@ static __always_inline __u32 wire_len(const struct packet *p)
 	return p->l4_at - p->l3_at + segment + (p->proto == IPPROTO_TCP ? p->tcp->doff * 4 : sizeof(struct udphdr));
 }
 
-// send_by is send_to_node in a tunnel of that kind.
+// mtu_of is the longest IP packet to a next hop; 0: unknown.
+static __always_inline __u32 mtu_of(const struct next_hop *hop)
+{
+	if (likely(hop->mtu))
+		return hop->mtu;
+	struct device *d = find_device(hop->ifindex);
+	return d ? d->mtu : 0;
+}
+
+// segment_of is the longest TCP segment that fits a tunnel.
+static __always_inline __u16 segment_of(const struct packet *p, __u32 mtu, __u32 overhead)
+{
+	return mtu - overhead - ip_size(p->v6) - sizeof(struct tcphdr);
+}
+
+// send_by is send_apart in a tunnel of that kind.
 static __always_inline int send_by(struct packet *p, const struct errand *e, const struct next_hop *hop, int v6, int geneve)
 {
 	__u32 overhead = tunnel_size(v6, geneve, p->v6);
 	struct way way = way_of(e, hop, v6, geneve);
 	struct next_hop resolved;
 
-	if (unlikely(no_addr(v6, &way.from) || no_addr(v6, &way.to)))
+	if (no_addr(v6, &way.from) || no_addr(v6, &way.to))
 		return DROP(REASON_NO_ROUTE);
-	if (unlikely(!hop->ifindex)) {
+	if (!hop->ifindex) {
 		resolved = *hop;
 		enum reason bad = resolve(p, &way, wire_len(p) + overhead, &resolved);
 		if (bad)
 			return bad == REASON_TOO_BIG ? too_big(p, resolved.mtu - overhead) : DROP(bad);
 		hop = &resolved;
 	}
-	__u32 mtu = hop->mtu;
-	if (unlikely(!mtu)) {
-		struct device *d = find_device(hop->ifindex);
-		mtu = d ? d->mtu : 0;
-	}
+	__u32 mtu = mtu_of(hop);
 	if (mtu && wire_len(p) + overhead > mtu)
 		return too_big(p, mtu - overhead);
-	if (unlikely(p->first && p->proto == IPPROTO_TCP && mtu) &&
-	    clamp_mss(p, mtu - overhead - ip_size(p->v6) - sizeof(struct tcphdr)))
+	if (p->first && p->proto == IPPROTO_TCP && mtu && clamp_mss(p, segment_of(p, mtu, overhead)))
 		return DROP(REASON_TRUNCATED);
 	return encapsulate(p, e, &way, hop, l3_len(p) + overhead);
 }
 
-static __always_inline int inline_send_geneve(void *ctx, enum hook hook, int v6, struct detour *d)
+// send_apart sends a packet of which something is out of the ordinary.
+static __always_inline int inline_send_apart(void *ctx, enum hook hook, int v6, struct detour *d)
 {
 	struct errand e = {
-		.pod = load_addr(v6, d->pod),
+		.pod = load_addr(v6, d->addr),
 		.next_hop = d->next_hop,
 		.hash = d->hash,
-		.geneve = 1,
+		.geneve = d->geneve,
 		.handed_on = d->handed_on,
 		.reason = d->reason,
 	};
@@ -275,29 +286,40 @@ static __always_inline int inline_send_geneve(void *ctx, enum hook hook, int v6,
 	struct packet p;
 	if (on_detour(ctx, hook, v6, d, &p))
 		return DROP(REASON_TRUNCATED);
+	if (!e.geneve)
+		return send_by(&p, &e, hop, v6, 0);
 	return over_ipv6(&p, hop) ? send_by(&p, &e, hop, 1, 1) : send_by(&p, &e, hop, 0, 1);
 }
-GLOBAL(send_geneve, struct detour)
+GLOBAL(send_apart, struct detour)
 
-// leave_for_geneve puts a packet on the detour to send_geneve.
-static __always_inline int leave_for_geneve(const struct packet *p, const struct errand *e)
+// leave_to_send puts a packet on the detour to send_apart.
+static __always_inline int leave_to_send(const struct packet *p, const struct errand *e)
 {
-	struct detour *d = begin_detour(p, &e->pod, e->reason);
+	struct detour *d = begin_detour(p, &e->pod, 0, e->reason);
 	if (!d)
 		return DROP(REASON_NO_ROUTE);
 
 	d->next_hop = e->next_hop;
 	d->hash = e->hash;
+	d->geneve = e->geneve;
 	d->handed_on = e->handed_on;
 	return VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE);
 }
 
-// send_to_node sends a packet to the node of its backend.
+// send_to_node sends a packet to the node of its backend: in IP in IP to a next hop that
+// is known, if it fits.
 static __always_inline int send_to_node(struct packet *p, const struct errand *e)
 {
-	if (unlikely(e->geneve))
-		return leave_for_geneve(p, e);
 	__u32 at = e->next_hop;
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &at);
-	return hop ? send_by(p, e, hop, p->v6, 0) : DROP(REASON_NO_ROUTE);
+	if (!hop)
+		return DROP(REASON_NO_ROUTE);
+
+	struct way way = way_of(e, hop, p->v6, 0);
+	__u32 overhead = ip_size(p->v6), mtu = mtu_of(hop);
+	if (unlikely(e->geneve || !hop->ifindex || no_addr(p->v6, &way.from) || (mtu && wire_len(p) + overhead > mtu)))
+		return leave_to_send(p, e);
+	if (unlikely(p->first && p->proto == IPPROTO_TCP && mtu) && clamp_first(p, segment_of(p, mtu, overhead)))
+		return leave_to_send(p, e);
+	return encapsulate(p, e, &way, hop, l3_len(p) + overhead);
 }

@@ -24,16 +24,27 @@
 
 // GLOBAL is OUT_OF_LINE with functions that the verifier looks at once each, and
 // not on every way there is to them. It knows nothing of what arg points to: no
-// pointer goes there.
+// pointer goes there. GLOBAL_TC has none for XDP.
+#define GLOBAL_ONE(name, context, by, family, type, as)                                                               \
+	__noinline int as(context *ctx, type *arg) { return arg ? inline_##name(ctx, by, family, arg) : DROP(REASON_TRUNCATED); }
+
 #define GLOBAL(name, type)                                                                                            \
-	__noinline int name##_xdp(struct xdp_md *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_XDP, 0, arg) : -1; }  \
-	__noinline int name##_xdp6(struct xdp_md *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_XDP, 1, arg) : -1; } \
-	__noinline int name##_tc(struct __sk_buff *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_TC_OUTSIDE, 0, arg) : -1; }  \
-	__noinline int name##_tc6(struct __sk_buff *ctx, type *arg) { return arg ? inline_##name(ctx, HOOK_TC_OUTSIDE, 1, arg) : -1; } \
+	GLOBAL_ONE(name, struct xdp_md, HOOK_XDP, 0, type, name##_xdp)                                                \
+	GLOBAL_ONE(name, struct xdp_md, HOOK_XDP, 1, type, name##_xdp6)                                               \
+	GLOBAL_ONE(name, struct __sk_buff, HOOK_TC_OUTSIDE, 0, type, name##_tc)                                       \
+	GLOBAL_ONE(name, struct __sk_buff, HOOK_TC_OUTSIDE, 1, type, name##_tc6)                                      \
 	static __always_inline int name(void *ctx, enum hook hook, int v6, type *arg)                                 \
 	{                                                                                                             \
 		if (hook == HOOK_XDP)                                                                                 \
 			return v6 ? name##_xdp6(ctx, arg) : name##_xdp(ctx, arg);                                     \
+		return v6 ? name##_tc6(ctx, arg) : name##_tc(ctx, arg);                                               \
+	}
+
+#define GLOBAL_TC(name, by, type)                                                                                     \
+	GLOBAL_ONE(name, struct __sk_buff, by, 0, type, name##_tc)                                                    \
+	GLOBAL_ONE(name, struct __sk_buff, by, 1, type, name##_tc6)                                                   \
+	static __always_inline int name(void *ctx, int v6, type *arg)                                                 \
+	{                                                                                                             \
 		return v6 ? name##_tc6(ctx, arg) : name##_tc(ctx, arg);                                               \
 	}
 

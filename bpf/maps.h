@@ -423,19 +423,20 @@ struct event {
 // detour is a packet that its CPU goes on with in another function (detour.h):
 // what struct packet has of it, and what is known besides.
 struct detour {
-	__be32 pod[4]; // that it was sent to; of IPv4 the first word
+	__be32 addr[4]; // of its pod; of IPv4 the first word
 	__u32 l3_at;
 	__u32 l4_at;
 	__u32 l4_len;
 	__u32 next_hop; // of a packet to another node
 	__u32 hash;     // of its flow
-	__be16 pod_port;
+	__be16 port;    // of its pod
 	__be16 sport;
 	__be16 dport;
 	__u8 proto;
 	__u8 tcp_flags;
 	__u8 fragment;
 	__u8 v6;
+	__u8 geneve;    // or IP in IP
 	__u8 handed_on; // it has had its second chance
 	__u8 reason;    // what it is counted as in the end
 };

@@ -102,3 +102,21 @@ static __always_inline int clamp_mss(struct packet *p, __u16 mss)
 
 	return failed || reload(p, sizeof(struct tcphdr)) ? -1 : 0;
 }
+
+// clamp_first is clamp_mss for where nearly every SYN has the option: it is the
+// first. It returns 1 when it may be elsewhere.
+static __always_inline int clamp_first(struct packet *p, __u16 mss)
+{
+	struct tcphdr *tcp = p->tcp;
+	__be16 *option = (void *)(tcp + 1);
+
+	if ((void *)(tcp + 1) > ctx_end(p->ctx, p->hook) || tcp->doff * 4 == sizeof(*tcp))
+		return 0;
+	if (p->hook != HOOK_XDP || (void *)(option + 2) > ctx_end(p->ctx, p->hook) || option[0] != bpf_htons(0x0204))
+		return 1;
+	if (bpf_ntohs(option[1]) > mss) {
+		csum_replace(&tcp->check, option[1], bpf_htons(mss));
+		option[1] = bpf_htons(mss);
+	}
+	return 0;
+}

@@ -276,14 +276,7 @@ static __always_inline struct packet packet_of(void *ctx, enum hook hook, int v6
 // translate makes a packet what it becomes.
 static __always_inline int translate(struct packet *p, const struct translation *n)
 {
-	int later = p->fragment == FRAGMENT_LATER;
-
-	if (reload(p, later ? 0 : 2 * sizeof(__be16))) // as far as the ports
+	if (reload(p, p->fragment == FRAGMENT_LATER ? 0 : 2 * sizeof(__be16))) // as far as the ports
 		return -1;
-	if (p->hook == HOOK_XDP && !later) {
-		p->check = p->l4 + (p->proto == IPPROTO_TCP ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
-		if ((void *)(p->check + 1) > ctx_end(p->ctx, p->hook))
-			return -1;
-	}
 	return set_dest(p, &n->to.daddr, n->to.dport) || set_source(p, &n->to.saddr, n->to.sport) ? -1 : 0;
 }

@@ -278,6 +278,8 @@ static __always_inline int reload(struct packet *p, __u32 size)
 	struct cursor c = { ctx_data(p->ctx, p->hook), ctx_end(p->ctx, p->hook) };
 
 	p->eth = c.pos;
+	if ((void *)(p->eth + 1) > c.end)
+		return -1;
 	p->l3 = c.pos + (p->l3_at & 0xff);
 	KEEP(p->l3);
 	if (p->l3 + (p->v6 ? sizeof(*p->ip6) : sizeof(*p->ip)) > c.end)

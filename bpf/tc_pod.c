@@ -5,6 +5,7 @@
 // nor rp_filter sees a packet with an address that is not the pod's.
 
 #include "counters.h"
+#include "detour.h"
 #include "flow.h"
 #include "fragment.h"
 #include "icmp_error.h"
@@ -91,46 +92,53 @@ static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib
 	return redirect_by(p, fib, err, reason);
 }
 
-// answer sends a pod's packet of a flow out from the flow's VIP.
-static __always_inline int answer(struct packet *p, union any_flow *f)
+// answer sends a pod's packet of a flow out from the flow's VIP, which d has.
+static __always_inline int inline_answer(void *ctx, enum hook hook, int v6, struct detour *d)
 {
-	if (hops_of(p) <= 1)
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
+	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 
-	union addr vip = load_addr(p->v6, flow_vip(p, f));
-	__be16 port = FLOW(p, f, port);
-	struct bpf_fib_lookup fib = fib_query(p, &vip, port);
+	union addr vip = load_addr(v6, d->addr);
+	struct bpf_fib_lookup fib = fib_query(&p, &vip, d->port);
 
-	if (set_source(p, &vip, port))
+	if (set_source(&p, &vip, d->port))
 		return DROP(REASON_TRUNCATED);
-	if (unlikely(mss_clamp && is_syn_ack(p)) && clamp_mss(p, offer_mss(p, &vip, port)))
+	if (unlikely(mss_clamp && is_syn_ack(&p)) && clamp_mss(&p, offer_mss(&p, &vip, d->port)))
 		return DROP(REASON_TRUNCATED);
-	return send_out(p, &fib, p->fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY);
+	return send_out(&p, &fib, d->reason);
 }
+GLOBAL_TC(answer, HOOK_TC_POD, struct detour)
 
 // tell_client sends a pod's error about a client's packet out as an error of the
 // VIP about what the client knows to have sent (RFC 5508, section 4.2).
-static __always_inline int tell_client(struct packet *p)
+static __always_inline int inline_tell_client(void *ctx, enum hook hook, int v6, struct detour *d)
 {
 	struct quoted *q;
-	if (!is_icmp_error(p) || quote_of(p, &q))
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
+	if (!is_icmp_error(&p) || quote_of(&p, &q))
 		return PASS(REASON_NOT_OURS);
 
 	struct five_tuple t = reversed(&q->flow); // as the pod would answer
-	union any_flow *f = find_flow(p->v6, &t);
+	union any_flow *f = find_flow(v6, &t);
 	if (!f)
 		return PASS(REASON_NOT_OURS);
-	if (hops_of(p) <= 1)
+	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 	q->becomes = q->flow;
-	q->becomes.daddr = load_addr(p->v6, flow_vip(p, f));
-	q->becomes.dport = FLOW(p, f, port);
+	q->becomes.daddr = load_addr(v6, flow_vip(&p, f));
+	q->becomes.dport = FLOW(&p, f, port);
 	q->side = SOURCE;
-	struct bpf_fib_lookup fib = fib_query(p, &q->becomes.daddr, 0);
-	if (rewrite_quoted(p->ctx, p->hook, p->v6, q) || reload(p, 0))
+	struct bpf_fib_lookup fib = fib_query(&p, &q->becomes.daddr, 0);
+	if (rewrite_quoted(ctx, hook, v6, q) || reload(&p, 0))
 		return DROP(REASON_TRUNCATED);
-	return send_out(p, &fib, REASON_ICMP_FORWARDED);
+	return send_out(&p, &fib, REASON_ICMP_FORWARDED);
 }
+GLOBAL_TC(tell_client, HOOK_TC_POD, struct detour)
 
 // pod_ports finds the ports of a pod's packet. Those of a first
 // fragment are remembered if it is of a VIP's flow, and not yet here.
@@ -150,14 +158,21 @@ static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
 	if (pod_ports(skb, &p))
 		return PASS(REASON_NOT_OURS);
-	if (unlikely(is_icmp(&p)))
-		return p.fragment ? PASS(REASON_NOT_OURS) : tell_client(&p);
+	struct detour d = {};
+	union addr none = {};
+	if (unlikely(is_icmp(&p))) {
+		describe(&d, &p, &none, 0, REASON_ICMP_FORWARDED);
+		return p.fragment ? PASS(REASON_NOT_OURS) : tell_client(skb, v6, &d);
+	}
 
 	union any_flow *f = answered_flow(&p);
 	if (f) {
+		union addr vip = load_addr(v6, flow_vip(&p, f));
+
 		if (unlikely(p.fragment == FRAGMENT_FIRST))
 			remember(&p);
-		return answer(&p, f);
+		describe(&d, &p, &vip, FLOW(&p, f, port), p.fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY);
+		return answer(skb, v6, &d);
 	}
 	return p.fragment ? PASS(REASON_NOT_OURS) : inside(&p) ?: PASS(REASON_NOT_OURS);
 }

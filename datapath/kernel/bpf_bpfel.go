@@ -113,21 +113,23 @@ type bpfCount struct {
 
 type bpfDetour struct {
 	_        structs.HostLayout
-	Pod      [4]uint32
+	Addr     [4]uint32
 	L3At     uint32
 	L4At     uint32
 	L4Len    uint32
 	NextHop  uint32
 	Hash     uint32
-	PodPort  uint16
+	Port     uint16
 	Sport    uint16
 	Dport    uint16
 	Proto    uint8
 	TcpFlags uint8
 	Fragment uint8
 	V6       uint8
+	Geneve   uint8
 	HandedOn uint8
 	Reason   uint8
+	_        [3]byte
 }
 
 type bpfDevice struct {

@@ -21,8 +21,8 @@ type answers struct {
 	pod                 netip.Addr // local
 }
 
-// bothFamilies runs a test for IPv4 and IPv6, on one node.
-func bothFamilies(t *testing.T, test func(a answers)) {
+// eachFamily runs a test for IPv4 and IPv6, on one node.
+func eachAnswers(t *testing.T, test func(a answers)) {
 	n := newNode(t)
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip)}, refusing)
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(portEmpty), Proto: packet.ProtoTCP}, bpfFrontend{Set: 7, Flags: refusing.Flags})
@@ -119,7 +119,7 @@ func (a answers) rows(rows map[string]row) {
 }
 
 func TestEcho(t *testing.T) {
-	bothFamilies(t, func(a answers) {
+	eachAnswers(t, func(a answers) {
 		request, reply := pick(a, uint8(packet.EchoRequest), uint8(packet.EchoRequest6)), pick(a, uint8(packet.EchoReply), uint8(packet.EchoReply6))
 		back := func(l ...packet.Layer) []byte {
 			return packet.Build(append([]packet.Layer{packet.Ethernet{Dst: routerMAC, Src: nodeMAC}, a.ip(a.vip, a.client, 64, 0)}, l...)...)
@@ -153,7 +153,7 @@ func TestEcho(t *testing.T) {
 }
 
 func TestRefuse(t *testing.T) {
-	bothFamilies(t, func(a answers) {
+	eachAnswers(t, func(a answers) {
 		tcp := func(flags uint8, port uint16) packet.TCP {
 			return packet.TCP{SrcPort: 1025, DstPort: port, Seq: 0xfffffffe, Ack: 77, Flags: flags}
 		}
@@ -247,7 +247,7 @@ func TestRefuse(t *testing.T) {
 
 // What is answered is bounded, and what is not answered is counted for what it is.
 func TestQuota(t *testing.T) {
-	bothFamilies(t, func(a answers) {
+	eachAnswers(t, func(a answers) {
 		question := a.ask(packet.UDP{SrcPort: 1025, DstPort: portUnserved})
 		cpus, err := ebpf.PossibleCPU()
 		if err != nil {
@@ -344,7 +344,7 @@ func TestTooBig(t *testing.T) {
 // An ICMP error about a flow of the VIP, as routers send it: about what the
 // backend answered.
 func TestICMPErrors(t *testing.T) {
-	bothFamilies(t, func(a answers) {
+	eachAnswers(t, func(a answers) {
 		n := a.node
 		clientPort := uint16(1025)
 		for _, l4 := range []struct {
