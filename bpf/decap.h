@@ -243,12 +243,11 @@ static __always_inline int take_out(const struct packet *outer)
 static __always_inline int take_detours(void *ctx, enum hook hook, int verdict)
 {
 	int traced = verdict & VERDICT_TRACED;
-	__u32 zero = 0;
 
 	if (likely(ACTION_OF(verdict) != ACT_DETOUR))
 		return verdict;
 	verdict &= ~VERDICT_TRACED;
-	struct detour *d = bpf_map_lookup_elem(&detours, &zero);
+	struct detour *d = own_detour();
 	if (!d)
 		return DROP(REASON_NO_ROUTE);
 	if (REASON_OF(verdict) == REASON_DECAP)

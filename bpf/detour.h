@@ -27,11 +27,18 @@ static __always_inline void describe(struct detour *d, const struct packet *p, c
 	d->reason = reason;
 }
 
+// own_detour is what this CPU's packet is described in.
+static __always_inline struct detour *own_detour(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&detours, &zero);
+}
+
 // begin_detour describes a packet in detours; NULL: it cannot.
 static __always_inline struct detour *begin_detour(const struct packet *p, const union addr *addr, __be16 port, enum reason reason)
 {
-	__u32 zero = 0;
-	struct detour *d = bpf_map_lookup_elem(&detours, &zero);
+	struct detour *d = own_detour();
 	if (d)
 		describe(d, p, addr, port, reason);
 	return d;

@@ -158,34 +158,47 @@ static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
 	if (pod_ports(skb, &p))
 		return PASS(REASON_NOT_OURS);
-	struct detour d = {};
 	union addr none = {};
 	if (unlikely(is_icmp(&p))) {
-		describe(&d, &p, &none, 0, REASON_ICMP_FORWARDED);
-		return p.fragment ? PASS(REASON_NOT_OURS) : tell_client(skb, v6, &d);
+		if (p.fragment || !begin_detour(&p, &none, 0, REASON_ICMP_FORWARDED))
+			return PASS(REASON_NOT_OURS);
+		return VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED);
 	}
 
 	union any_flow *f = answered_flow(&p);
 	if (f) {
 		union addr vip = load_addr(v6, flow_vip(&p, f));
+		enum reason reason = p.fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY;
 
 		if (unlikely(p.fragment == FRAGMENT_FIRST))
 			remember(&p);
-		describe(&d, &p, &vip, FLOW(&p, f, port), p.fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY);
-		return answer(skb, v6, &d);
+		return begin_detour(&p, &vip, FLOW(&p, f, port), reason) ? VERDICT(ACT_DETOUR, REASON_REPLY) : DROP(REASON_NO_ROUTE);
 	}
 	return p.fragment ? PASS(REASON_NOT_OURS) : inside(&p) ?: PASS(REASON_NOT_OURS);
 }
 
+// Not inlined, so that what comes after them has the stack for itself.
+static __noinline int handle_pod4(struct __sk_buff *skb)
+{
+	return handle_pod(skb, 0);
+}
+
+static __noinline int handle_pod6(struct __sk_buff *skb)
+{
+	return handle_pod(skb, 1);
+}
+
 static __always_inline int handle_skb(struct __sk_buff *skb)
 {
-	if (skb->vlan_present)
+	int v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (skb->vlan_present || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
 		return PASS(REASON_NOT_OURS);
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return handle_pod(skb, 0);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return handle_pod(skb, 1);
-	return PASS(REASON_NOT_OURS);
+
+	int verdict = v6 ? handle_pod6(skb) : handle_pod4(skb);
+	struct detour *d = own_detour();
+	if (ACTION_OF(verdict) != ACT_DETOUR || !d)
+		return verdict;
+	return REASON_OF(verdict) == REASON_REPLY ? answer(skb, v6, d) : tell_client(skb, v6, d);
 }
 
 SEC("tc")

@@ -62,19 +62,35 @@ static __always_inline int icmp_to_node(struct packet *p)
 	return translated_error(p, q, TABLE(p->v6, nat_in)) ?: PASS(REASON_NOT_OURS);
 }
 
+static __always_inline int inline_handle_icmp(void *ctx, enum hook hook, int v6, struct detour *d)
+{
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
+	union addr dest = dest_of(&p);
+	return find_vip(v6, &dest) ? icmp_to_vip(&p) : icmp_to_node(&p);
+}
+GLOBAL(handle_icmp, struct detour)
+
+static __always_inline int leave_for_icmp(const struct packet *p)
+{
+	union addr none = {};
+	return begin_detour(p, &none, 0, REASON_ICMP_FORWARDED) ? VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED) : DROP(REASON_NO_ROUTE);
+}
+
 // not_served handles what no frontend takes: ping and refusals for a VIP, and
 // all the packets that are none of ours.
 static __always_inline int not_served(struct packet *p, const union addr *dest, enum reason bad)
 {
 	struct frontend *f = find_vip(p->v6, dest);
 	if (!f)
-		return bad ? PASS(REASON_NOT_OURS) : icmp_to_node(p);
+		return bad ? PASS(REASON_NOT_OURS) : is_icmp(p) && addressed_device(p) ? leave_for_icmp(p) : PASS(REASON_NOT_OURS);
 	if (!addressed_device(p))
 		return PASS(REASON_NOT_OURS);
 	if (bad)
 		return DROP(bad);
 	if (is_icmp(p))
-		return icmp_to_vip(p);
+		return leave_for_icmp(p);
 	return f->flags & FRONTEND_REFUSE ? refuse(p, REASON_UNSERVED_PORT) : DROP(REASON_UNSERVED_PORT);
 }
 
@@ -155,7 +171,11 @@ static __always_inline int handle_frame(struct xdp_md *ctx)
 SEC("xdp")
 int seamark_xdp(struct xdp_md *ctx)
 {
-	__u64 bytes = ctx->data_end - ctx->data;
+	__u64 bytes = bpf_xdp_get_buff_len(ctx);
 
-	return finish(ctx, HOOK_XDP, take_detours(ctx, HOOK_XDP, handle_frame(ctx)), bytes);
+	int verdict = handle_frame(ctx);
+	struct detour *d = own_detour();
+	if (verdict == VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED) && d)
+		verdict = handle_icmp(ctx, HOOK_XDP, d->v6, d);
+	return finish(ctx, HOOK_XDP, take_detours(ctx, HOOK_XDP, verdict), bytes);
 }
