@@ -4,7 +4,6 @@
 // valid, and listened to for others that claim them (RFC 5227).
 #pragma once
 
-#include "counters.h"
 #include "parse.h"
 
 // Claims of one address by one machine are told at most this often.
@@ -60,7 +59,7 @@ static __always_inline void note_claim(struct announced *a, const struct arp_ipv
 	bpf_ringbuf_submit(claim, 0);
 }
 
-static __always_inline int may_answer(const struct announced *a, enum reason *why)
+static __always_inline int may_announce(const struct announced *a, enum reason *why)
 {
 	__u32 zero = 0;
 	struct announcer *lease = bpf_map_lookup_elem(&announcer, &zero);
@@ -89,7 +88,8 @@ static __always_inline void answer_arp(struct ethhdr *eth, struct arp_ipv4 *arp,
 	arp->sender = addr;
 }
 
-static __always_inline int handle_arp(struct xdp_md *ctx, struct cursor *c, struct ethhdr *eth)
+// handle_arp handles an ARP packet of a frame of ifindex.
+static __always_inline int handle_arp(__u32 ifindex, struct cursor *c, struct ethhdr *eth)
 {
 	struct arp_ipv4 *arp = take(c, sizeof(*arp));
 	if (!arp)
@@ -98,7 +98,6 @@ static __always_inline int handle_arp(struct xdp_md *ctx, struct cursor *c, stru
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != sizeof(arp->target))
 		return PASS(REASON_NOT_OURS);
 
-	__u32 ifindex = ctx->ingress_ifindex;
 	struct announced *a = find_announced(arp->sender, ifindex);
 	if (a) {
 		if (same_mac(arp->sender_mac, a->mac))
@@ -114,7 +113,7 @@ static __always_inline int handle_arp(struct xdp_md *ctx, struct cursor *c, stru
 		return PASS(REASON_NOT_OURS);
 
 	enum reason why;
-	if (!may_answer(a, &why))
+	if (!may_announce(a, &why))
 		return PASS(why);
 	answer_arp(eth, arp, a);
 	return TX(REASON_ARP_REPLY);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// Counting: every path of a program ends in finish.
+// Counting. Every path of a program ends in finish.
 #pragma once
 
 #include "events.h"
@@ -29,4 +29,20 @@ static __always_inline int finish(void *ctx, enum hook hook, int verdict, __u64 
 		return hook == HOOK_XDP ? XDP_REDIRECT : TC_ACT_REDIRECT;
 	}
 	return hook == HOOK_XDP ? XDP_DROP : TC_ACT_SHOT;
+}
+
+// count_forwarded counts what was sent to a service port and to its backend; bytes
+// are the IP packet's.
+static __always_inline void count_forwarded(__u32 service, __u32 backend, __u32 bytes)
+{
+	struct count *count = bpf_map_lookup_elem(&service_counts, &service);
+	if (likely(count)) {
+		count->packets++;
+		count->bytes += bytes;
+	}
+	count = bpf_map_lookup_elem(&backend_counts, &backend);
+	if (likely(count)) {
+		count->packets++;
+		count->bytes += bytes;
+	}
 }

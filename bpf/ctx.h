@@ -35,6 +35,19 @@ static __always_inline __u32 ctx_device(void *ctx, enum hook hook)
 	return hook == HOOK_XDP ? AS_XDP(ctx)->ingress_ifindex : AS_SKB(ctx)->ifindex;
 }
 
+// frame_len is the length of a frame. In XDP it is that of the first buffer, with
+// the headers: to ask for the others costs every packet what few have.
+static __always_inline __u64 frame_len(void *ctx, enum hook hook)
+{
+	return hook == HOOK_XDP ? (__u64)(ctx_end(ctx, hook) - ctx_data(ctx, hook)) : AS_SKB(ctx)->len;
+}
+
+// whole_len is the length of a frame with all its buffers.
+static __always_inline __u64 whole_len(void *ctx, enum hook hook)
+{
+	return hook == HOOK_XDP ? bpf_xdp_get_buff_len(ctx) : AS_SKB(ctx)->len;
+}
+
 // Verdicts: what to do with a packet and why, in one number, so that every
 // path of a program ends in finish, which counts it. ACT_TX sends the frame out
 // of the device it came in by; ACT_REDIRECT says that bpf_redirect or one of its
@@ -51,6 +64,8 @@ enum action {
 #define VERDICT_TRACED 0x80
 #define ACTION_OF(verdict) ((verdict) & 0x7f)
 #define REASON_OF(verdict) ((__u32)(verdict) >> 8)
+
+_Static_assert(VERDICT_TRACED == FRONTEND_TRACED, "the frontend's flag is the verdict's");
 
 #define VERDICT(action, reason) ((int)((reason) << 8 | (action)))
 #define PASS(reason)     VERDICT(ACT_PASS, reason)

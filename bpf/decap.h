@@ -125,20 +125,23 @@ static __always_inline int strip(struct packet *p, const struct packet *outer, _
 	return reload(p, l4_size(p));
 }
 
-// error_in brings an error about what a pod sent to the pod.
-static __always_inline int error_in(struct packet *p, const struct packet *outer, const union addr *pod, __u32 size)
+// inline_error_in brings an error about what a pod sent to the pod.
+static __always_inline int inline_error_in(void *ctx, enum hook hook, int v6, struct detour *d)
 {
+	union addr pod = load_addr(v6, d->addr);
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
+
 	struct quoted *q;
-	enum reason bad = quote_of(p, &q);
-	if (bad)
-		return DROP(bad);
-
-	int verdict = error_to_pod(p, q, pod);
-	return ACTION_OF(verdict) == ACT_PASS && strip(p, outer, size) ? DROP(REASON_TRUNCATED) : verdict;
+	enum reason bad = quote_of(&p, &q);
+	return bad ? DROP(bad) : error_to_pod(&p, q, &pod);
 }
+GLOBAL(error_in, struct detour)
 
-// take_in brings a packet that is skip bytes behind the outer IP header to its
-// pod. stray is the verdict on one for no address of ours.
+// take_in takes a packet that is skip bytes behind the outer IP header out of its
+// tunnel, and puts it on the detour to its pod. stray is the verdict on one for no
+// address of ours.
 static __always_inline int take_in(struct packet *outer, int v6, __u32 skip, const union addr *pod, int handed_on, int stray)
 {
 	struct packet p = { .ctx = outer->ctx, .hook = outer->hook, .v6 = v6, .eth = outer->eth, .l3_at = outer->l4_at + skip };
@@ -156,7 +159,9 @@ static __always_inline int take_in(struct packet *outer, int v6, __u32 skip, con
 			return stray;
 		if (bad || !is_icmp_error(&p))
 			return DROP(bad ?: REASON_UNSERVED_PROTO);
-		return error_in(&p, outer, pod, size);
+		if (strip(&p, outer, size))
+			return DROP(REASON_TRUNCATED);
+		return begin_detour(&p, pod, 0, REASON_DECAP) ? VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED) : DROP(REASON_NO_ROUTE);
 	}
 
 	union any_local_key key;
@@ -168,8 +173,23 @@ static __always_inline int take_in(struct packet *outer, int v6, __u32 skip, con
 		return DROP(REASON_BAD_TUNNEL);
 	if (strip(&p, outer, size))
 		return DROP(REASON_TRUNCATED);
-	return send_to_pod(&p, pod, target->port, handed_on, REASON_DECAP);
+	struct detour *d = begin_detour(&p, pod, target->port, REASON_DECAP);
+	if (!d)
+		return DROP(REASON_NO_ROUTE);
+
+	d->handed_on = handed_on;
+	return VERDICT(ACT_DETOUR, REASON_POD_DELIVERED);
 }
+
+// let_in brings a packet that was taken out of its tunnel to its pod.
+static __always_inline int inline_let_in(void *ctx, enum hook hook, int v6, struct detour *d)
+{
+	union addr pod = load_addr(v6, d->addr);
+	struct packet p;
+
+	return on_detour(ctx, hook, v6, d, &p) ? DROP(REASON_TRUNCATED) : send_to_pod(&p, &pod, d->port, d->handed_on, d->reason);
+}
+GLOBAL(let_in, struct detour)
 
 static __always_inline int take_in_ipip(struct packet *outer)
 {
@@ -234,27 +254,5 @@ static __always_inline int take_out(const struct packet *outer)
 
 	if (outer->proto != IPPROTO_UDP && !find_endpoint(outer->v6, &dest))
 		return PASS(REASON_NOT_OURS);
-	if (!addressed_device(outer))
-		return PASS(REASON_NOT_OURS);
 	return begin_detour(outer, &dest, 0, REASON_DECAP) ? VERDICT(ACT_DETOUR, REASON_DECAP) : DROP(REASON_NO_ROUTE);
-}
-
-// take_detours goes on with a packet until there is a verdict on it.
-static __always_inline int take_detours(void *ctx, enum hook hook, int verdict)
-{
-	int traced = verdict & VERDICT_TRACED;
-
-	if (likely(ACTION_OF(verdict) != ACT_DETOUR))
-		return verdict;
-	verdict &= ~VERDICT_TRACED;
-	struct detour *d = own_detour();
-	if (!d)
-		return DROP(REASON_NO_ROUTE);
-	if (REASON_OF(verdict) == REASON_DECAP)
-		verdict = decapsulate(ctx, hook, d->v6, d);
-	if (verdict == VERDICT(ACT_DETOUR, REASON_SECOND_CHANCE))
-		verdict = hand_on(ctx, hook, d->v6, d);
-	if (verdict == VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE))
-		verdict = send_apart(ctx, hook, d->v6, d);
-	return verdict | traced;
 }

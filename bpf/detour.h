@@ -2,9 +2,11 @@
 //
 // Detours: what balancing leaves to functions of their own, one after the other,
 // so that each has the stack for itself and the verifier looks at each once. A
-// verdict of ACT_DETOUR says which, and detours what packet: REASON_DECAP out of a
-// tunnel (decap.h), REASON_SECOND_CHANCE to the slot's other backend (chance.h),
-// REASON_FORWARD_REMOTE into a tunnel (encap.h). take_detours in decap.h takes them.
+// verdict of ACT_DETOUR says which, and detours what packet. take_detours in
+// balance.h takes them; REASON_DECAP is out of a tunnel, REASON_POD_DELIVERED into
+// the pod, and REASON_ICMP_FORWARDED into it with an error (decap.h),
+// REASON_SECOND_CHANCE to the slot's other backend (chance.h),
+// REASON_FORWARD_REMOTE into a tunnel (encap.h).
 #pragma once
 
 #include "frame.h"
@@ -23,6 +25,7 @@ static __always_inline void describe(struct detour *d, const struct packet *p, c
 	d->proto = p->proto;
 	d->tcp_flags = p->tcp_flags;
 	d->fragment = p->fragment;
+	d->first = p->first;
 	d->v6 = p->v6;
 	d->reason = reason;
 }
@@ -58,7 +61,7 @@ static __always_inline int on_detour(void *ctx, enum hook hook, int v6, const st
 		.dport = d->dport,
 		.proto = d->proto,
 		.tcp_flags = d->tcp_flags,
-		.first = d->proto == IPPROTO_TCP && (d->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN,
+		.first = d->first,
 		.fragment = d->fragment,
 	};
 	return reload(p, l4_size(p));

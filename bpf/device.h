@@ -13,11 +13,10 @@ static __always_inline struct device *find_device(__u32 ifindex)
 	return d && d->ifindex == ifindex ? d : NULL;
 }
 
-// addressed_device returns the device that a packet came in by, if the frame
-// is to that device's MAC.
-static __always_inline struct device *addressed_device(const struct packet *p)
+// is_addressed says whether a frame that came in by a device is to that one's MAC.
+static __always_inline int is_addressed(__u32 device, const struct ethhdr *eth)
 {
-	struct device *d = find_device(ctx_device(p->ctx, p->hook));
+	struct device *d = find_device(device);
 
-	return d && same_mac(p->eth->h_dest, d->mac) ? d : NULL;
+	return d && same_mac(eth->h_dest, d->mac);
 }

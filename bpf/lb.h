@@ -94,8 +94,8 @@ static __always_inline int slot_of(__u32 set, const struct backend_set *s, __u32
 	return *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & (SLOT_MOVED | SLOT_BACKEND);
 }
 
-// choose finds the backend of a flow to a frontend. It returns 0, or -1 when
-// there is none.
+// choose finds the backend of a flow to a frontend by its slot alone. It returns
+// 0, or -1 when there is none.
 static __always_inline int choose(int v6, const struct frontend *f, const struct five_tuple *t, struct target *b)
 {
 	__u32 set = f->set;

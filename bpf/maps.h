@@ -371,6 +371,14 @@ struct device {
 	__u16 mtu; // of IP packets
 };
 
+// vlan_key is what a tagged frame comes in by: the device that has it from the
+// wire, and the VLANs of its tags (host byte order; inner 0: there is one tag).
+struct vlan_key {
+	__u32 device;
+	__u16 outer;
+	__u16 inner;
+};
+
 enum hook {
 	HOOK_XDP,
 	HOOK_TC_OUTSIDE, // ingress of an outside device
@@ -435,10 +443,11 @@ struct detour {
 	__u8 proto;
 	__u8 tcp_flags;
 	__u8 fragment;
+	__u8 first;
 	__u8 v6;
 	__u8 geneve;    // or IP in IP
 	__u8 handed_on; // it has had its second chance
-	__u8 reason;    // what it is counted as in the end
+	__u8 reason;    // what it is counted as in the end; of a packet refused, why
 };
 
 // The layout version of all that is pinned.
@@ -686,6 +695,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct device);
 } devices SEC(".maps");
+
+// The VLAN devices on outside devices, by what their frames come in by: a device
+// with a row in devices. A VLAN that is not here is not ours.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, struct vlan_key);
+	__type(value, __u32);
+} vlans SEC(".maps");
 
 // This node's right to announce.
 struct {

@@ -117,10 +117,9 @@ static __always_inline struct five_tuple tuple_of(const struct packet *p)
 	};
 }
 
-// parse_ipv4 takes the IPv4 header with its options. left is how many bytes
-// there are from it to the end of the packet. It returns REASON_UNSPEC when all
-// is well, and otherwise what the kernel would drop the packet for, too.
-static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, struct packet *p)
+// parse_ipv4 takes the IPv4 header with its options. It returns REASON_UNSPEC when
+// all is well, and otherwise what the kernel would drop the packet for, too.
+static __always_inline enum reason parse_ipv4(struct cursor *c, struct packet *p)
 {
 	struct iphdr *ip = take(c, sizeof(*ip));
 	if (!ip)
@@ -130,8 +129,6 @@ static __always_inline enum reason parse_ipv4(struct cursor *c, __u32 left, stru
 	__u32 total = bpf_ntohs(ip->tot_len);
 	if (ip->version != 4 || header < sizeof(*ip) || total < header)
 		return REASON_BAD_HEADER;
-	if (total > left)
-		return REASON_TRUNCATED;
 	p->ip = ip;
 	p->proto = ip->protocol;
 	p->l4 = (void *)ip + header;
@@ -190,31 +187,38 @@ static __always_inline void parse_extensions(struct cursor *c, struct packet *p)
 	c->pos = p->l4;
 }
 
-// parse_ipv6 is parse_ipv4 for IPv6 and its extension headers.
-static __always_inline enum reason parse_ipv6(struct cursor *c, __u32 left, struct packet *p)
+// parse_ipv6 is parse_ipv4 for IPv6, without extension headers.
+static __always_inline enum reason parse_ipv6(struct cursor *c, struct packet *p)
 {
 	struct ipv6hdr *ip = take(c, sizeof(*ip));
 	if (!ip)
 		return REASON_TRUNCATED;
-
-	__u32 payload = bpf_ntohs(ip->payload_len);
 	if (ip->version != 6)
 		return REASON_BAD_HEADER;
-	if (payload + sizeof(*ip) > left)
-		return REASON_TRUNCATED;
 	p->ip6 = ip;
 	p->proto = ip->nexthdr;
 	p->l4 = ip + 1;
 	p->l4_at = p->l3_at + sizeof(*ip);
-	p->l4_len = payload;
-	if (unlikely(is_extension(p->proto)))
-		parse_extensions(c, p);
+	p->l4_len = bpf_ntohs(ip->payload_len);
 	return REASON_UNSPEC;
 }
 
+// parse_fixed is parse_ip without extension headers: the first is p->proto.
+static __always_inline enum reason parse_fixed(struct cursor *c, __u32 left, struct packet *p)
+{
+	enum reason bad = p->v6 ? parse_ipv6(c, p) : parse_ipv4(c, p);
+
+	return bad ?: l3_len(p) > left ? REASON_TRUNCATED : REASON_UNSPEC;
+}
+
+// parse_ip takes the headers of an IP packet that may have left bytes.
 static __always_inline enum reason parse_ip(struct cursor *c, __u32 left, struct packet *p)
 {
-	return p->v6 ? parse_ipv6(c, left, p) : parse_ipv4(c, left, p);
+	enum reason bad = parse_fixed(c, left, p);
+
+	if (!bad && p->v6 && unlikely(is_extension(p->proto)))
+		parse_extensions(c, p);
+	return bad;
 }
 
 // is_icmp says whether a packet is of its family's ICMP. The other family's has

@@ -125,11 +125,12 @@ type bpfDetour struct {
 	Proto    uint8
 	TcpFlags uint8
 	Fragment uint8
+	First    uint8
 	V6       uint8
 	Geneve   uint8
 	HandedOn uint8
 	Reason   uint8
-	_        [3]byte
+	_        [2]byte
 }
 
 type bpfDevice struct {
@@ -501,6 +502,13 @@ const (
 	bpfVerdictStrideVERDICT_STRIDE bpfVerdictStride = 64
 )
 
+type bpfVlanKey struct {
+	_      structs.HostLayout
+	Device uint32
+	Outer  uint16
+	Inner  uint16
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -546,6 +554,7 @@ const (
 	bpfMapSources6          = "sources6"
 	bpfMapTables            = "tables"
 	bpfMapVerdicts          = "verdicts"
+	bpfMapVlans             = "vlans"
 	bpfProgSeamarkTcOutside = "seamark_tc_outside"
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
 	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
@@ -655,6 +664,7 @@ type bpfMapSpecs struct {
 	Sources6      *ebpf.MapSpec `ebpf:"sources6"`
 	Tables        *ebpf.MapSpec `ebpf:"tables"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
+	Vlans         *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -734,6 +744,7 @@ type bpfMaps struct {
 	Sources6      *ebpf.Map `ebpf:"sources6"`
 	Tables        *ebpf.Map `ebpf:"tables"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
+	Vlans         *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -779,6 +790,7 @@ func (m *bpfMaps) Close() error {
 		m.Sources6,
 		m.Tables,
 		m.Verdicts,
+		m.Vlans,
 	)
 }
 
