@@ -75,10 +75,7 @@ static __always_inline void refresh_flow(const struct packet *p, union any_flow 
 // establish moves a flow from half_open to flows. Without room there it stays.
 static __always_inline void establish(const struct packet *p, union any_tuple *key, union any_flow *f)
 {
-	union any_flow row = {};
-
-	__builtin_memcpy(&row, f, p->v6 ? sizeof(row.v6) : sizeof(row.v4));
-	if (!bpf_map_update_elem(TABLE(p->v6, flows), key, &row, BPF_ANY))
+	if (!bpf_map_update_elem(TABLE(p->v6, flows), key, f, BPF_ANY))
 		bpf_map_delete_elem(TABLE(p->v6, half_open), key);
 }
 
