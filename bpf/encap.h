@@ -199,6 +199,7 @@ static __always_inline int push_skb(struct packet *p, const struct next_hop *hop
 static __always_inline int encapsulate(struct packet *p, const struct errand *e, const struct way *way, const struct next_hop *hop, __u32 total)
 {
 	__u32 size = tunnel_size(way->v6, way->geneve, p->v6);
+	enum reason reason = p->fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : e->reason;
 	__u8 tos = traffic_class(p);
 
 	if (p->hook == HOOK_XDP) {
@@ -213,9 +214,9 @@ static __always_inline int encapsulate(struct packet *p, const struct errand *e,
 			return DROP(REASON_NO_HEADROOM);
 	}
 	if (likely(hop->ifindex == ctx_device(p->ctx, p->hook)))
-		return TX(e->reason);
+		return TX(reason);
 	bpf_redirect(hop->ifindex, 0);
-	return REDIRECT(e->reason);
+	return REDIRECT(reason);
 }
 
 // wire_len is the length of the longest IP packet that this one is sent as: what

@@ -99,7 +99,7 @@ static __always_inline enum reason parse_fragment(struct cursor *c, struct packe
 // goes on says so. What was sent on has no pointers: p's fragment alone is looked at.
 static __always_inline int fragment_verdict(const struct packet *p, int verdict)
 {
-	if (likely(p->fragment != FRAGMENT_LATER) || ACTION_OF(verdict) == ACT_DROP)
+	if (likely(p->fragment != FRAGMENT_LATER) || ACTION_OF(verdict) == ACT_DROP || ACTION_OF(verdict) == ACT_DETOUR)
 		return verdict;
 	return VERDICT(ACTION_OF(verdict), REASON_FRAGMENT_PASSED) | (verdict & VERDICT_TRACED);
 }
