@@ -47,16 +47,25 @@ static __always_inline int within_quota(void)
 
 // answerable says whether the sender of a packet can be told of an error: it is
 // one machine, and another (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
-static __always_inline int answerable(const struct packet *p)
+static __always_inline int answerable(int v6, const union addr *from, const union addr *to)
+{
+	__u8 first = *(__u8 *)from;
+
+	if (same_addr(v6, from, to))
+		return 0;
+	if (v6) // not multicast, :: or ::1
+		return first != 0xff && (from->words[0] || from->words[1] & ~bpf_cpu_to_be64(1));
+	return first != 0 && first != 127 && first < 224;
+}
+
+// may_tell says whether this node may answer a packet with an error or a
+// refusal: it is asked for once, since it takes from the quota. No fragment but the
+// first is answered.
+static __always_inline int may_tell(const struct packet *p)
 {
 	union addr from = source_of(p), to = dest_of(p);
-	__u8 first = *(__u8 *)&from;
 
-	if (p->fragment == FRAGMENT_LATER || same_addr(p->v6, &from, &to))
-		return 0;
-	if (p->v6) // not multicast, :: or ::1
-		return first != 0xff && (from.words[0] || from.words[1] & ~bpf_cpu_to_be64(1));
-	return first != 0 && first != 127 && first < 224;
+	return p->fragment != FRAGMENT_LATER && answerable(p->v6, &from, &to) && within_quota();
 }
 
 // sum_bytes sums up length bytes, at most ERROR6_MAX, from an even offset on.
@@ -137,32 +146,47 @@ static __always_inline __u64 answer_header(int v6, struct scratch *s, __u32 leng
 	return sum + addrs[0] + addrs[1];
 }
 
-// send_error makes a packet the error about itself.
-static __always_inline int inline_send_error(void *ctx, enum hook hook, int v6, const struct answer *a)
+// write_error writes the headers of an error before the kept bytes that it quotes,
+// where there is room for them, from l3_at on.
+static __always_inline int write_error(void *ctx, enum hook hook, int v6, struct scratch *s, const struct answer *a, __u32 kept)
 {
 	__u32 ip_size = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	__u32 front = ip_size + sizeof(struct icmphdr);
-	__u32 most = (v6 ? ERROR6_MAX : ERROR4_MAX) - front;
-	__u32 length = a->l4_at - a->l3_at + a->l4_len, l3_at = a->l3_at;
-	__u32 kept = length < most ? length : most;
-	struct scratch *s = own_scratch();
-
-	if (!s || load_addrs(ctx, hook, v6, l3_at, s->addrs))
-		return DROP(REASON_TRUNCATED);
-	enum reason bad = turn_around(ctx, hook, l3_at, kept, front);
-	if (bad)
-		return DROP(bad);
-
 	struct icmphdr *icmp = (void *)s->head + ip_size;
 	__u64 sum = answer_header(v6, s, sizeof(*icmp) + kept, v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, NETWORK_CONTROL);
+
 	if (!v6) // whose ICMP sums up no pseudo header
 		sum = 0;
 	icmp->type = a->kind >> 8;
 	icmp->code = a->kind;
 	icmp->rest = a->rest;
-	sum += (__u64)sum_bytes(ctx, hook, s, l3_at + front, kept) + bpf_htons(a->kind) + a->rest;
+	sum += (__u64)sum_bytes(ctx, hook, s, a->l3_at + ip_size + sizeof(*icmp), kept) + bpf_htons(a->kind) + a->rest;
 	icmp->checksum = ~csum_fold(sum);
-	return store_bytes(ctx, hook, l3_at, s->head, front) ? DROP(REASON_TRUNCATED) : TX(REASON_UNSPEC);
+	return store_bytes(ctx, hook, a->l3_at, s->head, ip_size + sizeof(*icmp)) ? DROP(REASON_TRUNCATED) : TX(REASON_UNSPEC);
+}
+
+// error_size is how long the headers of an error are, and most_quoted how much
+// there may be behind them.
+static __always_inline __u32 error_size(int v6)
+{
+	return (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct icmphdr);
+}
+
+static __always_inline __u32 most_quoted(int v6)
+{
+	return (v6 ? ERROR6_MAX : ERROR4_MAX) - error_size(v6);
+}
+
+// send_error makes a packet the error about itself.
+static __always_inline int inline_send_error(void *ctx, enum hook hook, int v6, const struct answer *a)
+{
+	__u32 length = a->l4_at - a->l3_at + a->l4_len;
+	__u32 kept = length < most_quoted(v6) ? length : most_quoted(v6);
+	struct scratch *s = own_scratch();
+
+	if (!s || load_addrs(ctx, hook, v6, a->l3_at, s->addrs))
+		return DROP(REASON_TRUNCATED);
+	enum reason bad = turn_around(ctx, hook, a->l3_at, kept, error_size(v6));
+	return bad ? DROP(bad) : write_error(ctx, hook, v6, s, a, kept);
 }
 OUT_OF_LINE(send_error, const struct answer)
 
@@ -178,7 +202,7 @@ static __always_inline int too_big(struct packet *p, __u32 mtu)
 
 	if (p->v6 && mtu < 1280)
 		mtu = 1280;
-	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !answerable(p) || !within_quota())
+	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !may_tell(p))
 		return DROP(REASON_TOO_BIG);
 	a.kind = p->v6 ? ERROR6_TOOBIG : ERROR4_FRAG;
 	a.rest = bpf_htonl(mtu); // in IPv4 the low 16 bits alone: no mtu is longer

@@ -109,17 +109,15 @@ static __always_inline int refuse(struct packet *p, enum reason why)
 	struct answer a = answer_to(p);
 	int verdict = DROP(why);
 
-	if (!answerable(p))
-		return verdict;
 	if (p->proto == IPPROTO_TCP) {
 		// A fragment does not say how long its segment is.
-		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && within_quota())
+		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && may_tell(p))
 			verdict = send_reset(p->ctx, p->hook, p->v6, &a);
 	} else if (p->proto == IPPROTO_SCTP) {
 		a.kind = why;
-		if (within_quota())
+		if (may_tell(p))
 			verdict = send_abort(p->ctx, p->hook, p->v6, &a);
-	} else if (p->proto == IPPROTO_UDP && within_quota()) {
+	} else if (p->proto == IPPROTO_UDP && may_tell(p)) {
 		a.kind = p->v6 ? ERROR6_PORT : ERROR4_PORT;
 		verdict = send_error(p->ctx, p->hook, p->v6, &a);
 		if (verdict == TX(REASON_UNSPEC))
