@@ -19,6 +19,9 @@ struct quoted {
 	struct five_tuple flow;    // of that packet, which came to grief
 	struct five_tuple becomes; // what takes the place of it
 	__u32 side;                // of the error itself that changes, too (enum side)
+	union addr old;            // the address there
+	__u64 before;              // sums of what changes under the error's checksum
+	__u64 after;
 };
 
 // is_icmp_error says whether a packet tells of a packet (RFC 792: unreachable,
@@ -107,9 +110,9 @@ static __always_inline enum reason quote_of(const struct packet *p, struct quote
 	return same_addr(p->v6, &to, &q->flow.saddr) ? REASON_UNSPEC : REASON_ICMP_UNKNOWN;
 }
 
-// replace_check brings the checksum at an offset up to date, and adds what it
-// was and is to the sums of what covers it.
-static __always_inline long replace_check(void *ctx, enum hook hook, __u32 at, __u64 from, __u64 to, int udp, __u64 *before, __u64 *after)
+// replace_check brings the checksum at an offset up to date. It is itself a part
+// of what the error's checksum covers.
+static __always_inline long replace_check(void *ctx, enum hook hook, struct quoted *q, __u32 at, __u64 from, __u64 to, int udp)
 {
 	__sum16 check;
 
@@ -117,11 +120,11 @@ static __always_inline long replace_check(void *ctx, enum hook hook, __u32 at, _
 		return -1;
 	if (udp && !check) // the sender left it out (RFC 768)
 		return 0;
-	*before += check;
+	q->before += check;
 	csum_replace(&check, from, to);
 	if (udp && !check)
 		check = 0xffff;
-	*after += check;
+	q->after += check;
 	return store_bytes(ctx, hook, at, &check, sizeof(check));
 }
 
@@ -131,34 +134,37 @@ static __always_inline long replace_check(void *ctx, enum hook hook, __u32 at, _
 static __always_inline int inline_rewrite_quoted(void *ctx, enum hook hook, int v6, struct quoted *q)
 {
 	struct five_tuple *t = &q->becomes;
-	union addr outer = q->side == SOURCE ? t->daddr : t->saddr, old = {};
-	__u32 size = v6 ? sizeof(outer.v6) : sizeof(outer.v4), addrs = v6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr);
-	__u32 outer_at = q->outer_at + addrs + q->side * size;
-	__be16 ports[2] = { t->sport, t->dport };
-	// What changes, in sums: the quoted addresses and ports; and all under the error's checksum.
-	__u64 from = sum_addr(v6, &q->flow.saddr) + sum_addr(v6, &q->flow.daddr), to = sum_addr(v6, &t->saddr) + sum_addr(v6, &t->daddr);
-	__u64 before = from + q->flow.sport + q->flow.dport, after = to + t->sport + t->dport;
-	__u64 ports_from = before, ports_to = after, unused = 0;
+	__u32 size = v6 ? sizeof(q->old.v6) : sizeof(q->old.v4);
+	__u32 addrs = v6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr);
+	union addr *outer = q->side == SOURCE ? &t->daddr : &t->saddr;
+	__u32 outer_at = q->outer_at + addrs + (q->side == SOURCE ? 0 : size);
 
-	if (load_bytes(ctx, hook, outer_at, &old, size) || store_bytes(ctx, hook, outer_at, &outer, size) ||
+	if (load_bytes(ctx, hook, outer_at, &q->old, size) || store_bytes(ctx, hook, outer_at, outer, size) ||
 	    store_bytes(ctx, hook, q->l3_at + addrs, &t->saddr, size) ||
 	    store_bytes(ctx, hook, q->l3_at + addrs + size, &t->daddr, size) ||
-	    store_bytes(ctx, hook, q->l4_at, ports, sizeof(ports)))
-		return -1;
-	if (!v6 && (replace_check(ctx, hook, q->l3_at + offsetof(struct iphdr, check), from, to, 0, &before, &after) ||
-		    replace_check(ctx, hook, q->outer_at + offsetof(struct iphdr, check), sum_addr(0, &old), sum_addr(0, &outer), 0, &unused, &unused)))
+	    store_bytes(ctx, hook, q->l4_at, &t->sport, sizeof(t->sport) + sizeof(t->dport)))
 		return -1;
 
+	__u64 from = sum_addr(v6, &q->flow.saddr) + sum_addr(v6, &q->flow.daddr);
+	__u64 to = sum_addr(v6, &t->saddr) + sum_addr(v6, &t->daddr);
+	__u64 ports_from = (__u32)q->flow.sport + q->flow.dport, ports_to = (__u32)t->sport + t->dport;
+
+	q->before = from + ports_from;
+	q->after = to + ports_to;
+	if (v6) { // whose ICMP sums up a pseudo header
+		q->before += sum_addr(1, &q->old);
+		q->after += sum_addr(1, outer);
+	} else if (replace_check(ctx, hook, q, q->l3_at + offsetof(struct iphdr, check), from, to, 0)) {
+		return -1;
+	}
 	int udp = t->proto == IPPROTO_UDP;
 	__u32 check = q->l4_at + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	if (t->proto != IPPROTO_SCTP && check + sizeof(__sum16) <= q->end &&
-	    replace_check(ctx, hook, check, ports_from, ports_to, udp, &before, &after))
+	    replace_check(ctx, hook, q, check, from + ports_from, to + ports_to, udp))
 		return -1;
-	if (v6) { // whose ICMP sums up a pseudo header
-		before += sum_addr(1, &old);
-		after += sum_addr(1, &outer);
-	}
-	return replace_check(ctx, hook, q->icmp_at + offsetof(struct icmphdr, checksum), before, after, 0, &unused, &unused) ? -1 : 0;
+	if (replace_check(ctx, hook, q, q->icmp_at + offsetof(struct icmphdr, checksum), q->before, q->after, 0))
+		return -1;
+	return v6 || !replace_check(ctx, hook, q, q->outer_at + offsetof(struct iphdr, check), q->old.v4, outer->v4, 0) ? 0 : -1;
 }
 OUT_OF_LINE(rewrite_quoted, struct quoted)
 

@@ -410,7 +410,7 @@ struct scratch {
 	__be32 addrs[8]; // of a packet that is answered
 	__be32 head[16]; // of the answer
 	__be32 chunk[64];
-	__u64 quoted[16]; // struct quoted
+	__u64 quoted[20]; // struct quoted
 };
 
 enum event_head { EVENT_HEAD = 128 };

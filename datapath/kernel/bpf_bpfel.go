@@ -441,7 +441,7 @@ type bpfScratch struct {
 	Addrs  [8]uint32
 	Head   [16]uint32
 	Chunk  [64]uint32
-	Quoted [16]uint64
+	Quoted [20]uint64
 }
 
 type bpfSetLook uint32
