@@ -3,8 +3,10 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -503,5 +505,47 @@ func TestICMPErrorsOfTranslated(t *testing.T) {
 		"quote of nothing": {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: 3}), xdpPass, "not_ours", nil},
 	} {
 		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
+	}
+}
+
+// Whatever is quoted: what goes on has right checksums, and what does not is
+// counted once (run sees to that).
+func TestICMPErrorsOfAnything(t *testing.T) {
+	n := newNode(t)
+	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(8080), ClientPort: be16(1025), Proto: packet.ProtoTCP}, bpfFlow{})
+	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(5353), ClientPort: be16(1025), Proto: packet.ProtoUDP}, bpfFlow{})
+	quotes := [][]byte{
+		packet.Build(packet.IPv4{Src: vip, Dst: client}, packet.TCP{SrcPort: portLocal, DstPort: 1025, Options: packet.MSS(1460)}, packet.Payload("data")),
+		packet.Build(packet.IPv4{Src: vip, Dst: client, Options: make([]byte, 12)}, packet.UDP{SrcPort: 53, DstPort: 1025}, packet.Payload("data")),
+		packet.Build(packet.IPv4{Src: vip, Dst: client}, packet.TCP{SrcPort: portRemote, DstPort: 1025}),
+		packet.Build(packet.IPv4{Src: nodeAddr, Dst: remotePod}, packet.IPv4{Src: client, Dst: vip}, packet.TCP{SrcPort: 1025, DstPort: portRemote}),
+	}
+	random := rand.New(rand.NewPCG(7, 11))
+	went := map[string]int{}
+	for i := range 4000 {
+		quote := slices.Clone(quotes[i%len(quotes)])
+		to := vip
+		if i%len(quotes) == 3 {
+			to = nodeAddr
+		}
+		for range random.IntN(3) {
+			quote[random.IntN(len(quote))] = byte(random.Uint32())
+		}
+		if random.IntN(3) == 0 {
+			quote = quote[:random.IntN(len(quote)+1)]
+		}
+		kind := []uint8{3, 11, 12}[random.IntN(3)]
+		frame := packet.Build(fromRouter, packet.IPv4{TTL: 63, Src: router, Dst: to, Options: make([]byte, 4*random.IntN(11))},
+			packet.ICMP{Type: kind, Code: 4, Seq: uint16(random.Uint32())}, packet.Payload(quote))
+		r := n.run(kindXDP, n.out, frame)
+		went[r.reason]++
+		if text := packet.String(r.out); r.reason == "icmp_forwarded" && (strings.Contains(text, "wrong") || strings.Contains(text, "malformed")) {
+			t.Fatalf("from\n%s\ncame\n%s", packet.String(frame), text)
+		}
+	}
+	for _, reason := range []string{"icmp_forwarded", "icmp_unknown", "truncated", "bad_header", "not_ours"} {
+		if went[reason] == 0 {
+			t.Errorf("none was %s: %v", reason, went)
+		}
 	}
 }
