@@ -7,7 +7,9 @@
 // (FRONTEND_SOURCES) does not apply here.
 #pragma once
 
+#include "fragment.h"
 #include "pair.h"
+#include "refuse.h"
 
 // What a pod that reaches itself through a Service sees as the other end: it
 // would take its own address for a forgery. No host has these.
@@ -46,7 +48,7 @@ static __always_inline int pass_on(const struct packet *p, struct translation *n
 {
 	if (p->v6 ? translate_skb6(p->ctx, n) : translate_skb4(p->ctx, n))
 		return DROP(REASON_TRUNCATED);
-	return PASS(REASON_SERVICE_LOCAL);
+	return fragment_verdict(p, PASS(REASON_SERVICE_LOCAL));
 }
 
 // turn_back translates a pod's packet and sends it into the pod again.
@@ -63,7 +65,7 @@ static __always_inline int turn_back(struct packet *p, struct translation *n)
 	if (p->v6 ? translate_skb6(p->ctx, n) : translate_skb4(p->ctx, n))
 		return DROP(REASON_TRUNCATED);
 	bpf_redirect_peer(ctx_device(p->ctx, p->hook), 0);
-	return REDIRECT(REASON_SERVICE_LOCAL);
+	return fragment_verdict(p, REDIRECT(REASON_SERVICE_LOCAL));
 }
 
 // begin_inside makes a pod's packet the first of a flow to one of the backends
@@ -89,29 +91,52 @@ static __always_inline enum reason begin_inside(const struct packet *p, const st
 	return open_flow(p->v6, n);
 }
 
+// cannot_serve is the verdict on a pod's packet to an address of ours that is not
+// served for a reason; row is the frontend's, or the address's own.
+static __always_inline int cannot_serve(struct packet *p, const struct frontend *row, enum reason why)
+{
+	return row->flags & FRONTEND_REFUSE ? refuse(p, why) : DROP(why);
+}
+
+// known_answer says whether a packet is a backend's answer to a pod of this node,
+// and what it becomes. The fragments behind a first one have no ports of their own.
+static __always_inline int known_answer(const struct packet *p, struct translation *n)
+{
+	if (!n || !known_in(p->v6, n, NAT_INSIDE))
+		return 0;
+	if (unlikely(p->fragment == FRAGMENT_FIRST))
+		remember(p);
+	return 1;
+}
+
 // inside handles what a pod sends to a Service, and what it answers to itself.
 // It returns 0, with the packet as it was, for all others.
 static __always_inline int inside(struct packet *p)
 {
 	struct five_tuple t = tuple_of(p);
 	union addr self = hairpin(p->v6);
-	struct translation n;
 
 	if (unlikely(same_addr(p->v6, &t.daddr, &self))) {
-		begin_translation(p, &t, &n);
-		return known_in(p->v6, &n, NAT_INSIDE) ? turn_back(p, &n) : 0;
+		struct translation *back = begin_translation(p, &t);
+		return known_answer(p, back) ? turn_back(p, back) : 0;
 	}
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
-	if (!f)
-		return find_vip(p->v6, &t.daddr) ? DROP(REASON_UNSERVED_PORT) : 0;
-
-	begin_translation(p, &t, &n);
-	if (!known_out(p->v6, &n)) {
-		enum reason why = begin_inside(p, f, &n);
-		if (why)
-			return DROP(why);
+	if (!f) {
+		f = find_vip(p->v6, &t.daddr);
+		return f ? cannot_serve(p, f, REASON_UNSERVED_PORT) : 0;
 	}
-	return same_addr(p->v6, &n.to.saddr, &t.saddr) ? pass_on(p, &n) : turn_back(p, &n);
+	if (unlikely(p->fragment == FRAGMENT_FIRST))
+		remember(p);
+	struct translation *n = begin_translation(p, &t);
+	if (!n)
+		return 0;
+	if (!known_out(p->v6, n)) {
+		enum reason why = begin_inside(p, f, n);
+		if (why)
+			return (why == REASON_NO_BACKEND ? cannot_serve(p, f, why) : DROP(why)) | (f->flags & FRONTEND_TRACED);
+	}
+	int verdict = same_addr(p->v6, &n->to.saddr, &t.saddr) ? pass_on(p, n) : turn_back(p, n);
+	return verdict | (f->flags & FRONTEND_TRACED);
 }
 
 // from_service gives what came from a backend for a pod of this node the address
@@ -119,8 +144,7 @@ static __always_inline int inside(struct packet *p)
 static __always_inline int from_service(struct packet *p)
 {
 	struct five_tuple t = tuple_of(p);
-	struct translation n;
+	struct translation *n = begin_translation(p, &t);
 
-	begin_translation(p, &t, &n);
-	return known_in(p->v6, &n, NAT_INSIDE) ? pass_on(p, &n) : 0;
+	return known_answer(p, n) ? pass_on(p, n) : 0;
 }

@@ -411,6 +411,7 @@ struct scratch {
 	__be32 head[16]; // of the answer
 	__be32 chunk[64];
 	__u64 quoted[20]; // struct quoted
+	__u64 translation[14]; // struct translation
 };
 
 enum event_head { EVENT_HEAD = 128 };

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "clock.h"
+#include "frame.h"
 #include "lb.h"
 #include "nat.h"
 #include "parse.h"
@@ -33,6 +34,8 @@ struct translation {
 	struct five_tuple to;   // what it becomes
 	__u32 backend;          // index into backends
 	__u32 next_hop;         // index into next_hops: towards the backend
+	__u16 mtu;              // of the way, where the packet does not fit
+	__u16 vlan;             // tag to be pushed; 0: none
 	__u32 l3_at;            // from here on as in struct packet
 	__u32 l4_at;
 	__u32 l4_len;
@@ -42,16 +45,26 @@ struct translation {
 	__u8 flags; // NAT_*
 };
 
-static __always_inline void begin_translation(const struct packet *p, const struct five_tuple *from, struct translation *n)
+_Static_assert(sizeof(struct translation) <= sizeof(((struct scratch *)0)->translation), "a translation fits");
+
+// begin_translation returns the translation of a packet, in this CPU's scratch.
+static __always_inline struct translation *begin_translation(const struct packet *p, const struct five_tuple *from)
 {
-	__builtin_memset(n, 0, sizeof(*n));
-	n->from = *from;
-	n->l3_at = p->l3_at;
-	n->l4_at = p->l4_at;
-	n->l4_len = p->l4_len;
-	n->tcp_flags = p->tcp_flags;
-	n->first = p->first;
-	n->fragment = p->fragment;
+	struct scratch *s = own_scratch();
+	if (!s)
+		return NULL;
+
+	struct translation *n = (void *)s->translation;
+	*n = (struct translation){
+		.from = *from,
+		.l3_at = p->l3_at,
+		.l4_at = p->l4_at,
+		.l4_len = p->l4_len,
+		.tcp_flags = p->tcp_flags,
+		.first = p->first,
+		.fragment = p->fragment,
+	};
+	return n;
 }
 
 union any_nat {
@@ -105,7 +118,9 @@ static __always_inline void *find_nat(int v6, void *table, const struct five_tup
 	return bpf_map_lookup_elem(table, &key);
 }
 
-static __always_inline long insert_nat(int v6, void *table, const struct five_tuple *from, const struct five_tuple *to, const struct translation *n)
+// insert_nat returns 0 or an error. (An int: before Linux 6.4 there is nothing in the
+// upper half of what the helper returns.)
+static __always_inline int insert_nat(int v6, void *table, const struct five_tuple *from, const struct five_tuple *to, const struct translation *n)
 {
 	union any_tuple key;
 	union any_nat entry = {};
@@ -220,7 +235,7 @@ static __always_inline int insert_pair(int v6, struct translation *n)
 	__u32 range = (__u16)(nat_port_high - nat_port_low) + 1;
 	__u32 at = (__u64)bpf_get_prandom_u32() * range >> 32;
 	struct five_tuple back = reversed(&n->from);
-	long err = -EEXIST;
+	int err = -EEXIST;
 
 	for (int i = 0; i < NAT_PROBES; i++) {
 		if (i || !n->to.sport) {

@@ -39,3 +39,16 @@ static __always_inline int parse_any(struct __sk_buff *skb, struct packet *p)
 		return -1;
 	return (unlikely(p->fragment) ? parse_fragment(&c, p) : parse_l4(&c, p)) ? -1 : 0;
 }
+
+// parse_ports is parse_any, but that the caller remembers the ports of a first
+// fragment, if anybody is to know them.
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
+{
+	pull_headers(skb);
+	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
+	p->eth = take(&c, sizeof(*p->eth));
+	p->l3_at = ETH_HLEN;
+	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
+		return -1;
+	return (unlikely(p->fragment == FRAGMENT_LATER) ? recall(p) : parse_l4(&c, p)) ? -1 : 0;
+}

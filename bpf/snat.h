@@ -5,6 +5,7 @@
 #pragma once
 
 #include "encap.h"
+#include "icmp.h"
 #include "pair.h"
 
 // merged says whether the kernel made one packet of several, and will cut it up again.
@@ -32,11 +33,12 @@ static __always_inline long find_way(const struct packet *p, struct bpf_fib_look
 
 // carry translates a packet and sends it out, one hop further: to its next hop,
 // if that is resolved, or where the FIB says. It returns a verdict; 0, with the
-// packet as it was, in XDP when the next hop's MAC is not known yet: only tc can
-// wait for it.
-static __always_inline int carry(struct packet *p, const struct translation *n, enum reason reason)
+// packet as it was, for what only tc can send: XDP cannot wait for a neighbour's
+// MAC, nor knows what kind of device another is. What is in n->vlan then is to be
+// pushed yet.
+static __always_inline int carry(struct packet *p, struct translation *n, enum reason reason)
 {
-	__u32 at = n->next_hop;
+	__u32 at = n->next_hop, device = ctx_device(p->ctx, p->hook);
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &at);
 	struct cursor c = { ctx_data(p->ctx, p->hook), ctx_end(p->ctx, p->hook) };
 	struct ethhdr *eth = take(&c, sizeof(*eth));
@@ -48,16 +50,20 @@ static __always_inline int carry(struct packet *p, const struct translation *n, 
 	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 	if (hop && hop->ifindex) {
-		if (hop->mtu && l3_len(p) > hop->mtu && !merged(p))
+		n->mtu = hop->mtu;
+		n->vlan = hop->vlan;
+		if (n->mtu && l3_len(p) > n->mtu && !merged(p))
 			return DROP(REASON_TOO_BIG);
 		fib.ifindex = hop->ifindex;
 		copy_mac(fib.dmac, hop->dmac);
 		copy_mac(fib.smac, hop->smac);
 	} else {
 		err = find_way(p, &fib, &n->to);
-		if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+			n->mtu = fib.mtu_result;
 			return DROP(REASON_TOO_BIG);
-		if (err == BPF_FIB_LKUP_RET_NO_NEIGH && p->hook == HOOK_XDP)
+		}
+		if (p->hook == HOOK_XDP && (err == BPF_FIB_LKUP_RET_NO_NEIGH || (!err && fib.ifindex != device && reason == REASON_REPLY_SNAT)))
 			return 0;
 		if (err && err != BPF_FIB_LKUP_RET_NO_NEIGH)
 			return DROP(REASON_NO_ROUTE);
@@ -67,13 +73,15 @@ static __always_inline int carry(struct packet *p, const struct translation *n, 
 	decrement_hops(p);
 	if (translate(p, n))
 		return DROP(REASON_TRUNCATED);
+	if (n->fragment == FRAGMENT_LATER)
+		reason = REASON_FRAGMENT_PASSED;
 	if (err) {
 		struct bpf_redir_neigh gateway = { .nh_family = fib.family };
 		__builtin_memcpy(gateway.ipv6_nh, fib.ipv6_dst, sizeof(gateway.ipv6_nh)); // where the FIB has put it
 		bpf_redirect_neigh(fib.ifindex, &gateway, sizeof(gateway), 0);
 		return REDIRECT(reason);
 	}
-	if (fib.ifindex == ctx_device(p->ctx, p->hook))
+	if (fib.ifindex == device)
 		return TX(reason);
 	bpf_redirect(fib.ifindex, 0);
 	return REDIRECT(reason);
@@ -93,11 +101,46 @@ CARRY(carry_xdp6, struct xdp_md, HOOK_XDP, 1)
 CARRY(carry_tc4, struct __sk_buff, HOOK_TC_OUTSIDE, 0)
 CARRY(carry_tc6, struct __sk_buff, HOOK_TC_OUTSIDE, 1)
 
+// answer_too_big tells who sent a packet what would fit its way.
+static __always_inline int inline_answer_too_big(void *ctx, enum hook hook, int v6, struct translation *n)
+{
+	struct packet p = packet_of(ctx, hook, v6, n);
+
+	return reload(&p, 0) ? DROP(REASON_TOO_BIG) : too_big(&p, n->mtu);
+}
+OUT_OF_LINE(answer_too_big, struct translation)
+
+// push_tag gives a frame without tags the next hop's VLAN. It returns 0, or -1.
+static __always_inline int inline_push_tag(void *ctx, enum hook hook, int v6, struct translation *n)
+{
+	struct tagged {
+		__u8 macs[2 * ETH_ALEN];
+		__be16 type, tci;
+	} __attribute__((packed)) head = { .type = bpf_htons(ETH_P_8021Q), .tci = bpf_htons(n->vlan) };
+
+	if (hook != HOOK_XDP)
+		return bpf_skb_vlan_push(ctx, head.type, n->vlan) ? -1 : 0;
+	return load_bytes(ctx, hook, 0, head.macs, sizeof(head.macs)) ||
+	       bpf_xdp_adjust_head(ctx, -(int)(sizeof(head) - sizeof(head.macs))) ||
+	       store_bytes(ctx, hook, 0, &head, sizeof(head)) ? -1 : 0;
+}
+OUT_OF_LINE(push_tag, struct translation)
+
+// carry_apart is carry in a function of its own, apart also from what changes the
+// frame's length: where it returns 0, the packet's pointers are still good.
 static __always_inline int carry_apart(const struct packet *p, struct translation *n, enum reason reason)
 {
+	int verdict;
+
 	if (p->hook == HOOK_XDP)
-		return p->v6 ? carry_xdp6(p->ctx, n, reason) : carry_xdp4(p->ctx, n, reason);
-	return p->v6 ? carry_tc6(p->ctx, n, reason) : carry_tc4(p->ctx, n, reason);
+		verdict = p->v6 ? carry_xdp6(p->ctx, n, reason) : carry_xdp4(p->ctx, n, reason);
+	else
+		verdict = p->v6 ? carry_tc6(p->ctx, n, reason) : carry_tc4(p->ctx, n, reason);
+	if (unlikely(verdict == DROP(REASON_TOO_BIG)))
+		return answer_too_big(p->ctx, p->hook, p->v6, n);
+	if (unlikely(n->vlan && ACTION_OF(verdict) != ACT_DROP) && verdict && push_tag(p->ctx, p->hook, p->v6, n))
+		return DROP(REASON_NO_HEADROOM);
+	return verdict;
 }
 
 // snat_source finds the address of this node that a backend's packets come from:
@@ -119,12 +162,11 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 // tables and the mode say now. It returns 0 when there is no such flow.
 static __always_inline int snat_known(struct packet *p, const struct five_tuple *t)
 {
-	struct translation n;
+	struct translation *n = begin_translation(p, t);
 
-	begin_translation(p, t, &n);
-	if (!known_out(p->v6, &n))
+	if (!n || !known_out(p->v6, n))
 		return 0;
-	return carry_apart(p, &n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
+	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
 }
 
 // snat_out makes a packet to a frontend with FRONTEND_SNAT the first of a
@@ -133,22 +175,21 @@ static __always_inline int snat_known(struct packet *p, const struct five_tuple 
 // flow that is older than the mode (FRONTEND_SWITCHED).
 static __always_inline int snat_out(struct packet *p, const struct frontend *f, const struct five_tuple *t, const struct target *b)
 {
-	struct translation n;
-
 	if (p->proto == IPPROTO_SCTP || (f->flags & FRONTEND_SWITCHED && p->proto == IPPROTO_TCP && !p->first))
 		return 0;
-	begin_translation(p, t, &n);
-	if (snat_source(p->v6, b->next_hop, &n.to.saddr))
+
+	struct translation *n = begin_translation(p, t);
+	if (!n || snat_source(p->v6, b->next_hop, &n->to.saddr))
 		return DROP(REASON_NO_ROUTE);
-	n.to.daddr = b->addr;
-	n.to.sport = is_nat_port(t->sport) ? t->sport : 0;
-	n.to.dport = b->port;
-	n.to.proto = t->proto;
-	n.backend = b->id;
-	enum reason why = open_flow(p->v6, &n);
+	n->to.daddr = b->addr;
+	n->to.sport = is_nat_port(t->sport) ? t->sport : 0;
+	n->to.dport = b->port;
+	n->to.proto = t->proto;
+	n->backend = b->id;
+	enum reason why = open_flow(p->v6, n);
 	if (why)
 		return DROP(why);
-	return carry_apart(p, &n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
+	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
 }
 
 // snat_back sends a backend's answer, which came to a port of this node, back to
@@ -156,8 +197,7 @@ static __always_inline int snat_out(struct packet *p, const struct frontend *f, 
 // what is no such answer, and in XDP for one that tc behind it has to send on.
 static __always_inline int snat_back(struct packet *p, const struct five_tuple *t)
 {
-	struct translation n;
+	struct translation *n = begin_translation(p, t);
 
-	begin_translation(p, t, &n);
-	return known_in(p->v6, &n, 0) ? carry_apart(p, &n, REASON_REPLY_SNAT) : 0;
+	return n && known_in(p->v6, n, 0) ? carry_apart(p, n, REASON_REPLY_SNAT) : 0;
 }

@@ -140,23 +140,10 @@ static __always_inline int inline_tell_client(void *ctx, enum hook hook, int v6,
 }
 GLOBAL_TC(tell_client, HOOK_TC_POD, struct detour)
 
-// pod_ports finds the ports of a pod's packet. Those of a first
-// fragment are remembered if it is of a VIP's flow, and not yet here.
-static __always_inline int pod_ports(struct __sk_buff *skb, struct packet *p)
-{
-	pull_headers(skb);
-	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
-	p->eth = take(&c, sizeof(*p->eth));
-	p->l3_at = ETH_HLEN;
-	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
-		return -1;
-	return (unlikely(p->fragment == FRAGMENT_LATER) ? recall(p) : parse_l4(&c, p)) ? -1 : 0;
-}
-
 static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
-	if (pod_ports(skb, &p))
+	if (parse_ports(skb, &p))
 		return PASS(REASON_NOT_OURS);
 	union addr none = {};
 	if (unlikely(is_icmp(&p))) {
@@ -174,7 +161,7 @@ static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
 			remember(&p);
 		return begin_detour(&p, &vip, FLOW(&p, f, port), reason) ? VERDICT(ACT_DETOUR, REASON_REPLY) : DROP(REASON_NO_ROUTE);
 	}
-	return p.fragment ? PASS(REASON_NOT_OURS) : inside(&p) ?: PASS(REASON_NOT_OURS);
+	return inside(&p) ?: PASS(REASON_NOT_OURS);
 }
 
 // Not inlined, so that what comes after them has the stack for itself.

@@ -5,6 +5,7 @@
 // egress, and needs nothing of this.
 
 #include "counters.h"
+#include "icmp_error.h"
 #include "inside.h"
 #include "skb.h"
 
@@ -12,8 +13,14 @@ static __always_inline int enter_pod(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_TO_POD, .v6 = v6 };
 
-	if (parse_skb(skb, &p))
+	if (parse_ports(skb, &p))
 		return PASS(REASON_NOT_OURS);
+	if (unlikely(is_icmp(&p))) {
+		struct quoted *q;
+		if (p.fragment || !is_icmp_error(&p) || quote_of(&p, &q))
+			return PASS(REASON_NOT_OURS);
+		return error_of_inside(&p, q) ?: PASS(REASON_NOT_OURS);
+	}
 	return from_service(&p) ?: PASS(REASON_NOT_OURS);
 }
 

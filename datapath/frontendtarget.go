@@ -302,6 +302,15 @@ func flagsOf(row state.Frontend) (flags FrontendFlags) {
 	return flags
 }
 
+// flagsAfter returns flags with what the kernel's entry, if there is one, adds:
+// that somebody watches it, and that flows may be older than its way of forwarding.
+func flagsAfter(old FrontendEntry, flags FrontendFlags) FrontendFlags {
+	if old != (FrontendEntry{}) && (old.Flags^flags)&FrontendSNAT != 0 {
+		flags |= FrontendSwitched
+	}
+	return flags | old.Flags&(FrontendTraced|FrontendSwitched)
+}
+
 // want takes note of all rows before the first is written: what they have in
 // common is decided by all of them.
 func (t *FrontendTarget) want(rows []state.Frontend) {

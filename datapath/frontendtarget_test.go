@@ -204,6 +204,47 @@ func TestFrontendTargetRestartWritesNothing(t *testing.T) {
 	}
 }
 
+// Flows keep the way of forwarding that they began with: the frontend says that
+// there was another, for as long as it is there, also after a restart.
+func TestForwardingSwitches(t *testing.T) {
+	fake := NewFakeMaps()
+	rows := func(way state.Forwarding) []state.Frontend {
+		row := frontend("a/web", "192.168.10.211:80/TCP", "172.20.1.1:80@w2")
+		row.Forwarding = way
+		return []state.Frontend{row}
+	}
+	key := FrontendKey{Addr: netip.MustParseAddr("192.168.10.211"), Port: 80, Proto: state.TCP}
+	var before []state.Frontend
+	for i, step := range []struct {
+		way  state.Forwarding
+		want FrontendFlags
+	}{
+		{state.ForwardDSR, 0},
+		{state.ForwardDSR, 0},
+		{state.ForwardSNAT, FrontendSNAT | FrontendSwitched},
+		{state.ForwardSNAT, FrontendSNAT | FrontendSwitched},
+		{state.ForwardDSR, FrontendSwitched},
+	} {
+		if err := newTestTarget(fake.Maps).converge(before, rows(step.way)); err != nil {
+			t.Fatal(err)
+		}
+		before = rows(step.way)
+		if e, _, err := fake.Frontends.Lookup(key); err != nil || e.Flags != step.want {
+			t.Errorf("step %d: flags are %q, want %q (%v)", i, e.Flags, step.want, err)
+		}
+	}
+	target := newTestTarget(fake.Maps)
+	if err := target.converge(before, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := target.converge(nil, rows(state.ForwardSNAT)); err != nil {
+		t.Fatal(err)
+	}
+	if e, _, _ := fake.Frontends.Lookup(key); e.Flags != FrontendSNAT {
+		t.Errorf("made anew: flags are %q", e.Flags)
+	}
+}
+
 // A removed backend drains before it is forgotten: until its grace is over it
 // keeps its row and its local target, and its id is given to nobody else.
 func TestRemovedBackendDrains(t *testing.T) {

@@ -115,9 +115,10 @@ const (
 	FrontendSources                            // only from the prefixes in sources
 	FrontendRefuse                             // what cannot be served is answered
 	FrontendTraced                             // every packet is told to events
+	FrontendSwitched                           // was forwarded in another way before: older flows go on in that
 )
 
-var frontendFlagNames = []string{"address", "inside", "snat", "geneve", "affinity", "sources", "refuse", "traced"}
+var frontendFlagNames = []string{"address", "inside", "snat", "geneve", "affinity", "sources", "refuse", "traced", "switched"}
 
 func (f FrontendFlags) String() string {
 	var names []string

@@ -146,7 +146,7 @@ func (t *FrontendTarget) arrange(key FrontendKey, row state.Frontend) (FrontendE
 	}
 	outside, inside := rolesOf(row)
 	return FrontendEntry{Set: p.sets[outside], Inside: p.sets[inside], Service: service,
-		Flags: flagsOf(row) | t.frontends.have[key].Flags&FrontendTraced}, nil
+		Flags: flagsAfter(t.frontends.have[key], flagsOf(row))}, nil
 }
 
 // arrangeSets gives each role a set for its backends, and plans them.

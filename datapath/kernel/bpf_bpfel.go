@@ -437,11 +437,12 @@ const (
 )
 
 type bpfScratch struct {
-	_      structs.HostLayout
-	Addrs  [8]uint32
-	Head   [16]uint32
-	Chunk  [64]uint32
-	Quoted [20]uint64
+	_           structs.HostLayout
+	Addrs       [8]uint32
+	Head        [16]uint32
+	Chunk       [64]uint32
+	Quoted      [20]uint64
+	Translation [14]uint64
 }
 
 type bpfSetLook uint32

@@ -43,7 +43,7 @@ var (
 // A pod's packets to a Service reach the kernel as the pod's to a backend, and
 // the backend's answers the pod as the Service's.
 func TestInside(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		n.addInside(f)
 		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
 			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) {
@@ -80,7 +80,7 @@ func TestInside(t *testing.T) {
 // A pod reaches itself through a Service: it sees another address at the other
 // end, on both ends.
 func TestInsideHairpin(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		n.addInside(f)
 		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
 			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) {
@@ -98,7 +98,7 @@ func TestInsideHairpin(t *testing.T) {
 }
 
 func TestInsideDoesNot(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		n.addInside(f)
 		toService := func(l4 ...packet.Layer) []byte { return f.packet(fromPod, f.localPod, f.clusterIP, 64, l4...) }
 		whole := len(toService(l4(packet.ProtoTCP, 1, 1, 0)))
@@ -128,5 +128,125 @@ func TestInsideDoesNot(t *testing.T) {
 			answer := f.packet(intoPod, f.remotePod, f.node, 64, l4(packet.ProtoTCP, 8080, 62000, packet.ACK))
 			n.expect(kindTCToPod, n.pod, answer, tcNext, "not_ours", nil)
 		})
+	})
+}
+
+// pieces cuts a packet of the family, with one header behind IP's, into
+// fragments of 1200 bytes of payload.
+func (f family) pieces(eth packet.Ethernet, src, dst netip.Addr, hops uint8, l4 ...packet.Layer) (all [][]byte) {
+	whole := f.packet(eth, src, dst, hops, l4...)
+	data := whole[14+20:]
+	if f.v6 {
+		data = whole[14+40:]
+	}
+	for at := 0; at < len(data); at += 1200 {
+		part, more := data[at:], uint16(0)
+		if len(part) > 1200 {
+			part, more = part[:1200], 1
+		}
+		udp := uint8(packet.ProtoUDP)
+		layers := []packet.Layer{eth, packet.IPv4{TOS: 2, ID: 9, TTL: hops, Fragment: uint16(at/8) | more*packet.MoreFragments, Src: src, Dst: dst, Protocol: &udp}}
+		if f.v6 {
+			layers = []packet.Layer{eth, packet.IPv6{HopLimit: hops, Src: src, Dst: dst}, packet.Fragment6{Offset: uint16(at) | more, ID: 9, NextHeader: &udp}}
+		}
+		all = append(all, packet.Build(append(layers, packet.Payload(part))...))
+	}
+	return all
+}
+
+// Fragments go where their first one does, and come back from where that does.
+func TestFragmentsOfTranslated(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addInside(f)
+		data := large(3000)
+		for _, leg := range []struct {
+			name    string
+			kind    string
+			action  uint32
+			reason  string
+			in, out [][]byte
+		}{
+			{"to a Service", kindTCPod, tcNext, "service_local",
+				f.pieces(fromPod, f.localPod, f.clusterIP, 64, packet.UDP{SrcPort: 40000, DstPort: portInside}, data),
+				f.pieces(fromPod, f.localPod, f.remotePod, 64, packet.UDP{SrcPort: 40000, DstPort: 8080}, data)},
+			{"from a Service", kindTCToPod, tcNext, "service_local",
+				f.pieces(intoPod, f.remotePod, f.localPod, 61, packet.UDP{SrcPort: 8080, DstPort: 40000}, data),
+				f.pieces(intoPod, f.clusterIP, f.localPod, 61, packet.UDP{SrcPort: portInside, DstPort: 40000}, data)},
+			{"to oneself", kindTCPod, tcRedirect, "service_local",
+				f.pieces(fromPod, f.localPod, f.clusterIP, 64, packet.UDP{SrcPort: 40000, DstPort: portInsideSelf}, data),
+				f.pieces(intoPod, f.hairpin, f.localPod, 63, packet.UDP{SrcPort: 40000, DstPort: 8080}, data)},
+			{"out", kindXDP, xdpTX, "forward_snat",
+				f.pieces(fromRouter, f.client, f.vip, 63, packet.UDP{SrcPort: 62000, DstPort: portSNAT}, data),
+				f.pieces(toOther, f.node, f.remotePod, 62, packet.UDP{SrcPort: 62000, DstPort: 8080}, data)},
+			{"back", kindXDP, xdpTX, "reply_snat",
+				f.pieces(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 61, packet.UDP{SrcPort: 8080, DstPort: 62000}, data),
+				f.pieces(toRouter, f.vip, f.client, 60, packet.UDP{SrcPort: portSNAT, DstPort: 62000}, data)},
+		} {
+			n.sub(leg.name, func(n *node) {
+				dev := n.pod
+				if leg.kind == kindXDP {
+					dev = n.out
+				}
+				for i := range leg.in {
+					reason := leg.reason
+					if i > 0 {
+						reason = "fragment_passed"
+					}
+					n.expect(leg.kind, dev, leg.in[i], leg.action, reason, leg.out[i])
+				}
+			})
+		}
+		n.sub("whose first was not seen", func(n *node) {
+			later := f.pieces(fromPod, f.localPod, f.clusterIP, 64, packet.UDP{SrcPort: 1, DstPort: portInside}, data)[1]
+			if f.v6 {
+				later[14+40+7] = 99 // its id
+			} else {
+				later[14+5] = 99
+			}
+			n.expect(kindTCPod, n.pod, later, tcNext, "not_ours", nil)
+		})
+	})
+}
+
+// An error about what a pod sent to a Service tells the pod of that, not of what
+// became of it.
+func TestInsideErrors(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	n.addFamily(f)
+	n.addInside(f)
+	n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(packet.ProtoTCP, 40000, portInside, packet.SYN)))
+	about := func(sport uint16, dst netip.Addr, dport uint16) []byte {
+		quote := packet.Build(packet.IPv4{Src: f.localPod, Dst: dst}, packet.TCP{SrcPort: sport, DstPort: dport})
+		return packet.Build(intoPod, packet.IPv4{TTL: 60, Src: f.router, Dst: f.localPod}, packet.ICMP{Type: 3, Code: 4, Seq: 1400}, packet.Payload(quote))
+	}
+	n.expect(kindTCToPod, n.pod, about(40000, f.remotePod, 8080), tcNext, "icmp_forwarded", about(40000, f.clusterIP, portInside))
+	n.expect(kindTCToPod, n.pod, about(40001, f.remotePod, 8080), tcNext, "not_ours", nil)
+	ping := packet.Build(intoPod, packet.IPv4{Src: f.router, Dst: f.localPod}, packet.ICMP{Type: packet.EchoRequest})
+	n.expect(kindTCToPod, n.pod, ping, tcNext, "not_ours", nil)
+	n.expect(kindTCPod, n.pod, packet.Build(fromPod, packet.IPv4{Src: f.localPod, Dst: f.clusterIP}, packet.ICMP{Type: packet.EchoRequest}), tcNext, "not_ours", nil)
+}
+
+// A pod is told what is not served, if that is wanted.
+func TestInsideRefuses(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addInside(f)
+		refuse := uint32(bpfFrontendFlagsFRONTEND_INSIDE | bpfFrontendFlagsFRONTEND_REFUSE)
+		n.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: refuse | uint32(bpfFrontendFlagsFRONTEND_VIP)})
+		n.putFrontend(f, f.clusterIP, portInsideNone, packet.ProtoTCP, bpfFrontend{Set: 42, Inside: 42, Flags: refuse})
+		for _, port := range []uint16{99, portInsideNone} {
+			r := n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, packet.TCP{SrcPort: 40000, DstPort: port, Seq: 7, Flags: packet.SYN}))
+			if r.action != tcRedirect || r.reason != "refused" {
+				t.Errorf("port %d: action %d for %q", port, r.action, r.reason)
+			}
+			var ip packet.Layer = packet.IPv4{Fragment: packet.DontFragment, Src: f.clusterIP, Dst: f.localPod}
+			if f.v6 {
+				ip = packet.IPv6{Src: f.clusterIP, Dst: f.localPod}
+			}
+			want := packet.Build(intoPod, ip, packet.TCP{SrcPort: port, DstPort: 40000, Ack: 8, Flags: packet.RST | packet.ACK})
+			if d := packet.Diff(want, r.out); d != "" {
+				t.Errorf("port %d:\n%s", port, d)
+			}
+		}
 	})
 }

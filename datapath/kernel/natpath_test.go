@@ -70,14 +70,14 @@ func (m machine) dropInvalid() {
 func (m machine) dialIn(network, addr string) (c net.Conn, err error) {
 	m.do(func() { c, err = net.DialTimeout(network, addr, 5*time.Second) })
 	if err == nil {
-		err = c.SetDeadline(time.Now().Add(30 * time.Second))
+		err = c.SetDeadline(time.Now().Add(5 * time.Minute))
 	}
 	return c, err
 }
 
-// greet says hello over a connection, over UDP three times. It returns who answered,
+// hello says hello over a connection, over UDP three times. It returns who answered,
 // and over TCP whom it took us for.
-func greet(c net.Conn) (name, from string, err error) {
+func hello(c net.Conn) (name, from string, err error) {
 	if c.LocalAddr().Network() == "tcp" {
 		_, err = fmt.Fscanln(c, &name, &from)
 		return name, from, err
@@ -138,7 +138,7 @@ func TestSNATPath(t *testing.T) {
 					continue
 				}
 				open <- c
-				if name, from, err := greet(c); err != nil {
+				if name, from, err := hello(c); err != nil {
 					errs <- err
 				} else if name != "172.20.1.7" || from != "192.168.10.100" {
 					errs <- fmt.Errorf("%s answered, to %s", name, from)
@@ -170,7 +170,7 @@ func TestSNATPath(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if name, _, err := greet(c); err != nil || name != "172.20.1.7" {
+		if name, _, err := hello(c); err != nil || name != "172.20.1.7" {
 			t.Fatalf("%q answered: %v\n%v\n%v", name, err, one.counts(), two.counts())
 		}
 	}
@@ -211,7 +211,7 @@ func TestInsidePath(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%v", err, one.counts())
 		}
-		name, from, err := greet(c)
+		name, from, err := hello(c)
 		if err != nil || from != takenFor[name] {
 			t.Fatalf("%s took us for %s: %v\n%v", name, from, err, one.counts())
 		}
@@ -228,7 +228,7 @@ func TestInsidePath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name, _, err = greet(u); err != nil {
+		if name, _, err = hello(u); err != nil {
 			t.Fatalf("udp: %v\n%v", err, one.counts())
 		}
 		seen["udp "+name]++
@@ -244,7 +244,7 @@ func TestInsidePath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, from, err := greet(c); err != nil || from != "172.20.0.6" {
+		if _, from, err := hello(c); err != nil || from != "172.20.0.6" {
 			t.Errorf("%s took us for %s: %v", pod, from, err)
 		}
 		c.Close()

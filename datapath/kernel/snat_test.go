@@ -222,8 +222,8 @@ func (n *node) translation(f family, from natTuple) natEntry {
 	return entry
 }
 
-// eachFamily runs a test in a world of each family.
-func eachFamily(t *testing.T, test func(n *node, f family)) {
+// inEachFamily runs a test in a world of each family.
+func inEachFamily(t *testing.T, test func(n *node, f family)) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			h := newHost(t)
@@ -250,7 +250,7 @@ var toOther, toRouter = packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Eth
 // from the VIP: each packet whole, with the checksums of its new ends.
 func TestSNAT(t *testing.T) {
 	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
 			for port, sport := range map[uint16]uint16{portSNAT: 1025, portSNATByFIB: 61234} {
 				n.sub(fmt.Sprintf("protocol %d to port %d", proto, port), func(n *node) {
@@ -285,7 +285,7 @@ func TestSNAT(t *testing.T) {
 
 // What is not translated, and what cannot be.
 func TestSNATDoesNot(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		in := func(hops uint8, l4 ...packet.Layer) []byte { return f.packet(fromRouter, f.client, f.vip, hops, l4...) }
 		answer := func(eth packet.Ethernet, src netip.Addr, l4 packet.Layer) []byte {
 			return f.packet(eth, src, f.node, 60, l4)
@@ -316,7 +316,7 @@ func TestSNATDoesNot(t *testing.T) {
 
 // A client whose MAC is not known is answered by tc, where the stack asks for it.
 func TestSNATToUnknownNeighbour(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
 		n.run(kindXDP, n.out, f.packet(fromRouter, f.unmet, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)))
 		answer := f.packet(fromOther, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, packet.SYN|packet.ACK))
@@ -333,9 +333,44 @@ func TestSNATToUnknownNeighbour(t *testing.T) {
 	})
 }
 
+// A client behind another device is answered by tc: what kind of device that is,
+// XDP does not know.
+func TestSNATByAnotherDevice(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	n.addFamily(f)
+	elsewhere, gateway := netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("192.168.77.1")
+	if err := netlink.AddrAdd(n.second, &netlink.Addr{IPNet: ipnet(netip.MustParsePrefix("192.168.77.100/24"))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.MustParsePrefix("10.77.0.0/16")), Gw: gateway.AsSlice(), LinkIndex: n.second.Attrs().Index}); err != nil {
+		t.Fatal(err)
+	}
+	neigh := &netlink.Neigh{LinkIndex: n.second.Attrs().Index, State: unix.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: strangeMAC[:]}
+	if err := netlink.NeighSet(neigh); err != nil {
+		t.Fatal(err)
+	}
+	n.run(kindXDP, n.out, f.packet(fromRouter, elsewhere, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)))
+	answer := f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, packet.ACK))
+	n.expect(kindXDP, n.out, answer, xdpPass, "not_ours", nil)
+	out := packet.Ethernet{Dst: strangeMAC, Src: packet.ParseMAC("02:00:00:00:01:64")}
+	n.expect(kindTCOutside, n.out, answer, tcRedirect, "reply_snat", f.packet(out, f.vip, elsewhere, 59, l4(packet.ProtoTCP, portSNAT, 62000, packet.ACK)))
+}
+
+// A next hop behind a VLAN gets its packets tagged.
+func TestSNATIntoVLAN(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		hop := bpfNextHop{Ifindex: uint32(n.out.Attrs().Index), Vlan: 7, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: otherMAC, Smac: nodeMAC}
+		n.put("next_hops", uint32(20), hop)
+		plain := f.packet(toOther, f.node, f.remotePod, 62, l4(packet.ProtoTCP, 62000, 8080, packet.SYN))
+		tagged := slices.Concat(plain[:12], []byte{0x81, 0, 0, 7}, plain[12:])
+		n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)), xdpTX, "forward_snat", tagged)
+	})
+}
+
 // Flows keep their way when the forwarding mode of a frontend changes.
 func TestSNATSwitched(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		in := func(proto uint8, sport, port uint16, flags uint8) []byte {
 			return f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, flags))
 		}
@@ -364,7 +399,7 @@ func TestSNATSwitched(t *testing.T) {
 // A flow keeps its backend whatever the tables say, for as long as that is there;
 // when it is over, its port begins another.
 func TestSNATKeepsBackend(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		other := netip.MustParseAddr("172.20.1.8")
 		if f.v6 {
 			other = netip.MustParseAddr("fd00:20:1::8")
@@ -506,7 +541,7 @@ func TestSNATTableFull(t *testing.T) {
 // each other, whatever the packets: right checksums stay right, and wrong ones
 // wrong by as much.
 func TestSNATThereAndBack(t *testing.T) {
-	eachFamily(t, func(n *node, f family) {
+	inEachFamily(t, func(n *node, f family) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for range 300 {
 			proto := []uint8{packet.ProtoTCP, packet.ProtoUDP}[random.IntN(2)]
@@ -533,6 +568,29 @@ func TestSNATThereAndBack(t *testing.T) {
 			if d := packet.Diff(f.packet(toRouter, f.vip, f.client, 61, header(portSNAT, sport), data), back.out); d != "" {
 				t.Fatalf("back:\n%s", d)
 			}
+		}
+	})
+}
+
+// What does not fit the way to the backend is answered by the VIP.
+func TestSNATTooBig(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		fits := 1300 - len(f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0))) + 14
+		in := f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0), make(packet.Payload, fits))
+		if r := n.run(kindXDP, n.out, in); r.reason != "forward_snat" {
+			t.Errorf("a packet of 1300 bytes: %s", r.reason)
+		}
+		in = f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0), make(packet.Payload, fits+1))
+		r := n.run(kindXDP, n.out, in)
+		if r.action != xdpTX || r.reason != "icmp_too_big" {
+			t.Fatalf("a packet of 1301 bytes: action %d for %s", r.action, r.reason)
+		}
+		icmp, kind := r.out[14+20:], []byte{3, 4}
+		if f.v6 {
+			icmp, kind = r.out[14+40:], []byte{2, 0}
+		}
+		if !slices.Equal(icmp[:2], kind) || binary.BigEndian.Uint16(icmp[6:]) != 1300 {
+			t.Errorf("the answer is\n%s", packet.String(r.out))
 		}
 	})
 }
