@@ -266,7 +266,7 @@ func TestIPIPReceiver(t *testing.T) {
 		l, err := net.Listen("tcp4", vip.String()+":80")
 		outside.must(err)
 		t.Cleanup(func() { l.Close() })
-		go sayName(l, "outside")
+		go greetAll(l, "outside")
 	})
 	eth := one.machine.eth.Attrs()
 	one.balance(one)
@@ -277,9 +277,9 @@ func TestIPIPReceiver(t *testing.T) {
 	user.visit("172.20.0.5", "outside")
 }
 
-// sayName says its name and the client's address to whoever connects, and then
+// greetAll says its name and the client's address to whoever connects, and then
 // whatever comes.
-func sayName(l net.Listener, name string) {
+func greetAll(l net.Listener, name string) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
