@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-kube demo-down test test-kube test-short kube verify generate bench lint deps-lab deps-bpf clean
+.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench lint deps-lab deps-bpf deps-vm clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -37,6 +37,10 @@ test-kube: deps-lab kube ## the tests that need a real Kubernetes, alone
 	$(GO) test -count=1 -timeout 20m -p 1 ./testlab/kubeapi $(patsubst %,./%/...,$(wildcard source/kube testlab/kubescenario))
 	$(GO) test -count=1 -timeout 20m -run Kube ./testlab/cmd/testlab ./deploy
 
+# Each kernel's tests take minutes where nothing else runs. RUN names some of them.
+test-vm: deps-vm ## the datapath's tests on Linux 6.1, the oldest supported, and 6.12, in QEMU's emulation
+	SEAMARK_VM=1 SEAMARK_VM_RUN='$(RUN)' $(GO) test -count=1 -timeout 1h -v ./testlab/vm
+
 kube: build ## the real control plane, built once: minutes the first time
 	@$(BIN)/testlab kube build
 
@@ -62,11 +66,16 @@ lint:
 LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping iptables-legacy:iptables nft:nftables
 BPF_TOOLS := clang-14:clang-14 llvm-strip-14:llvm-14
 
+VM_TOOLS := qemu-system-x86_64:qemu-system-x86 xz:xz-utils
+
 deps-lab:
 	@deploy/demo/install.sh $(LAB_TOOLS)
 
 deps-bpf:
 	@deploy/demo/install.sh $(BPF_TOOLS) /usr/include/bpf/bpf_helpers.h:libbpf-dev
+
+deps-vm:
+	@deploy/demo/install.sh $(VM_TOOLS)
 
 clean:
 	rm -rf $(BIN)

@@ -156,9 +156,9 @@ func (k *Kernel) attached(dev netlink.Link) (Attachment, error) {
 	if kind := dev.Type(); kind != "bond" && kind != "bridge" {
 		return at, nil
 	}
-	devices, err := netlink.LinkList()
+	devices, err := allDevices()
 	if err != nil {
-		return at, fmt.Errorf("list devices: %w", err)
+		return at, err
 	}
 	var members []string
 	for _, member := range devices {
@@ -183,7 +183,6 @@ func (k *Kernel) Detach(device string) error {
 		return fmt.Errorf("detach from %s: %w", device, err)
 	}
 	index := dev.Attrs().Index
-	delete(k.why, index)
 	err = errors.Join(k.dropLink(pinName(kindXDP, index)), k.detachTC(kindTCOutside, dev), k.detachTC(kindTCBalance, dev),
 		k.forgetDevice(uint32(index)))
 	if err != nil {
@@ -234,9 +233,9 @@ func (k *Kernel) DetachPod(device string) error {
 func (k *Kernel) Attached() []Attachment {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	devices, err := netlink.LinkList()
+	devices, err := allDevices()
 	if err != nil {
-		k.cfg.Log.Warn("list devices", "err", err)
+		k.cfg.Log.Warn("look for programs", "err", err)
 		return nil
 	}
 	var all []Attachment
@@ -250,6 +249,21 @@ func (k *Kernel) Attached() []Attachment {
 	}
 	slices.SortFunc(all, func(a, b Attachment) int { return cmp.Compare(a.Device, b.Device) })
 	return all
+}
+
+// allDevices lists the devices of this namespace, again when they changed meanwhile.
+func allDevices() ([]netlink.Link, error) {
+	const tries = 10
+	for i := 1; ; i++ {
+		devices, err := netlink.LinkList()
+		if i < tries && errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
+		return devices, nil
+	}
 }
 
 // outside says whether programs of an outside device are on this one.
@@ -281,10 +295,14 @@ func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {
 // inUse says whether there is an outside device of that number.
 func (k *Kernel) inUse(ifindex int) bool {
 	dev, err := netlink.LinkByIndex(ifindex)
-	return err == nil && k.outside(dev)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false
+	}
+	return err != nil || k.outside(dev)
 }
 
 func (k *Kernel) forgetDevice(ifindex uint32) error {
+	delete(k.why, int(ifindex))
 	at := ifindex % uint32(bpfMaxDevicesMAX_DEVICES)
 	var there bpfDevice
 	err := k.maps[bpfMapDevices].Lookup(at, &there)
@@ -365,15 +383,19 @@ func xdpMode(device string) (Mode, error) {
 }
 
 func (k *Kernel) attachTC(kind string, dev netlink.Link) error {
+	program := k.program(kind)
+	if program == nil {
+		return fmt.Errorf("there is no program %s", programs[kind].name)
+	}
 	if !k.tcx {
-		return attachFilter(dev, kind, k.program(kind))
+		return attachFilter(dev, kind, program)
 	}
 	name := pinName(kind, dev.Attrs().Index)
 	if k.alive(name) {
 		return nil
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: dev.Attrs().Index, Program: k.program(kind), Attach: programs[kind].at, Anchor: link.Head(),
+		Interface: dev.Attrs().Index, Program: program, Attach: programs[kind].at, Anchor: link.Head(),
 	})
 	if err != nil {
 		return err

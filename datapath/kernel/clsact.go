@@ -92,9 +92,9 @@ func filterKind(dev netlink.Link, at ebpf.AttachType) string {
 
 // eachFilter visits the filters that are ours on the devices of this namespace.
 func eachFilter(visit func(netlink.Link, *netlink.BpfFilter) error) error {
-	devices, err := netlink.LinkList()
+	devices, err := allDevices()
 	if err != nil {
-		return fmt.Errorf("list devices: %w", err)
+		return err
 	}
 	var errs []error
 	for _, dev := range devices {

@@ -205,6 +205,80 @@ func TestBond(t *testing.T) {
 	}
 }
 
+// Without XDP, tc does it all: what is configured, and where XDP cannot be.
+func TestTCAlone(t *testing.T) {
+	newHost(t)
+	s := newSegment(t)
+	user := s.join("192.168.10.200/24")
+	one := s.joinNode("192.168.10.100/24", "172.20.0.5")
+	two := s.joinNode("192.168.10.101/24", "172.20.1.7")
+	explain(t, one, two)
+	if one.program(kindTCBalance) == nil {
+		t.Skip("there is no program for it")
+	}
+	one.balance(two)
+	two.balance(one)
+	one.announceVIP()
+	open := user.visit("172.20.0.5", "172.20.1.7")
+	stop := make(chan struct{})
+	close(stop)
+	// Into tc and out of it again, by a restart each: connections go on.
+	for _, mode := range []Mode{ModeTC, ModeGeneric, ModeTC, ModeNative} {
+		for _, n := range []*lbNode{one, two} {
+			n.machine.must(n.Close())
+			n.machine.do(func() {
+				cfg := n.cfg
+				cfg.Modes.Default = mode
+				n.Kernel = openWith(t, cfg)
+				at, err := n.Attach("eth1")
+				want := Attachment{Device: "eth1", XDP: string(mode), TC: tcOf(n.Kernel), Why: asConfigured}
+				switch mode {
+				case ModeTC:
+					want.XDP = ""
+				case ModeNative:
+					want.Why = ""
+				}
+				if err != nil || at != want {
+					t.Fatalf("Attach = %+v, %v, want %+v", at, err, want)
+				}
+				if got := n.Attached(); len(got) != 1 || got[0] != want {
+					t.Errorf("Attached = %+v, want %+v", got, want)
+				}
+			})
+		}
+		for _, c := range open {
+			if err := echo(c, "still there", stop); err != nil {
+				t.Errorf("connection in mode %s: %v", mode, err)
+			}
+		}
+		user.visit("172.20.0.5", "172.20.1.7")
+	}
+}
+
+// A device whose frames fill more than one buffer has XDP natively if the program
+// is made for such frames, and else in the stack, which makes one of them.
+func TestJumbo(t *testing.T) {
+	h := newHost(t)
+	compiled, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ModeGeneric
+	if compiled.Programs["seamark_xdp"].Flags&unix.BPF_F_XDP_HAS_FRAGS != 0 {
+		want = ModeNative
+	}
+	k := h.open(t)
+	out := addVeth(t, "out", "out-peer")
+	for _, dev := range []netlink.Link{out, machine{t: t}.dev("out-peer")} {
+		if err := netlink.LinkSetMTU(dev, 9000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if at, err := k.Attach("out"); err != nil || at.XDP != string(want) || (at.Why == "") != (want == ModeNative) {
+		t.Errorf("Attach = %+v, %v, want it %s", at, err, want)
+	}
+}
+
 // A bridge's own device is balanced on in the stack; its ports are refused.
 func TestBridgePort(t *testing.T) {
 	h := newHost(t)

@@ -133,8 +133,8 @@ func (m move) copy(flags ebpf.MapUpdateFlags) error {
 var errOtherMeaning = errors.New("other fields")
 
 // sameMeaning compares the fields of a map's keys and values with those wanted, by
-// the BTF it was made with: all have to be where they were. A map without BTF
-// is believed.
+// the BTF it was made with: all have to be where they were. A map whose BTF
+// cannot be had is believed.
 func sameMeaning(m *ebpf.Map, want *ebpf.MapSpec) error {
 	info, err := m.Info()
 	if err != nil {
@@ -145,6 +145,9 @@ func sameMeaning(m *ebpf.Map, want *ebpf.MapSpec) error {
 		return nil
 	}
 	handle, err := btf.NewHandleFromID(id)
+	if errors.Is(err, fs.ErrPermission) { // it takes CAP_SYS_ADMIN
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("read BTF of map: %w", err)
 	}
