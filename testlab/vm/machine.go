@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
 	"github.com/seamark-lb/seamark/testlab/vm/job"
+	"golang.org/x/sys/unix"
 )
 
 // Machine is what to boot and to run.
@@ -49,18 +51,19 @@ var qemu = []string{
 // Run boots the machine, hands each line of its console to line, and returns
 // when it is off. It is an error if that was not the way it was meant to end.
 func (m Machine) Run(ctx context.Context, line func(string)) error {
-	dir, err := os.MkdirTemp("", "seamark-vm-")
+	initramfs, err := m.initramfs()
 	if err != nil {
-		return fmt.Errorf("boot %s: %w", m.Kernel.Release, err)
-	}
-	defer os.RemoveAll(dir)
-	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.writeInitramfs(initramfs); err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
+	defer initramfs.Close()
 	// A kernel that panics ends, and -no-reboot ends QEMU with it.
-	args := append(qemu[1:len(qemu):len(qemu)], "-kernel", m.Kernel.Image, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1")
+	args := append(qemu[1:len(qemu):len(qemu)], "-kernel", m.Kernel.Image, "-initrd", "/proc/self/fd/3", "-append", "console=ttyS0 quiet panic=-1")
 	cmd := exec.CommandContext(ctx, qemu[0], args...)
+	cmd.ExtraFiles = []*os.File{initramfs}
+	// Dies with this process, which means with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	console, err := cmd.StdoutPipe()
 	if err != nil {
 		return fmt.Errorf("boot %s: %w", m.Kernel.Release, err)
@@ -102,10 +105,30 @@ func read(console io.Reader, line func(string)) (code int, ended bool) {
 	}
 }
 
-func (m Machine) writeInitramfs(path string) error {
+// initramfs returns the machine's first filesystem, as a file without a name.
+func (m Machine) initramfs() (*os.File, error) {
+	files, err := m.files()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "initramfs")
+	w := bufio.NewWriter(f)
+	if err := errors.Join(archive(w, files), w.Flush()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// files are those of the machine, by path without the leading slash.
+func (m Machine) files() (map[string]file, error) {
 	modules, err := m.Kernel.modules(m.Modules)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	files := map[string]file{"dev/console": {mode: typeConsole | 0o600, major: 5, minor: 1}}
 	for _, dir := range job.Mounts {
@@ -117,7 +140,7 @@ func (m Machine) writeInitramfs(path string) error {
 		return err
 	}
 	if err := add("init", m.Init); err != nil {
-		return err
+		return nil, err
 	}
 	var todo job.Job
 	for _, module := range modules {
@@ -128,19 +151,11 @@ func (m Machine) writeInitramfs(path string) error {
 	for i, p := range m.Programs {
 		name := fmt.Sprintf("programs/%d-%s", i, filepath.Base(p.Path))
 		if err := add(name, p.Path); err != nil {
-			return err
+			return nil, err
 		}
 		todo.Commands = append(todo.Commands, append([]string{"/" + name}, p.Args...))
 	}
 	data, err := json.Marshal(todo)
-	if err != nil {
-		return err
-	}
 	files[strings.TrimPrefix(job.File, "/")] = file{mode: typeFile | 0o644, data: data}
-	out, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriter(out)
-	return errors.Join(archive(w, files), w.Flush(), out.Close())
+	return files, err
 }
