@@ -248,8 +248,8 @@ func (k *Kernel) event(raw *bpfEvent) Event {
 		Length:  int(raw.Length),
 		Head:    bytes.Clone(raw.Head[:min(int(raw.Captured), len(raw.Head))]),
 	}
-	if int(raw.Hook) < len(eventHooks) {
-		e.Hook = eventHooks[raw.Hook]
+	if int(raw.Hook) < len(hooks) {
+		e.Hook = hooks[raw.Hook]
 	}
 	if int(raw.Reason) < len(k.reasons) {
 		e.Reason = k.reasons[raw.Reason]
@@ -259,9 +259,6 @@ func (k *Kernel) event(raw *bpfEvent) Event {
 	}
 	return e
 }
-
-// eventHooks are the names of enum hook (bpf/maps.h).
-var eventHooks = []string{kindXDP, kindTCOutside, kindTCPod, "tc-to-pod"}
 
 // ActionDrop is the Action of a dropped packet.
 const ActionDrop = "drop"

@@ -35,9 +35,9 @@ func (k *Kernel) Verdicts() ([]Verdict, error) {
 		return nil, fmt.Errorf("read verdicts: %w", err)
 	}
 	var all []Verdict
-	for hook, name := range []string{kindXDP, kindTCOutside, kindTCPod, kindTCToPod} {
+	for hook, name := range hooks {
 		for reason := range k.reasons {
-			v := Verdict{Hook: name, Reason: k.reasons[reason], Dropped: reason >= int(bpfReasonREASON_TRUNCATED)}
+			v := Verdict{Hook: name, Reason: k.reasons[reason], Dropped: drops(bpfReason(reason))}
 			at := (hook*int(bpfVerdictStrideVERDICT_STRIDE) + reason) * cpus
 			for _, c := range counts[at : at+cpus] {
 				v.Packets += c.Packets
@@ -49,6 +49,16 @@ func (k *Kernel) Verdicts() ([]Verdict, error) {
 		}
 	}
 	return all, nil
+}
+
+// hooks are the names of enum hook (bpf/maps.h).
+var hooks = []string{kindXDP, kindTCOutside, kindTCPod, kindTCToPod}
+
+// drops says whether a reason is one to drop packets for, as bpf/reasons.h has
+// them in groups.
+func drops(r bpfReason) bool {
+	return r >= bpfReasonREASON_TRUNCATED && r <= bpfReasonREASON_FLOW_TABLE ||
+		r >= bpfReasonREASON_FRAGMENT_ORPHAN
 }
 
 // reasonNames reads the names of bpf/reasons.h out of the programs' BTF.
