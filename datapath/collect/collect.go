@@ -90,7 +90,7 @@ func (c *Collector) Pass(ctx context.Context, short bool) {
 			flows: Flows{map[Place]uint64{}, map[Place]uint64{}}}
 		switch {
 		case is.ports && short:
-			w.timeouts = c.Timeouts.At(1)
+			w.timeouts, w.fill = c.Timeouts.At(1), 1
 		case !is.evicts:
 			w.timeouts = c.Timeouts.At(r.Fill())
 		}

@@ -126,6 +126,9 @@ func TestPassLooksAgain(t *testing.T) {
 	if len(busy.entries) != 1 || len(failing.entries) != 1 || len(other.entries) != 0 {
 		t.Errorf("left %d, %d and %d entries, want 1, 1 and 0", len(busy.entries), len(failing.entries), len(other.entries))
 	}
+	if r := c.Report(); r.Tables[1].Removed != 0 || r.Tables[2].Removed != 1 {
+		t.Errorf("removed %d and %d, want 0 and 1", r.Tables[1].Removed, r.Tables[2].Removed)
+	}
 	if !strings.Contains(log.String(), "table=failing err=broken") {
 		t.Errorf("log: %s", &log)
 	}

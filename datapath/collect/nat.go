@@ -54,8 +54,7 @@ func (t natOut[K, V]) walk(w *walk) error {
 			w.alive(e)
 			return nil
 		}
-		w.removed++
-		if err := t.out.Delete(k); err != nil || !answered {
+		if err := w.remove(t.out.Delete(k)); err != nil || !answered {
 			return err
 		}
 		return t.in.Delete(back)
@@ -100,7 +99,6 @@ func (t natIn[K, V]) walk(w *walk) error {
 			w.alive(t.ofAnswer(k, v))
 			return nil
 		}
-		w.removed++
-		return t.in.Delete(k)
+		return w.remove(t.in.Delete(k))
 	})
 }

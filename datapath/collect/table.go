@@ -19,8 +19,6 @@ type Map[K comparable, V any] interface {
 
 // Table is one table to walk.
 type Table interface {
-	// Name is the table's in bpf/maps.h.
-	Name() string
 	walk(w *walk) error
 	about() profile
 }
@@ -30,7 +28,7 @@ type Size struct{ IPv4, IPv6 uint32 }
 
 // profile is what a Table is.
 type profile struct {
-	name string
+	name string // in bpf/maps.h
 	size Size
 	// evicts: a full table makes room by itself, so its fill presses nobody.
 	evicts bool
@@ -55,7 +53,6 @@ func NewLRU[K comparable, V any](name string, size Size, entries Map[K, V], entr
 	return table[K, V]{profile{name: name, size: size, evicts: true}, entries, entry}
 }
 
-func (t profile) Name() string   { return t.name }
 func (t profile) about() profile { return t }
 
 func (t table[K, V]) walk(w *walk) error {
@@ -76,8 +73,7 @@ func (t table[K, V]) walk(w *walk) error {
 			w.alive(e)
 			return nil
 		}
-		w.removed++
-		return t.entries.Delete(k)
+		return w.remove(t.entries.Delete(k))
 	})
 }
 
@@ -141,6 +137,14 @@ func (w *walk) alive(e Entry) {
 	}
 	w.flows.Frontends[Place{e.Frontend, e.Protocol}]++
 	w.flows.Backends[Place{e.Backend, e.Protocol}]++
+}
+
+// remove counts a removal, unless it failed.
+func (w *walk) remove(err error) error {
+	if err == nil {
+		w.removed++
+	}
+	return err
 }
 
 // rest pauses after a step.
