@@ -75,7 +75,7 @@ func TestEventsOfDrops(t *testing.T) {
 		{kindXDP, "unserved_port", n.out, long},
 		{kindXDP, "no_backend", n.out, noBacked},
 		{kindTCOutside, "ttl_expired", n.out, expired},
-		{kindXDP, "truncated", n.second, unserved[:20]},
+		{kindXDP, "truncated", n.out, unserved[:20]},
 	} {
 		before := time.Now()
 		n.expect(row.kind, row.dev, row.in, map[string]uint32{kindXDP: xdpDrop, kindTCOutside: tcDrop}[row.kind], row.reason, nil)
@@ -95,6 +95,44 @@ func TestEventsOfDrops(t *testing.T) {
 	if watched(n) != 0 {
 		t.Error("drops are still told when nobody watches")
 	}
+}
+
+// Every packet of a traced frontend is told, whatever becomes of it, and no other.
+func TestEventsOfTraced(t *testing.T) {
+	n := newNode(t)
+	told, end := watch(n, EventFilter{})
+	trace := func(port uint16) {
+		key := bpfFrontendKey{Addr: be32(vip), Port: be16(port), Proto: packet.ProtoTCP}
+		var row bpfFrontend
+		if err := n.maps["frontends"].Lookup(key, &row); err != nil {
+			t.Fatal(err)
+		}
+		row.Flags |= uint32(bpfFrontendFlagsFRONTEND_TRACED)
+		n.put("frontends", key, row)
+	}
+	n.run(kindXDP, n.out, served) // not traced yet
+	trace(portRemote)
+	trace(portEmpty)
+	n.run(kindXDP, n.out, unserved) // dropped, of another port
+	toPod := packet.Build(toVIP(packet.TCP{SrcPort: 1025, DstPort: portLocal})...)
+	n.run(kindXDP, n.out, toPod) // not dropped, of another port
+	for _, row := range []struct {
+		in             []byte
+		action, reason string
+	}{
+		{served, "tx", "forward_remote"},
+		{noBacked, ActionDrop, "no_backend"},
+	} {
+		r := n.run(kindXDP, n.out, row.in)
+		e := nextEvent(n, told)
+		if e.Hook != kindXDP || e.Action != row.action || e.Reason != row.reason || e.Length != len(row.in) || e.Ifindex != n.out.Attrs().Index {
+			t.Errorf("told as %+v", e)
+		}
+		if want := r.out[:min(len(r.out), 128)]; !bytes.Equal(e.Head, want) {
+			t.Errorf("%s: head is\n%x, want it as it left\n%x", row.reason, e.Head, want)
+		}
+	}
+	end()
 }
 
 // Watchers come and go without each other.
