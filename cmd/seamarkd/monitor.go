@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,7 +22,7 @@ import (
 // a Service, which it has traced while somebody watches.
 type monitor struct {
 	db      *state.DB
-	reasons []string
+	reasons map[string]bool // whether packets are dropped for them
 	watch   func(context.Context, kernel.EventFilter) (<-chan kernel.Event, error)
 	trace   func(service state.ObjectName, on bool) error
 	log     *slog.Logger
@@ -64,8 +65,8 @@ func (m *monitor) packets(ctx context.Context, filter control.MonitorFilter) (<-
 
 // matcher returns what says of each event whether the filter means it.
 func (m *monitor) matcher(filter control.MonitorFilter) (func(kernel.Event) bool, error) {
-	if filter.Reason != "" && !slices.Contains(m.reasons, filter.Reason) {
-		return nil, fmt.Errorf("unknown reason %q: want one of %s", filter.Reason, strings.Join(m.reasons, ", "))
+	if err := m.checkReason(filter); err != nil {
+		return nil, err
 	}
 	device := 0
 	if filter.Device != "" {
@@ -86,6 +87,19 @@ func (m *monitor) matcher(filter control.MonitorFilter) (func(kernel.Event) bool
 			(device == 0 || e.Ifindex == device) &&
 			(filter.Service == (state.ObjectName{}) || m.concerns(e, filter.Service))
 	}, nil
+}
+
+// checkReason refuses a reason for which there can be nothing to tell.
+func (m *monitor) checkReason(filter control.MonitorFilter) error {
+	drops, known := m.reasons[filter.Reason]
+	switch {
+	case filter.Reason == "":
+	case !known:
+		return fmt.Errorf("unknown reason %q: want one of %s", filter.Reason, strings.Join(slices.Sorted(maps.Keys(m.reasons)), ", "))
+	case filter.Drops && !drops:
+		return fmt.Errorf("no packet is dropped for reason %q: packets that are not are told of one Service, with --service and without --drops", filter.Reason)
+	}
+	return nil
 }
 
 // concerns says whether a packet is from or to a frontend of the Service.

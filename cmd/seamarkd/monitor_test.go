@@ -42,7 +42,7 @@ func newWire() *wire {
 			db.Frontends.Put(tx, state.Frontend{Addr: monitorVIP, Port: port, Protocol: state.TCP, Service: name})
 		}
 	})
-	w.monitor = &monitor{db: db, reasons: []string{"no_backend", "reply"}, log: slog.New(slog.DiscardHandler), traced: map[state.ObjectName]int{},
+	w.monitor = &monitor{db: db, reasons: map[string]bool{"no_backend": true, "reply": false}, log: slog.New(slog.DiscardHandler), traced: map[state.ObjectName]int{},
 		watch: func(ctx context.Context, filter kernel.EventFilter) (<-chan kernel.Event, error) {
 			if w.failing {
 				return nil, errors.New("no ring")
@@ -119,6 +119,7 @@ func TestMonitorRefuses(t *testing.T) {
 	w := newWire()
 	for want, filter := range map[string]control.MonitorFilter{
 		`unknown reason "rain": want one of no_backend, reply`: {Drops: true, Reason: "rain"},
+		`no packet is dropped for reason "reply"`:              {Drops: true, Reason: "reply"},
 		`device "none": `:                 {Drops: true, Device: "none"},
 		`service default/none: not found`: {Service: state.ObjectName{Namespace: "default", Name: "none"}},
 	} {

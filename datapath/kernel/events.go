@@ -266,8 +266,15 @@ const ActionDrop = "drop"
 // actions are the names of enum action (bpf/ctx.h).
 var actions = []string{"pass", ActionDrop, "tx", "redirect"}
 
-// Reasons are the names of all the reasons that an Event can have.
-func (k *Kernel) Reasons() []string { return k.reasons[1:] } // the first is unspec
+// Reasons are the names of all the reasons that an Event can have, and whether
+// packets are dropped for them.
+func (k *Kernel) Reasons() map[string]bool {
+	names := map[string]bool{}
+	for r := bpfReasonREASON_UNSPEC + 1; r < bpfReasonREASON_MAX; r++ {
+		names[k.reasons[r]] = drops(r)
+	}
+	return names
+}
 
 // monotonic is CLOCK_MONOTONIC, in ns.
 func monotonic() uint64 {
