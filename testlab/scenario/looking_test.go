@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 const webpodService = "default/webpod"
@@ -184,7 +185,7 @@ func TestLooking(t *testing.T) {
 			`seamark_service_packets_total{port="http",protocol="TCP",service="default/webpod"} `,
 			`seamark_backend_bytes_total{backend="172.20.`,
 			`seamark_packets_total{dropped="true",hook="xdp",reason="unserved_port"} `,
-			`seamark_table_max_entries{table="flows"} 262144`,
+			`seamark_table_max_entries{table="flows"} `,
 			`seamark_collect_passes_total `,
 		} {
 			if !strings.Contains(metrics, want) {
@@ -192,6 +193,56 @@ func TestLooking(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A full table of translated flows refuses new ones, which is counted, until
+// those that are over are collected; those that are open stay.
+func TestTranslatedFlowsFull(t *testing.T) {
+	t.Parallel()
+	const room = 64
+	l := upServing(t, "--forwarding-mode", "snat", "--translated-flows", fmt.Sprint(room))
+	holder := l.holder()
+	streams := l.streams(12)
+	var open []string // through a translation
+	for _, s := range streams.Result().Streams {
+		if s.Pod != podOf[holder] {
+			open = append(open, s.Pod)
+		}
+	}
+	if len(open) == 0 {
+		t.Fatal("no stream goes to another node's pod")
+	}
+	for range 20 * room {
+		l.page(router, "http://"+vipText+"/") // refused at last: that is what is waited for
+		if l.counted(holder, "nat_table") > 0 {
+			break
+		}
+	}
+	refused := l.counted(holder, "nat_table")
+	if refused == 0 {
+		t.Fatalf("a table of %d translated flows is never full", room)
+	}
+	l.eventually("there is room again", func() error {
+		var flows []struct{ State string }
+		if err := l.tryJSON(&flows, holder, "bpf", "nat", "list"); err != nil {
+			return err
+		}
+		if len(flows) > room/2 {
+			return fmt.Errorf("%d flows", len(flows))
+		}
+		return nil
+	})
+	pods := map[string]bool{}
+	l.eventually("all pods answer", func() error {
+		pod, _, err := l.page(router, "http://"+vipText+"/")
+		pods[pod] = err == nil
+		if len(pods) < len(podOf) {
+			return fmt.Errorf("%v, %v", pods, err)
+		}
+		return nil
+	})
+	l.flowing(streams, open...)
+	l.unbroken(streams, time.Minute, open...)
 }
 
 // sent says whether a line of counters that begins with name has some packets.
