@@ -62,11 +62,9 @@ func MaglevTable(backends []MaglevBackend, size uint32) []uint32 {
 	slices.SortFunc(order, func(a, b uint32) int {
 		return backends[a].Addr.Compare(backends[b].Addr)
 	})
-	const empty = ^uint32(0)
 	table := make([]uint32, size)
-	for i := range table {
-		table[i] = empty
-	}
+	// A bit for each slot that is filled: nearly all tries meet one, and the bits stay in the CPU's cache.
+	filled := make([]uint64, (size+63)/64)
 	// In each round a backend earns its weight and pays the greatest weight for a turn.
 	type turn struct{ backend, slot, skip, weight, credit uint32 }
 	turns := make([]turn, len(order))
@@ -77,20 +75,21 @@ func MaglevTable(backends []MaglevBackend, size uint32) []uint32 {
 		turns[i] = turn{backend: b, slot: offset, skip: skip, weight: weight}
 		greatest = max(greatest, weight)
 	}
-	for filled := uint32(0); ; {
+	for left := size; ; {
 		for i := range turns {
 			t := &turns[i]
 			if t.credit += t.weight; t.credit < greatest {
 				continue
 			}
 			t.credit -= greatest
-			for table[t.slot] != empty {
+			for filled[t.slot/64]&(1<<(t.slot%64)) != 0 {
 				if t.slot += t.skip; t.slot >= size {
 					t.slot -= size
 				}
 			}
+			filled[t.slot/64] |= 1 << (t.slot % 64)
 			table[t.slot] = t.backend
-			if filled++; filled == size {
+			if left--; left == 0 {
 				return table
 			}
 		}
