@@ -80,7 +80,7 @@ type NextHops struct {
 	mu     sync.Mutex
 	loaded bool
 	kernel *mirror[uint32, NextHopEntry]
-	hopOf  map[netip.Addr]Hop // of the addresses in use; zero: no way
+	hopOf  map[netip.Addr]Hop // of the addresses in use; one that leads nowhere: no way
 	index  map[Hop]uint32
 	free   indexPool
 	freed  []uint32 // emptied in the last pass, given out after the next
@@ -168,27 +168,28 @@ func (n *NextHops) lookUp(addr netip.Addr, node NodeAddrs, held uint32) (uint32,
 	if err := n.load(); err != nil {
 		return 0, err
 	}
+	hop, known := n.hopOf[addr]
+	if node == (NodeAddrs{}) {
+		node = hop.Node
+	}
 	if node == (NodeAddrs{}) {
 		node = nodeIn(n.kernel.have[held])
 	}
-	hop, known := n.hopOf[addr]
 	if !known {
 		var err error
 		if hop, err = n.resolver.Route(addr); err != nil {
-			n.hopOf[addr] = Hop{} // the next pass tries again
+			n.hopOf[addr] = Hop{Node: node} // the next pass tries again
 			return 0, fmt.Errorf("find route: %w", err)
 		}
 	}
-	if hop.Gateway.IsValid() {
-		hop.Node = node
-	}
+	hop.Node = node
 	n.hopOf[addr] = hop
-	if hop == (Hop{}) {
+	if !hop.leads() {
 		return 0, nil
 	}
 	index, err := n.assign(hop, held)
 	if err != nil {
-		n.hopOf[addr] = Hop{} // as above
+		n.hopOf[addr] = Hop{Node: node} // as above
 	}
 	return index, err
 }
@@ -318,8 +319,8 @@ func (n *NextHops) resolve(routes, probe bool) (moved bool, err error) {
 			break
 		}
 		hop, err := n.resolver.Route(addr)
-		if err == nil && hop != (Hop{}) {
-			hop.Node = old.Node
+		hop.Node = old.Node
+		if err == nil && hop.leads() {
 			_, err = n.assign(hop, 0)
 		}
 		if err != nil {
@@ -351,7 +352,7 @@ func (n *NextHops) collect(rewritten bool) error {
 	used := map[uint32]bool{}
 	inUse := map[Hop]bool{}
 	for _, hop := range n.hopOf {
-		inUse[hop] = true
+		inUse[hop] = hop.leads()
 	}
 	for hop, index := range n.index {
 		if inUse[hop] {
@@ -373,6 +374,9 @@ func (n *NextHops) collect(rewritten bool) error {
 	}
 	return errors.Join(errs...)
 }
+
+// leads says whether there is a way.
+func (h Hop) leads() bool { return h.Gateway.IsValid() }
 
 func (h Hop) neighbour() NeighbourKey { return NeighbourKey{h.Gateway, h.Ifindex} }
 

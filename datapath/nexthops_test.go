@@ -42,7 +42,11 @@ func (r *fakeResolver) Route(addr netip.Addr) (Hop, error) {
 	if _, err := fmt.Sscanf(route, "%s %d", &gw, &ifindex); err != nil {
 		return Hop{}, err
 	}
-	return Hop{Gateway: netip.MustParseAddr(gw), Ifindex: ifindex, Source: netip.MustParseAddr("192.168.10.101")}, nil
+	source := netip.MustParseAddr("192.168.10.101")
+	if addr.Is6() {
+		source = netip.MustParseAddr("fd00::101")
+	}
+	return Hop{Gateway: netip.MustParseAddr(gw), Ifindex: ifindex, Source: source}, nil
 }
 
 func (r *fakeResolver) neighbour(addr string, ifindex int, mac byte) {

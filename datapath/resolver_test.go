@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // wire is two network namespaces without names, gone with their last user,
@@ -185,5 +186,98 @@ func TestResolverKnowsNoWay(t *testing.T) {
 		if got := fmt.Sprint(hop.Gateway, " ", hop.Source); err != nil || got != want {
 			t.Errorf("%s: %s, %v; want %s", addr, got, err, want)
 		}
+	}
+}
+
+// What leaves by a VLAN leaves by the device below it, if that is the wire.
+func TestWayOut(t *testing.T) {
+	hw := func(last byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, last} }
+	attrs := func(index, parent int, mac net.HardwareAddr, up bool) netlink.LinkAttrs {
+		a := netlink.NewLinkAttrs()
+		a.Index, a.ParentIndex, a.HardwareAddr, a.MTU = index, parent, mac, 1500
+		if up {
+			a.RawFlags = unix.IFF_UP
+		}
+		return a
+	}
+	vlan := func(parent int, protocol netlink.VlanProtocol) netlink.Link {
+		return &netlink.Vlan{LinkAttrs: attrs(9, parent, hw(9), true), VlanId: 30, VlanProtocol: protocol}
+	}
+	devices := map[int]netlink.Link{}
+	for _, link := range []netlink.Link{
+		&netlink.Device{LinkAttrs: attrs(2, 0, hw(2), true)},
+		&netlink.Veth{LinkAttrs: attrs(3, 7, hw(3), true)},
+		&netlink.Bridge{LinkAttrs: attrs(4, 0, hw(4), true)},
+		netlink.NewLinkBond(attrs(5, 0, hw(5), true)),
+		&netlink.Device{LinkAttrs: attrs(6, 0, hw(6), false)},
+	} {
+		devices[link.Attrs().Index] = link
+	}
+	elsewhere := vlan(2, netlink.VLAN_PROTOCOL_8021Q)
+	elsewhere.Attrs().NetNsID = 0 // its parent is in another namespace
+	for _, c := range []struct {
+		what string
+		link netlink.Link
+		want Link
+	}{
+		{"a device", devices[2], Link{MAC: MAC(hw(2)), MTU: 1500, Ifindex: 2}},
+		{"a veth", devices[3], Link{MAC: MAC(hw(3)), MTU: 1500, Ifindex: 3}},
+		{"a bridge", devices[4], Link{MAC: MAC(hw(4)), MTU: 1500, Ifindex: 4}},
+		{"one that is down", devices[6], Link{}},
+		{"one without a MAC", &netlink.Iptun{LinkAttrs: attrs(8, 0, net.HardwareAddr{10, 0, 0, 1}, true)}, Link{}},
+		{"loopback", &netlink.Device{LinkAttrs: attrs(1, 0, make(net.HardwareAddr, 6), true)}, Link{}},
+		{"a VLAN on a device", vlan(2, netlink.VLAN_PROTOCOL_8021Q), Link{MAC: MAC(hw(9)), MTU: 1500, Ifindex: 2, VLAN: 30}},
+		{"a VLAN on a veth", vlan(3, netlink.VLAN_PROTOCOL_8021Q), Link{MAC: MAC(hw(9)), MTU: 1500, Ifindex: 3, VLAN: 30}},
+		{"a VLAN on a bridge", vlan(4, netlink.VLAN_PROTOCOL_8021Q), Link{}},
+		{"a VLAN on a bond", vlan(5, netlink.VLAN_PROTOCOL_8021Q), Link{}},
+		{"a VLAN on one that is down", vlan(6, netlink.VLAN_PROTOCOL_8021Q), Link{}},
+		{"a VLAN on nothing", vlan(77, netlink.VLAN_PROTOCOL_8021Q), Link{}},
+		{"a service VLAN (802.1ad)", vlan(2, netlink.VLAN_PROTOCOL_8021AD), Link{}},
+		{"a VLAN from another namespace", elsewhere, Link{}},
+	} {
+		if got, ok := wayOut(c.link, devices); got != c.want || ok != (c.want != Link{}) {
+			t.Errorf("%s: %+v, %t; want %+v", c.what, got, ok, c.want)
+		}
+	}
+}
+
+// IPv6 as the kernel has it: a router's link-local address, ND, the route's MTU.
+func TestResolverSeesIPv6(t *testing.T) {
+	w := newWire(t)
+	resolver, err := OpenResolver(w.w1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resolver.Close()
+	router := netip.MustParseAddr("fe80::200")
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 0x77}
+	w.change(t, w.onW1, func(eth1 netlink.Link) error {
+		ip, err := netlink.ParseAddr("fd00:10::101/64")
+		if err != nil {
+			return err
+		}
+		ip.Flags = unix.IFA_F_NODAD
+		_, pods, err := net.ParseCIDR("fd00:20::/64")
+		index := eth1.Attrs().Index
+		return errors.Join(err, w.onW1.AddrAdd(eth1, ip),
+			w.onW1.RouteAdd(&netlink.Route{LinkIndex: index, Dst: pods, Gw: router.AsSlice(), MTU: 1400}),
+			w.onW1.NeighSet(&netlink.Neigh{LinkIndex: index, Family: netlink.FAMILY_V6, IP: router.AsSlice(), State: netlink.NUD_REACHABLE, HardwareAddr: mac}))
+	})
+	hop, err := resolver.Route(netip.MustParseAddr("fd00:20::7"))
+	if err != nil || hop.Gateway != router || hop.Source != netip.MustParseAddr("fd00:10::101") || hop.MTU != 1400 {
+		t.Errorf("route: %+v, %v", hop, err)
+	}
+	macs, err := resolver.MACs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := macs.entry(hop); got.Dmac != MAC(mac) || got.Saddr6.Addr() != hop.Source || got.MTU != 1400 || got.Ifindex != uint32(hop.Ifindex) {
+		t.Errorf("next hop: %+v", got)
+	}
+	if hop, err := resolver.Route(netip.MustParseAddr("fd00:99::1")); err != nil || hop.leads() {
+		t.Errorf("no route: %+v, %v", hop, err)
+	}
+	if err := resolver.Probe(hop); err != nil {
+		t.Errorf("probe: %v", err)
 	}
 }
