@@ -79,7 +79,7 @@ struct frontend {
 // from 0 to 2: userspace fills the spare one, writes its size, and then flips
 // look, so no packet meets a half-made table.
 struct backend_set {
-	__u32 size[4];  // slots of each table; 0: none, so no backends
+	__u32 size[4];  // slots of each table; 0: none, so no backends. The last, of no table, tells userspace whose the set is
 	__u32 look;     // SET_*: which table is which, in one word, so that all change at once
 	__u32 affinity; // timeout in ticks (clock.h) of FRONTEND_AFFINITY
 };

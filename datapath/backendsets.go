@@ -279,6 +279,33 @@ func (t *FrontendTarget) writeSpares(rows []state.Frontend) {
 	}
 }
 
+// makeSpares makes the tables that no packet is looked up in as large as the
+// active ones, so that the next change waits for no RCU.
+func (t *FrontendTarget) makeSpares() error {
+	tables := map[uint32][]uint32{}
+	for set, known := range t.known {
+		entry := t.sets.have[set]
+		size := entry.Size[entry.Look.Active()]
+		if size == 0 || known.port == nil || t.sets.unsure[set] {
+			continue
+		}
+		for which := range uint32(tablesPerSet) {
+			index := tableIndex(set, which)
+			unused := which != entry.Look.Active() && (which != entry.Look.Previous() || entry.Size[which] == 0)
+			if unused && t.tables.words[index] != words(size) {
+				tables[index] = make([]uint32, size)
+			}
+		}
+		if len(tables) >= updateBatch {
+			if err := t.tables.write(tables); err != nil {
+				return err
+			}
+			clear(tables)
+		}
+	}
+	return t.tables.write(tables)
+}
+
 func (t *FrontendTarget) putBackend(id uint32, b state.Backend) error {
 	t.nodes[id] = b.Node
 	entry := BackendEntry{Addr: b.Addr, Port: b.Port}

@@ -13,7 +13,7 @@ import (
 // Op is one operation on a fake map.
 type Op struct {
 	N    int    // operations before this one
-	Verb string // lookup, update, delete, all, each; read, write, indexes of tables; reset of counters
+	Verb string // lookup, update, delete, all, each; read, write, sizes of tables; reset of counters
 	Map  string // as in bpf/maps.h
 	Key  any    // nil when it concerns the whole map
 }
@@ -223,15 +223,15 @@ type fakeTables struct {
 	tables map[uint32][]uint32
 }
 
-func (t *fakeTables) Indexes() (indexes map[uint32]bool, err error) {
-	err = t.fake.do("indexes", "tables", nil, func() error {
-		indexes = map[uint32]bool{}
-		for i := range t.tables {
-			indexes[i] = true
+func (t *fakeTables) Sizes() (sizes map[uint32]uint32, err error) {
+	err = t.fake.do("sizes", "tables", nil, func() error {
+		sizes = map[uint32]uint32{}
+		for i, slots := range t.tables {
+			sizes[i] = words(uint32(len(slots)))
 		}
 		return nil
 	})
-	return indexes, err
+	return sizes, err
 }
 
 func (t *fakeTables) Read(index, size uint32) (slots []uint32, err error) {

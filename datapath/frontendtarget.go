@@ -59,6 +59,7 @@ type FrontendTarget struct {
 
 	mu     sync.Mutex
 	loaded bool
+	loads  uint32
 
 	// What the kernel holds.
 	frontends *mirror[FrontendKey, FrontendEntry]
@@ -192,7 +193,8 @@ func (t *FrontendTarget) DeleteAll(_ context.Context, rows []state.Frontend) []e
 
 // Prune reads the maps anew and removes what is in them and not in wanted,
 // but for addresses that the responder still answers for. It closes the windows
-// of changes that are over, and frees what nothing mentions any more.
+// of changes that are over, frees what nothing mentions any more, and makes the
+// tables that the next changes will want.
 func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -232,7 +234,7 @@ func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error
 			}
 		}
 	}
-	return firstError(t.closeWindows, t.sweep, t.free)
+	return firstError(t.closeWindows, t.sweep, t.free, t.makeSpares)
 }
 
 // RewriteNextHops makes the backends' rows lead where Hops says now.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/seamark-lb/seamark/state"
+	"golang.org/x/sys/unix"
 )
 
 // compiled is the maps as bpf/ declares them.
@@ -27,8 +29,17 @@ func compiled(t testing.TB) map[string]*ebpf.MapSpec {
 	return spec.Maps
 }
 
-// realMaps creates the maps that userspace writes in the kernel.
+// realMaps creates the maps in the kernel.
 func realMaps(t testing.TB) Maps {
+	t.Helper()
+	maps, err := NewKernelMaps(createMaps(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return maps
+}
+
+func createMaps(t testing.TB) map[string]*ebpf.Map {
 	t.Helper()
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("needs root and no -short: creates BPF maps")
@@ -46,11 +57,7 @@ func realMaps(t testing.TB) Maps {
 		t.Cleanup(func() { m.Close() })
 		loaded[name] = m
 	}
-	maps, err := NewKernelMaps(loaded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return maps
+	return loaded
 }
 
 func TestGoTypesMatchTheKernels(t *testing.T) {
@@ -150,7 +157,7 @@ func TestFakeMapsAreLikeTheKernels(t *testing.T) {
 	for i, m := range []Maps{real, fake} {
 		f, errFrontends := m.Frontends.All()
 		s, errSets := m.Sets.All()
-		sizes, errSizes := m.Tables.Indexes()
+		sizes, errSizes := m.Tables.Sizes()
 		if err := errors.Join(errFrontends, errSets, errSizes); err != nil {
 			t.Fatal(err)
 		}
@@ -203,42 +210,86 @@ func TestFrontendTargetOnTheKernel(t *testing.T) {
 	}
 }
 
-// 1,000 services of 3 backends each: made, changed, left alone, deleted.
-func BenchmarkThousandServices(b *testing.B) {
-	maps := realMaps(b)
-	rows := make([]state.Frontend, 1000)
+// 10,000 services of 10 backends each: made from nothing, one backend of one
+// service changed, all read and compared, the daemon started anew.
+func BenchmarkTenThousandServices(b *testing.B) {
+	rows := make([]state.Frontend, 10000)
 	for i := range rows {
-		rows[i] = frontend(fmt.Sprintf("a/s%d", i), fmt.Sprintf("10.1.%d.%d:80/TCP", i/256, i%256),
-			fmt.Sprintf("172.20.%d.%d:80@a", i/256, i%256), fmt.Sprintf("172.21.%d.%d:80@b", i/256, i%256), fmt.Sprintf("172.22.%d.%d:80@c", i/256, i%256))
-	}
-	changed := slices.Clone(rows)
-	for i := range changed {
-		changed[i].Backends = changed[i].Backends[:2]
-	}
-	for b.Loop() {
-		target := newTestTarget(maps)
-		target.maps = maps
-		for _, phase := range []struct {
-			name string
-			do   func() []error
-		}{
-			{"create", func() []error { return target.UpdateAll(context.Background(), rows) }},
-			{"change", func() []error { return target.UpdateAll(context.Background(), changed) }},
-			{"change-back", func() []error { return target.UpdateAll(context.Background(), rows) }},
-			{"resync", func() []error {
-				return append(target.UpdateAll(context.Background(), rows), target.Prune(context.Background(), rows))
-			}},
-			{"delete", func() []error { return target.DeleteAll(context.Background(), rows) }},
-			{"drop", func() []error {
-				target.now = target.now.Add(target.Grace)
-				return []error{target.Prune(context.Background(), nil)}
-			}},
-		} {
-			start := time.Now()
-			if err := errors.Join(phase.do()...); err != nil {
-				b.Fatal(phase.name, err)
-			}
-			b.ReportMetric(float64(time.Since(start).Milliseconds()), phase.name+"-ms")
+		var backends []string
+		for j := range 10 {
+			backends = append(backends, fmt.Sprintf("172.%d.%d.%d:80@w%d", 16+j, i/256, i%256, j))
 		}
+		rows[i] = frontend(fmt.Sprintf("a/s%d", i), fmt.Sprintf("10.1.%d.%d:80/TCP", i/256, i%256), backends...)
 	}
+	changed := rows[5000]
+	changed.Backends = changed.Backends[1:]
+	changed.Inside = changed.Backends
+	for b.Loop() {
+		loaded := createMaps(b)
+		maps, err := NewKernelMaps(loaded)
+		if err != nil {
+			b.Fatal(err)
+		}
+		empty := memory(b, loaded)
+		target := newTestTarget(maps)
+		phase := func(name string, do func() []error) {
+			cpu, start := cpuTime(b), time.Now()
+			if err := errors.Join(do()...); err != nil {
+				b.Fatal(name, err)
+			}
+			b.ReportMetric(float64(time.Since(start).Microseconds())/1000, name+"-ms")
+			b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/1000, name+"-cpu-ms")
+		}
+		prune := func() []error { return []error{target.Prune(context.Background(), rows)} }
+		phase("create", func() []error { return target.UpdateAll(context.Background(), rows) })
+		b.ReportMetric(float64(empty>>20), "empty-MiB")
+		b.ReportMetric(float64(memory(b, loaded)>>20), "created-MiB")
+		phase("first-resync", prune)
+		b.ReportMetric(float64(memory(b, loaded)>>20), "resynced-MiB")
+		phase("change", func() []error { return target.UpdateAll(context.Background(), []state.Frontend{changed}) })
+		phase("change-back", func() []error { return target.UpdateAll(context.Background(), rows[5000:5001]) })
+		phase("resync", prune)
+		target = newTestTarget(maps)
+		phase("restart", func() []error { return append(target.UpdateAll(context.Background(), rows), prune()...) })
+		phase("delete", func() []error { return target.DeleteAll(context.Background(), rows) })
+	}
+}
+
+// memory is what the maps and this process's heap take.
+func memory(b *testing.B, loaded map[string]*ebpf.Map) (bytes uint64) {
+	add := func(m *ebpf.Map) {
+		info, err := m.Info()
+		if err != nil {
+			b.Fatal(err)
+		}
+		locked, _ := info.Memlock()
+		bytes += locked
+	}
+	for _, m := range loaded {
+		add(m)
+	}
+	ids, err := kernelMap[uint32, uint32]{loaded["tables"]}.All()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, id := range ids {
+		inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
+		if err != nil {
+			b.Fatal(err)
+		}
+		add(inner)
+		inner.Close()
+	}
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return bytes + stats.HeapInuse
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

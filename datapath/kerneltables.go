@@ -47,30 +47,32 @@ func innerSpec(words uint32) *ebpf.MapSpec {
 		MaxEntries: words, Flags: unix.BPF_F_INNER_MAP}
 }
 
-func (t kernelTables) Indexes() (map[uint32]bool, error) {
+func (t kernelTables) Sizes() (map[uint32]uint32, error) {
 	ids, err := kernelMap[uint32, uint32]{t.outer}.All()
 	if err != nil {
 		return nil, err
 	}
-	indexes := map[uint32]bool{}
-	there := map[uint32]bool{} // one empty table stands for many
+	sizes := map[uint32]uint32{}
+	known := map[uint32]uint32{} // one empty table stands for many
 	for index, id := range ids {
 		if id == 0 {
 			continue
 		}
-		if _, known := there[id]; !known {
+		words, ok := known[id]
+		if !ok {
 			inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
 			if err != nil {
 				return nil, fmt.Errorf("open table %d: %w", index, err)
 			}
-			there[id] = inner.MaxEntries() != emptyWords
+			words = inner.MaxEntries()
+			known[id] = words
 			inner.Close()
 		}
-		if there[id] {
-			indexes[index] = true
+		if words != emptyWords {
+			sizes[index] = words
 		}
 	}
-	return indexes, nil
+	return sizes, nil
 }
 
 // inner returns the table, which the caller closes; nil when there is none.

@@ -33,8 +33,8 @@ type Counters interface {
 // Tables are the Maglev tables, by index into the outer map. A slot holds a
 // backend id, and SlotMoved.
 type Tables interface {
-	// Indexes returns which tables there are.
-	Indexes() (map[uint32]bool, error)
+	// Sizes returns, of every table there is, the number of words of slots.
+	Sizes() (map[uint32]uint32, error)
 	// Read returns the first size slots of a table; errNoTable when it has not as many.
 	Read(index, size uint32) ([]uint32, error)
 	// Write fills each table in place, or makes it anew when it has another

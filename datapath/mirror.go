@@ -92,21 +92,22 @@ type tableMirror struct {
 	tables Tables
 	seed   maphash.Seed
 	have   map[uint32]maglevTable // absent: not known
-	exists map[uint32]bool        // tables there may be
+	words  map[uint32]uint32      // sizes of the tables there may be; 0: not known
 }
 
 func newTableMirror(tables Tables) *tableMirror {
-	return &tableMirror{tables, maphash.MakeSeed(), map[uint32]maglevTable{}, map[uint32]bool{}}
+	return &tableMirror{tables, maphash.MakeSeed(), map[uint32]maglevTable{}, map[uint32]uint32{}}
 }
 
-// load learns which tables there are, not what is in them.
+// load learns which tables there are and how large, not what is in them:
+// of those that are as large as before, that is taken to be what it was.
 func (t *tableMirror) load() error {
-	exists, err := t.tables.Indexes()
+	sizes, err := t.tables.Sizes()
 	if err != nil {
 		return fmt.Errorf("read which maglev tables there are: %w", err)
 	}
-	clear(t.have)
-	t.exists = exists
+	maps.DeleteFunc(t.have, func(index uint32, have maglevTable) bool { return words(have.size) != sizes[index] })
+	t.words = sizes
 	return nil
 }
 
@@ -157,7 +158,7 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 		}
 		missing[index], sums[index] = slots, sum
 		delete(t.have, index)
-		t.exists[index] = true
+		t.words[index] = 0
 	}
 	if len(missing) == 0 {
 		return nil
@@ -166,6 +167,9 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 		return fmt.Errorf("write maglev tables: %w", err)
 	}
 	maps.Copy(t.have, sums)
+	for index, slots := range missing {
+		t.words[index] = words(uint32(len(slots)))
+	}
 	return nil
 }
 
@@ -173,7 +177,7 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 func (t *tableMirror) remove(indexes []uint32) error {
 	var there []uint32
 	for _, index := range indexes {
-		if t.exists[index] {
+		if _, ok := t.words[index]; ok {
 			there = append(there, index)
 			delete(t.have, index)
 		}
@@ -185,7 +189,7 @@ func (t *tableMirror) remove(indexes []uint32) error {
 		return fmt.Errorf("delete maglev tables: %w", err)
 	}
 	for _, index := range there {
-		delete(t.exists, index)
+		delete(t.words, index)
 	}
 	return nil
 }

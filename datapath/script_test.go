@@ -71,7 +71,7 @@ func runScripts(t *testing.T, newMaps func(testing.TB) Maps) {
 			// run DURATION: the daemon runs on for so long.
 			"run": scriptCmd(1, func(_ *testscript.TestScript, n *scriptNode, args []string) error {
 				d, err := time.ParseDuration(args[0])
-				for end := n.now.Add(d); err == nil && n.now.Before(end); n.now = n.now.Add(10 * time.Second) {
+				for end := n.now.Add(d); err == nil && n.now.Before(end); n.now = n.now.Add(max(d/12, 10*time.Second)) {
 					n.reconciler.Step(context.Background(), n.db.Snapshot())
 					err = n.refresh()
 				}
@@ -117,15 +117,22 @@ func (n *scriptNode) start() {
 	resolver := newFakeResolver()
 	for node := range 3 { // wN's pods are 172.20.N.0/24
 		gw := fmt.Sprintf("192.168.10.10%d", node)
+		gw6 := fmt.Sprintf("fe80::%d", node)
 		resolver.neighbour(gw, 2, byte(node))
+		resolver.neighbour(gw6, 2, byte(node))
 		for pod := range 10 {
 			resolver.routes[fmt.Sprintf("172.20.%d.%d", node, pod)] = gw + " 2"
+			resolver.routes[fmt.Sprintf("fd00:20:%d::%d", node, pod)] = gw6 + " 2"
 		}
 	}
 	clock := func() time.Time { return n.now }
 	n.hops = NewNextHops(n.maps, resolver, discard)
 	n.target = NewFrontendTarget(n.maps, n.hops, "w1", discard)
-	n.target.Now = clock
+	n.target.Now, n.target.Hash = clock, testHash
+	n.target.NodeAddrs = func(node string) NodeAddrs {
+		index, _ := strings.CutPrefix(node, "w")
+		return NodeAddrs{netip.MustParseAddr("192.168.10.10" + index), netip.MustParseAddr("fd00::10" + index)}
+	}
 	n.reconciler = &state.Reconciler[state.Frontend]{
 		DB: n.db, Writer: n.writer, Table: n.db.Frontends, Target: n.target, Log: discard, Now: clock,
 		Gate: func(s state.Snapshot) bool { return n.db.Services.Synced(s) && n.db.EndpointSlices.Synced(s) },
@@ -252,6 +259,15 @@ func serviceRow(name state.ObjectName, svc corev1.Service) state.Service {
 	}
 	for _, ip := range svc.Spec.ExternalIPs {
 		row.ExternalIPs = append(row.ExternalIPs, netip.MustParseAddr(ip))
+	}
+	for _, ip := range svc.Spec.ClusterIPs {
+		row.ClusterIPs = append(row.ClusterIPs, netip.MustParseAddr(ip))
+	}
+	for _, prefix := range svc.Spec.LoadBalancerSourceRanges {
+		row.SourceRanges = append(row.SourceRanges, netip.MustParsePrefix(prefix))
+	}
+	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		row.Affinity = 3 * time.Hour
 	}
 	for _, p := range svc.Spec.Ports {
 		row.Ports = append(row.Ports, state.ServicePort{Name: p.Name, Protocol: protocols[p.Protocol], Port: uint16(p.Port)})
