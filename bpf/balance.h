@@ -167,8 +167,8 @@ static __always_inline int inline_not_served(void *ctx, enum hook hook, int v6, 
 	int verdict = is_nat_port(t.dport) ? snat_back(&p, &t) : 0;
 	if (verdict)
 		return verdict;
-	if (is_geneve(&p))
-		return take_out(&p);
+	if (is_geneve(&p)) // snat_back may have looked, and in tc pointers do not outlive that
+		return reload(&p, l4_size(&p)) ? DROP(REASON_TRUNCATED) : take_out(&p);
 	struct frontend *vip = find_own_vip(v6, &t.daddr);
 	if (!vip)
 		return PASS(REASON_NOT_OURS);

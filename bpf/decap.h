@@ -57,26 +57,11 @@ static __always_inline int merge_ecn(struct packet *p, __u8 outer)
 	return 0;
 }
 
-// MAX_FRAME_HEADER is an Ethernet header with two VLAN tags.
-#define MAX_FRAME_HEADER (ETH_HLEN + 8)
-
-// strip_tagged is strip_xdp for frames with VLAN tags, of which the last says type.
-static __always_inline int strip_tagged(struct xdp_md *ctx, __u32 header, __u32 size, __be16 type)
-{
-	__u8 frame[MAX_FRAME_HEADER];
-
-	if (header < ETH_HLEN || header > MAX_FRAME_HEADER || bpf_xdp_load_bytes(ctx, 0, frame, header))
-		return -1;
-	return bpf_xdp_adjust_head(ctx, size) || bpf_xdp_store_bytes(ctx, 0, frame, header) ||
-	       bpf_xdp_store_bytes(ctx, header - sizeof(type), &type, sizeof(type)) ? -1 : 0;
-}
-
-static __always_inline int strip_xdp(struct xdp_md *ctx, __u32 header, __u32 size, __be16 type)
+// strip_xdp takes size bytes behind a frame's own header off. Tags are off already.
+static __always_inline int strip_xdp(struct xdp_md *ctx, __u32 size, __be16 type)
 {
 	__u32 mac[3];
 
-	if (unlikely(header != ETH_HLEN))
-		return strip_tagged(ctx, header, size, type);
 	struct cursor c = { ctx_data(ctx, HOOK_XDP), ctx_end(ctx, HOOK_XDP) };
 	__u32 *from = take(&c, sizeof(mac));
 	if (!from)
@@ -101,7 +86,7 @@ static __always_inline int strip_xdp(struct xdp_md *ctx, __u32 header, __u32 siz
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
 #define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 
-// strip_skb is strip_xdp for tc, where tags are not in the frame.
+// strip_skb is strip_xdp for tc.
 static __always_inline int strip_skb(struct __sk_buff *skb, __u32 size, int from_v6, int to_v6, __be16 type)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
@@ -118,7 +103,7 @@ static __always_inline int strip(struct packet *p, const struct packet *outer, _
 {
 	__be16 type = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 
-	if (p->hook == HOOK_XDP ? strip_xdp(p->ctx, outer->l3_at, size, type) : strip_skb(p->ctx, size, outer->v6, p->v6, type))
+	if (p->hook == HOOK_XDP ? strip_xdp(p->ctx, size, type) : strip_skb(p->ctx, size, outer->v6, p->v6, type))
 		return -1;
 	p->l3_at -= size;
 	p->l4_at -= size;

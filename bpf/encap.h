@@ -208,7 +208,8 @@ static __always_inline int encapsulate(struct packet *p, const struct errand *e,
 			return DROP(REASON_NO_HEADROOM);
 		write_outer(outer, p, e, way, total, tos);
 	} else {
-		__u32 outer[TUNNEL_MAX / 4] = {};
+		__u64 room[TUNNEL_MAX / 8 + 1] = {};
+		void *outer = (void *)room + (way->v6 ? 0 : 4); // so that addresses lie on whole words, as the stack wants it
 		write_outer(outer, p, e, way, total, tos);
 		if (push_skb(p, hop, way, outer, size))
 			return DROP(REASON_NO_HEADROOM);
@@ -225,7 +226,7 @@ static __always_inline __u32 wire_len(const struct packet *p)
 {
 	__u32 segment = p->hook == HOOK_XDP ? 0 : AS_SKB(p->ctx)->gso_size;
 
-	if (!segment)
+	if (!segment || (void *)(p->tcp + 1) > ctx_end(p->ctx, p->hook))
 		return l3_len(p);
 	return p->l4_at - p->l3_at + segment + (p->proto == IPPROTO_TCP ? p->tcp->doff * 4 : sizeof(struct udphdr));
 }

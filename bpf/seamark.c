@@ -2,7 +2,7 @@
 //
 // All programs in one object, so that they share their maps by construction.
 
-#include "tc_outside.c"
+#include "tc_balance.c"
 #include "tc_pod.c"
 #include "tc_to_pod.c"
 #include "xdp.c"

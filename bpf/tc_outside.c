@@ -67,10 +67,16 @@ static __always_inline int handle_outside(struct __sk_buff *skb)
 	return PASS(REASON_NOT_OURS);
 }
 
+// Not inlined: the programs need their stack for other things, too.
+static __noinline int hand_over(struct __sk_buff *skb)
+{
+	return handle_outside(skb);
+}
+
 SEC("tc")
 int seamark_tc_outside(struct __sk_buff *skb)
 {
 	__u64 bytes = skb->len;
 
-	return finish(skb, HOOK_TC_OUTSIDE, handle_outside(skb), bytes);
+	return finish(skb, HOOK_TC_OUTSIDE, hand_over(skb), bytes);
 }

@@ -556,6 +556,7 @@ const (
 	bpfMapTables            = "tables"
 	bpfMapVerdicts          = "verdicts"
 	bpfMapVlans             = "vlans"
+	bpfProgSeamarkTcBalance = "seamark_tc_balance"
 	bpfProgSeamarkTcOutside = "seamark_tc_outside"
 	bpfProgSeamarkTcPod     = "seamark_tc_pod"
 	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
@@ -614,6 +615,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	SeamarkTcBalance *ebpf.ProgramSpec `ebpf:"seamark_tc_balance"`
 	SeamarkTcOutside *ebpf.ProgramSpec `ebpf:"seamark_tc_outside"`
 	SeamarkTcPod     *ebpf.ProgramSpec `ebpf:"seamark_tc_pod"`
 	SeamarkTcToPod   *ebpf.ProgramSpec `ebpf:"seamark_tc_to_pod"`
@@ -815,6 +817,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	SeamarkTcBalance *ebpf.Program `ebpf:"seamark_tc_balance"`
 	SeamarkTcOutside *ebpf.Program `ebpf:"seamark_tc_outside"`
 	SeamarkTcPod     *ebpf.Program `ebpf:"seamark_tc_pod"`
 	SeamarkTcToPod   *ebpf.Program `ebpf:"seamark_tc_to_pod"`
@@ -823,6 +826,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.SeamarkTcBalance,
 		p.SeamarkTcOutside,
 		p.SeamarkTcPod,
 		p.SeamarkTcToPod,
