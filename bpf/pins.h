@@ -182,12 +182,15 @@ static __always_inline __u32 choose_later(int v6, struct choice *c, struct pin *
 	return chosen;
 }
 
-static __always_inline __u32 choose_pinned(int v6, struct choice *c)
+static __always_inline __u32 choose_pinned(int v6, const struct choice *from)
 {
-	struct backend_set *s = c ? bpf_map_lookup_elem(&sets, &c->set) : NULL;
-	if (!s)
+	if (!from)
 		return CHOSEN(REASON_NO_BACKEND, 0);
 
+	struct choice on_stack = *from, *c = &on_stack; // where Linux 6.1 wants keys
+	struct backend_set *s = bpf_map_lookup_elem(&sets, &c->set);
+	if (!s)
+		return CHOSEN(REASON_NO_BACKEND, 0);
 	struct pin *pin = bpf_map_lookup_elem(TABLE(v6, pins), &c->key);
 	if (c->age == AGE_FIRST)
 		return choose_first(v6, c, pin, s);

@@ -93,7 +93,6 @@ func TestXDPForwards(t *testing.T) {
 		"unserved protocol":         {packet.Build(with(toVIP(packet.Payload("12345678")), 1, packet.IPv4{Src: client, Dst: vip, Protocol: new(uint8(47))})...), xdpDrop, "unserved_proto", nil},
 		"ipip to the vip":           {packet.Build(toVIP(packet.IPv4{Src: client, Dst: vip}, packet.TCP{DstPort: portLocal})...), xdpDrop, "unserved_proto", nil},
 		"fits the next hop's mtu":   {packet.Build(toVIP(packet.TCP{DstPort: portRemote}, make(packet.Payload, 1440))...), xdpTX, "forward_remote", inIPIP(toOther, remotePod, toVIP(packet.TCP{DstPort: portRemote}, make(packet.Payload, 1440)))},
-		"too big for next hop, FIB": {packet.Build(toVIP(packet.TCP{DstPort: portUnresolved}, make(packet.Payload, 1441))...), xdpDrop, "too_big", nil},
 		"not a vip":                 {packet.Build(with(toVIP(packet.TCP{DstPort: portLocal}), 1, packet.IPv4{Src: client, Dst: nodeAddr})...), xdpPass, "not_ours", nil},
 		"flooded, for another host": {packet.Build(with(remote, 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
 		"flooded, unserved port":    {packet.Build(with(toVIP(packet.TCP{DstPort: portUnserved}), 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), xdpPass, "not_ours", nil},
@@ -114,6 +113,12 @@ func TestXDPForwards(t *testing.T) {
 			n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out)
 		})
 	}
+	n.sub("too big for next hop, says the FIB", func(n *node) {
+		r := n.run(kindXDP, n.out, packet.Build(toVIP(packet.TCP{DstPort: portUnresolved}, make(packet.Payload, 1441))...))
+		if r.action != xdpTX || r.reason != "icmp_too_big" {
+			n.t.Errorf("action %d for %q", r.action, r.reason)
+		}
+	})
 }
 
 func TestXDPDecapsulates(t *testing.T) {
