@@ -315,8 +315,8 @@ func TestTCBalance(t *testing.T) {
 		"not a vip":        {packet.Build(with(local, 1, packet.IPv4{Src: client, Dst: nodeAddr})...), tcNext, "not_ours", nil},
 		"to another host":  {packet.Build(with(remote, 0, packet.Ethernet{Dst: otherMAC, Src: routerMAC})...), tcNext, "not_ours", nil},
 		"arp":              {packet.Build(ask(vip)...), tcRedirect, "arp_reply", answerTo(router)},
-		"ping": {packet.Build(toVIP(packet.ICMP{Type: packet.EchoRequest})...), tcRedirect, "icmp_echo_reply",
-			packet.Build(packet.Ethernet{Dst: routerMAC, Src: nodeMAC}, packet.IPv4{TTL: 64, TOS: 0xb9, Src: vip, Dst: client}, packet.ICMP{})},
+		"ping": {packet.Build(toVIP(packet.ICMP{Type: packet.EchoRequest, ID: 7})...), tcRedirect, "icmp_echo_reply",
+			packet.Build(packet.Ethernet{Dst: routerMAC, Src: nodeMAC}, packet.IPv4{TTL: 64, TOS: 0xb9, Src: vip, Dst: client}, packet.ICMP{ID: 7})},
 	} {
 		n.sub(name, func(n *node) { n.expect(kindTCBalance, n.out, row.in, row.action, row.reason, row.out) })
 	}

@@ -20,16 +20,27 @@ func TestRandomPackets(t *testing.T) {
 		kindXDP:       {xdpDrop, xdpPass, xdpTX, xdpRedirect},
 		kindTCOutside: {tcNext, tcDrop, tcRedirect},
 		kindTCPod:     {tcNext, tcDrop, tcRedirect},
+		kindTCBalance: {tcNext, tcDrop, tcRedirect},
+	}
+	node6, vip6 := netip.MustParseAddr("2001:db8::100"), netip.MustParseAddr("2001:db8::211")
+	n.put("next_hops", uint32(11), bpfNextHop{Ifindex: uint32(n.out.Attrs().Index), Saddr6: be128(node6), Dmac: otherMAC, Smac: nodeMAC})
+	n.put("backends6", uint32(11), bpfBackend6{Addr: be128(netip.MustParseAddr("2001:db8:1::7")), Port: be16(8080), NextHop: 11})
+	n.table(11, 0, []uint32{11})
+	n.put("frontends6", bpfFrontendKey6{Addr: be128(vip6)}, bpfFrontend{})
+	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for port := range uint16(100) { // those of randomPacket, and more
+			n.put("frontends6", bpfFrontendKey6{Addr: be128(vip6), Port: be16(port), Proto: proto}, bpfFrontend{Set: 11})
+		}
 	}
 	reasons := map[string]bool{}
 	for i := range 9000 {
-		kind := []string{kindXDP, kindTCOutside, kindTCPod}[i%3]
+		kind := []string{kindXDP, kindTCOutside, kindTCPod, kindTCBalance}[i%4]
 		dev := n.out
 		if kind == kindTCPod {
 			dev = n.pod
 		}
-		in := randomPacket(random, kind)
-		if kind != kindXDP && len(in) < 34 {
+		in := randomPacket(random, kind, vip6)
+		if kind != kindXDP && len(in) < 54 {
 			continue // BPF_PROG_TEST_RUN takes no shorter ones
 		}
 		r := n.run(kind, dev, in)
@@ -55,7 +66,7 @@ func TestRandomPackets(t *testing.T) {
 }
 
 // randomPacket is a packet of the kind the program handles, more or less spoiled.
-func randomPacket(random *rand.Rand, kind string) []byte {
+func randomPacket(random *rand.Rand, kind string, vip6 netip.Addr) []byte {
 	one := func(addrs ...netip.Addr) netip.Addr { return addrs[random.IntN(len(addrs))] }
 	port := func() uint16 {
 		return []uint16{portLocal, portRemote, portUnresolved, 53, 54, 8080, 5353, portUnserved, uint16(random.Uint32())}[random.IntN(9)]
@@ -95,6 +106,12 @@ func randomPacket(random *rand.Rand, kind string) []byte {
 			Op: uint16(1 + random.IntN(2)), SenderMAC: strangeMAC, Sender: one(router, router, vip, otherVIP), Target: one(vip, otherVIP)})
 	case random.IntN(3) == 0:
 		b = packet.Build(eth, packet.IPv4{Src: otherNode, Dst: one(localPod, localPod, vip)}, ip(client, one(vip, vip, localPod)), l4(), payload)
+	case random.IntN(3) == 0:
+		layers := []packet.Layer{eth, packet.IPv6{HopLimit: byte(random.Uint32()), Src: netip.MustParseAddr("2001:db8:9::1"), Dst: vip6}}
+		for range random.IntN(3) {
+			layers = append(layers, packet.Extension{Kind: []uint8{packet.KindHopByHop, packet.KindDestination, packet.KindRouting}[random.IntN(3)], Body: options(make([]byte, 20))})
+		}
+		b = packet.Build(append(layers, l4(), payload)...)
 	default:
 		b = packet.Build(eth, ip(client, one(vip, vip, nodeAddr)), l4(), payload)
 	}
