@@ -138,8 +138,13 @@ static __always_inline int carry_apart(const struct packet *p, struct translatio
 		verdict = p->v6 ? carry_tc6(p->ctx, n, reason) : carry_tc4(p->ctx, n, reason);
 	if (unlikely(verdict == DROP(REASON_TOO_BIG)))
 		return answer_too_big(p->ctx, p->hook, p->v6, n);
-	if (unlikely(n->vlan && ACTION_OF(verdict) != ACT_DROP) && verdict && push_tag(p->ctx, p->hook, p->v6, n))
-		return DROP(REASON_NO_HEADROOM);
+	if (verdict && unlikely(n->vlan && ACTION_OF(verdict) != ACT_DROP)) {
+		if (push_tag(p->ctx, p->hook, p->v6, n))
+			return DROP(REASON_NO_HEADROOM);
+		// The verifiers of older kernels forget that it is not 0: that is said anew.
+		asm volatile("" : "+r"(verdict));
+		return verdict ?: DROP(REASON_NO_HEADROOM);
+	}
 	return verdict;
 }
 
