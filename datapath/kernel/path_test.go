@@ -159,6 +159,7 @@ func (s *segment) joinNode(addr, pod string) *lbNode {
 		writeSysctl(s.t, "net/ipv4/conf/all/rp_filter", "1")
 		cfg := h.config()
 		cfg.NodeAddr = netip.MustParsePrefix(addr).Addr()
+		cfg.NodeAddr6 = inIPv6(cfg.NodeAddr)
 		cfg.MSSClamp = 1440
 		n.node = node{t: s.t, host: h, Kernel: openWith(s.t, cfg)}
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(podNS.net)}
@@ -188,15 +189,22 @@ func (s *segment) joinNode(addr, pod string) *lbNode {
 	return n
 }
 
-// serve answers in the thread's namespace: "name client" over TCP and then
-// whatever comes, over UDP each datagram with the name before it.
+// serve answers in the thread's namespace, over IPv4 and IPv6: "name client" over
+// TCP and then whatever comes, over UDP each datagram with the name before it.
 func serve(t testing.TB, name string) {
 	t.Helper()
-	tcp, err := net.Listen("tcp4", ":8080")
+	for _, version := range []string{"4", "6"} {
+		serveOver(t, name, version)
+	}
+}
+
+func serveOver(t testing.TB, name, version string) {
+	t.Helper()
+	tcp, err := net.Listen("tcp"+version, ":8080")
 	if err != nil {
 		t.Fatal(err)
 	}
-	udp, err := net.ListenPacket("udp4", ":8080")
+	udp, err := net.ListenPacket("udp"+version, ":8080")
 	if err != nil {
 		t.Fatal(err)
 	}
