@@ -175,6 +175,19 @@ func TestSecondChanceOfTwoNodes(t *testing.T) {
 	}
 }
 
+// Without it, a pod gets what it was sent.
+func TestNoSecondChance(t *testing.T) {
+	h := newHost(t)
+	cfg := h.config()
+	cfg.NoSecondChance = true
+	n, f := nodeWith(t, h, cfg), families[0]
+	n.addFamily(f)
+	n.addMoved(f)
+	ack := func(port uint16) packet.Layer { return transport(packet.ProtoTCP, 9, port) }
+	n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, ack(portToHere)), xdpPass, "forward_local",
+		f.packet(fromRouter, f.client, f.localPod, 63, ack(8080)))
+}
+
 // clearFamilyFlows forgets all flows of a family.
 func (n *node) clearFamilyFlows(f family) {
 	n.t.Helper()

@@ -31,6 +31,9 @@ type Config struct {
 	// MSSClamp is the largest MSS, in bytes, that a pod may offer to clients of a
 	// VIP: the MTU between nodes less 60. 0: any.
 	MSSClamp uint16
+	// NoSecondChance keeps packets of flows that their pod does not know from being
+	// handed on to the other backend of their slot.
+	NoSecondChance bool
 	Sizes
 	// MapMemory is what the tables of flows may take, in bytes, where Sizes do not
 	// say; 0: what they do in bpf/maps.h.
@@ -149,6 +152,9 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 	}
 	if k.cfg.NodeAddr6.Is6() {
 		err = spec.Variables[bpfVarNodeAddr6].Set(k.cfg.NodeAddr6.As16())
+	}
+	if k.cfg.NoSecondChance {
+		err = errors.Join(err, spec.Variables[bpfVarSecondChance].Set(uint8(0)))
 	}
 	if k.cfg.NATPorts != [2]uint16{} {
 		err = errors.Join(err, spec.Variables[bpfVarNatPortLow].Set(k.cfg.NATPorts[0]), spec.Variables[bpfVarNatPortHigh].Set(k.cfg.NATPorts[1]))
