@@ -9,7 +9,7 @@
 #include "counters.h"
 #include "decap.h"
 #include "fragment.h"
-#include "icmp_error.h"
+#include "icmp_tunnel.h"
 #include "link.h"
 #include "pins.h"
 #include "refuse.h"
@@ -125,14 +125,20 @@ static __always_inline int icmp_to_vip(struct packet *p, struct detour *d)
 	return VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE);
 }
 
-// icmp_to_node hands an error about a translated packet to its client.
+// icmp_to_node hands an error about what this node has sent on, translated or in
+// a tunnel, to the client.
 static __always_inline int icmp_to_node(struct packet *p)
 {
-	struct quoted *q;
+	struct quoted *q = NULL;
+	int verdict = 0;
 
-	if (!is_icmp_error(p) || quote_of(p, &q))
+	if (!is_icmp_error(p))
 		return PASS(REASON_NOT_OURS);
-	return translated_error(p, q, TABLE(p->v6, nat_in)) ?: PASS(REASON_NOT_OURS);
+	if (!quote_of(p, &q))
+		verdict = translated_error(p, q, TABLE(p->v6, nat_in));
+	if (!verdict && q)
+		verdict = error_of_tunnel(p, q);
+	return verdict ?: PASS(REASON_NOT_OURS);
 }
 
 // find_own_vip is find_vip for what comes from outside.

@@ -23,7 +23,7 @@ type answers struct {
 	pod                 netip.Addr // local
 }
 
-// eachFamily runs a test for IPv4 and IPv6, on one node.
+// eachAnswers runs a test for IPv4 and IPv6, on one node.
 func eachAnswers(t *testing.T, test func(a answers)) {
 	n := newNode(t)
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip)}, refusing)
@@ -456,14 +456,13 @@ func TestICMPErrorsInTunnel(t *testing.T) {
 	tunnel := func(inner []packet.Layer) []byte {
 		return packet.Build(append([]packet.Layer{fromOther, outer}, inner...)...)
 	}
-	// What is dropped has been taken out of the tunnel already.
-	out := func(inner []packet.Layer) []byte { return packet.Build(append([]packet.Layer{fromOther}, inner...)...) }
+	stripped := func(inner []packet.Layer) []byte { return packet.Build(append([]packet.Layer{fromOther}, inner...)...) }
 	for name, row := range map[string]row{
 		"into it":         {packet.Build(toVIP...), xdpTX, "icmp_forwarded", packet.Build(append([]packet.Layer{packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.IPv4{Fragment: packet.DontFragment, Src: nodeAddr, Dst: remotePod}}, toVIP[1:]...)...)},
 		"out of it":       {tunnel(fault(vip, vip, portLocal)), xdpPass, "icmp_forwarded", packet.Build(append([]packet.Layer{fromOther}, fault(localPod, localPod, 8080)...)...)},
-		"not served here": {tunnel(fault(vip, vip, portRemote)), xdpDrop, "icmp_unknown", out(fault(vip, vip, portRemote))},
+		"not served here": {tunnel(fault(vip, vip, portRemote)), xdpDrop, "icmp_unknown", stripped(fault(vip, vip, portRemote))},
 		"no vip of ours":  {tunnel(fault(otherVIP, otherVIP, portLocal)), xdpPass, "not_ours", nil},
-		"of another's":    {tunnel(fault(vip, otherVIP, portLocal)), xdpDrop, "icmp_unknown", out(fault(vip, otherVIP, portLocal))},
+		"of another's":    {tunnel(fault(vip, otherVIP, portLocal)), xdpDrop, "icmp_unknown", stripped(fault(vip, otherVIP, portLocal))},
 	} {
 		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
 	}
