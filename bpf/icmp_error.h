@@ -238,7 +238,7 @@ static __always_inline int send_error_on(struct packet *p, const union addr *to)
 		return DROP(REASON_TTL_EXPIRED);
 
 	union addr from = source_of(p);
-	struct bpf_fib_lookup fib = {
+	struct bpf_fib_lookup fib __attribute__((aligned(8))) = { // its addresses are stored in words of 64 bits
 		.family = p->v6 ? AF_INET6 : AF_INET,
 		.l4_protocol = p->proto,
 		.tot_len = p->hook == HOOK_XDP ? l3_len(p) : 0,
