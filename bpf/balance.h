@@ -75,20 +75,17 @@ static __always_inline int inline_forward_translated(void *ctx, enum hook hook, 
 		return DROP(REASON_TRUNCATED);
 
 	struct five_tuple t = tuple_of(&p);
-	int verdict = snat_known(&p, &t);
-	if (verdict)
-		return fragment_verdict(&p, verdict);
 	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
+	if (!f)
+		return TO_FORWARD;
+	int verdict = snat_known(&p, f, &t);
+	if (verdict)
+		return verdict;
 	struct target b = {};
-	if (!f || !(f->flags & FRONTEND_SNAT) ||
+	if (!(f->flags & FRONTEND_SNAT) ||
 	    choose_backend(v6, f, &t, flow_hash(v6, &t), age_of(&p), p.tcp_flags, &b) == REASON_NO_BACKEND || b.flags & BACKEND_LOCAL)
 		return TO_FORWARD;
-	__u32 service = f->service;
-	verdict = snat_out(&p, f, &t, &b);
-	if (!verdict)
-		return TO_FORWARD;
-	count_forwarded(service, b.id, l3_len(&p));
-	return fragment_verdict(&p, verdict);
+	return snat_out(&p, f, &t, &b) ?: TO_FORWARD;
 }
 GLOBAL(forward_translated, struct detour)
 

@@ -7,8 +7,10 @@
 // (FRONTEND_SOURCES) does not apply here.
 #pragma once
 
+#include "counters.h"
 #include "fragment.h"
 #include "pair.h"
+#include "pins.h"
 #include "refuse.h"
 
 // What a pod that reaches itself through a Service sees as the other end: it
@@ -76,8 +78,12 @@ static __always_inline enum reason begin_inside(const struct packet *p, const st
 	struct target b = {};
 
 	here.set = f->inside;
-	if (choose(p->v6, &here, &n->from, &b))
+	if (f->flags & FRONTEND_AFFINITY) {
+		if (choose_backend(p->v6, &here, &n->from, flow_hash(p->v6, &n->from), AGE_FIRST, p->tcp_flags, &b) == REASON_NO_BACKEND)
+			return REASON_NO_BACKEND;
+	} else if (choose(p->v6, &here, &n->from, &b)) { // the pair is what a pin would be
 		return REASON_NO_BACKEND;
+	}
 	if (p->proto == IPPROTO_SCTP && b.port != n->from.dport) // whose checksum covers the ports
 		return REASON_UNSERVED_PROTO;
 	// The pod's own port, unless the backend could not tell two flows apart.
@@ -135,6 +141,7 @@ static __always_inline int inside(struct packet *p)
 		if (why)
 			return (why == REASON_NO_BACKEND ? cannot_serve(p, f, why) : DROP(why)) | (f->flags & FRONTEND_TRACED);
 	}
+	count_forwarded(f->service, n->backend, l3_len(p));
 	int verdict = same_addr(p->v6, &n->to.saddr, &t.saddr) ? pass_on(p, n) : turn_back(p, n);
 	return verdict | (f->flags & FRONTEND_TRACED);
 }

@@ -185,6 +185,7 @@ static __always_inline int find_out(int v6, struct translation *n)
 		delete_nat(v6, TABLE(v6, nat_in), &in);
 		return 0;
 	}
+	n->backend = b.id;
 	n->next_hop = b.next_hop;
 	note_packet(v6, n, state, TABLE(v6, nat_in), 0);
 	return 1;

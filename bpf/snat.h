@@ -4,6 +4,7 @@
 // and the answers back by the same way (FRONTEND_SNAT).
 #pragma once
 
+#include "counters.h"
 #include "encap.h"
 #include "icmp.h"
 #include "pair.h"
@@ -50,7 +51,7 @@ static __always_inline int carry(struct packet *p, struct translation *n, enum r
 	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 	if (hop && hop->ifindex) {
-		n->mtu = hop->mtu;
+		n->mtu = mtu_of(hop);
 		n->vlan = hop->vlan;
 		if (n->mtu && l3_len(p) > n->mtu && !merged(p))
 			return DROP(REASON_TOO_BIG);
@@ -165,12 +166,13 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 
 // snat_known forwards a packet of a flow that is translated already, whatever the
 // tables and the mode say now. It returns 0 when there is no such flow.
-static __always_inline int snat_known(struct packet *p, const struct five_tuple *t)
+static __always_inline int snat_known(struct packet *p, const struct frontend *f, const struct five_tuple *t)
 {
 	struct translation *n = begin_translation(p, t);
 
 	if (!n || !known_out(p->v6, n))
 		return 0;
+	count_forwarded(f->service, n->backend, l3_len(p));
 	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
 }
 
@@ -194,6 +196,7 @@ static __always_inline int snat_out(struct packet *p, const struct frontend *f, 
 	enum reason why = open_flow(p->v6, n);
 	if (why)
 		return DROP(why);
+	count_forwarded(f->service, n->backend, l3_len(p));
 	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
 }
 

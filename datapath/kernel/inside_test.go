@@ -250,3 +250,51 @@ func TestInsideRefuses(t *testing.T) {
 		}
 	})
 }
+
+// With affinity all connections of a pod go to one backend; what goes to a
+// Service is counted for it.
+func TestInsideAffinity(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addInside(f)
+		const service, port, flows = 9, 90, 30
+		other := netip.MustParseAddr("172.20.1.9")
+		if f.v6 {
+			other = netip.MustParseAddr("fd00:20:1::9")
+		}
+		n.putBackend(f, 44, other, 8080, 20, 0)
+		n.table(43, 0, []uint32{40, 44, 40, 44, 40})
+		n.put("sets", uint32(43), bpfBackendSet{Size: [4]uint32{5}, Affinity: 100})
+		backends := func(flags bpfFrontendFlags) map[netip.Addr]int {
+			n.putFrontend(f, f.clusterIP, port, packet.ProtoTCP, bpfFrontend{Set: 42, Inside: 43, Service: service, Flags: uint32(flags | bpfFrontendFlagsFRONTEND_INSIDE)})
+			n.clearNAT(f)
+			for i := range uint16(flows) {
+				r := n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(packet.ProtoTCP, 30000+i, port, packet.SYN)))
+				if r.reason != "service_local" {
+					t.Fatalf("flow %d: %s", i, r.reason)
+				}
+			}
+			seen := map[netip.Addr]int{}
+			for _, to := range n.natTable(f, "nat_out") {
+				seen[to.dst.Addr()]++
+			}
+			return seen
+		}
+		if seen := backends(0); len(seen) != 2 {
+			t.Errorf("without affinity: %v", seen)
+		}
+		if seen := backends(bpfFrontendFlagsFRONTEND_AFFINITY); len(seen) != 1 {
+			t.Errorf("with affinity: %v", seen)
+		}
+		var perCPU []bpfCount
+		if err := n.maps["service_counts"].Lookup(uint32(service), &perCPU); err != nil {
+			t.Fatal(err)
+		}
+		var sum uint64
+		for _, c := range perCPU {
+			sum += c.Packets
+		}
+		if sum != 2*flows {
+			t.Errorf("%d packets were counted for the Service, %d sent", sum, 2*flows)
+		}
+	})
+}
