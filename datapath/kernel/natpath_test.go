@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/seamark-lb/seamark/testlab/packet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -248,5 +250,73 @@ func TestInsidePath(t *testing.T) {
 			t.Errorf("%s took us for %s: %v", pod, from, err)
 		}
 		c.Close()
+	}
+}
+
+// The same over IPv6, on one node: a pod, another behind the same Service, and
+// the pod itself.
+func TestInsidePath6(t *testing.T) {
+	newHost(t)
+	s := newSegment(t)
+	one := s.joinNode("192.168.10.100/24", "172.20.0.5")
+	f := families[1]
+	asker, other := netip.MustParseAddr("fd00:20::6"), netip.MustParseAddr("fd00:20::7")
+	pods := map[netip.Addr]machine{asker: one.addPod("pod6", "172.20.0.6"), other: one.addPod("pod7", "172.20.0.7")}
+	one.machine.do(func() { writeSysctl(t, "net/ipv6/conf/all/forwarding", "1") })
+	for addr, pod := range pods {
+		dev := "pod" + addr.String()[len(addr.String())-1:]
+		one.machine.do(func() {
+			link := one.machine.dev(dev)
+			one.machine.must(netlink.AddrAdd(link, &netlink.Addr{IPNet: ipnet(netip.MustParsePrefix("fe80::1/64")), Flags: unix.IFA_F_NODAD}))
+			one.machine.must(netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.PrefixFrom(addr, 128)), LinkIndex: link.Attrs().Index}))
+		})
+		pod.do(func() {
+			eth0 := pod.dev("eth0")
+			pod.must(netlink.AddrAdd(eth0, &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(addr, 128)), Flags: unix.IFA_F_NODAD}))
+			pod.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fe80::1"), LinkIndex: eth0.Attrs().Index}))
+			listener, err := net.Listen("tcp6", ":8080")
+			pod.must(err)
+			t.Cleanup(func() { listener.Close() })
+			go func() {
+				for {
+					c, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					fmt.Fprintf(c, "%s %s\n", addr, c.RemoteAddr().(*net.TCPAddr).IP)
+					go io.Copy(c, c)
+				}
+			}()
+		})
+	}
+	one.putBackend(f, 1, asker, 8080, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
+	one.putBackend(f, 2, other, 8080, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
+	one.table(1, 0, []uint32{1, 2, 1, 2, 1})
+	inside := uint32(bpfFrontendFlagsFRONTEND_INSIDE)
+	one.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: inside | uint32(bpfFrontendFlagsFRONTEND_VIP)})
+	one.putFrontend(f, f.clusterIP, 80, packet.ProtoTCP, bpfFrontend{Inside: 1, Flags: inside})
+
+	takenFor := map[string]string{asker.String(): f.hairpin.String(), other.String(): asker.String()}
+	seen := map[string]int{}
+	stop := make(chan struct{})
+	close(stop)
+	for range 30 {
+		c, err := pods[asker].dialIn("tcp6", netip.AddrPortFrom(f.clusterIP, 80).String())
+		if err != nil {
+			t.Fatalf("%v\n%v", err, one.counts())
+		}
+		name, from, err := hello(c)
+		if err != nil || from != takenFor[name] {
+			t.Fatalf("%s took us for %s: %v\n%v", name, from, err, one.counts())
+		}
+		if seen[name]++; seen[name] == 1 {
+			if err := echo(c, strings.Repeat("0123456789abcdef", 64<<10), stop); err != nil {
+				t.Errorf("%s: %v\n%v", name, err, one.counts())
+			}
+		}
+		c.Close()
+	}
+	if len(seen) != 2 {
+		t.Errorf("answers were from %v", seen)
 	}
 }
