@@ -15,40 +15,39 @@ static __always_inline void pull_headers(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
 }
 
-// parse_skb parses a packet of TCP, UDP or SCTP over IP; p has ctx, hook and v6.
-// It returns 0. -1: it is another, or not well formed, so of no flow that we know.
-static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
+// begin_skb parses a packet as far as its IP header; p has ctx, hook and v6. It
+// returns 0, or -1 when that is not well formed.
+static __always_inline int begin_skb(struct __sk_buff *skb, struct cursor *c, struct packet *p)
 {
 	pull_headers(skb);
-	struct cursor c = { (void *)(long)skb->data, (void *)(long)skb->data_end };
-	p->eth = take(&c, sizeof(*p->eth));
+	*c = (struct cursor){ ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
+	p->eth = take(c, sizeof(*p->eth));
 	p->l3_at = ETH_HLEN;
-	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p) || p->fragment || parse_l4(&c, p) || is_icmp(p))
-		return -1;
-	return 0;
+	return !p->eth || parse_ip(c, skb->len - ETH_HLEN, p) ? -1 : 0;
+}
+
+// parse_skb parses a packet of TCP, UDP or SCTP. It returns 0. -1: it is another, or
+// not well formed, so of no flow that we know.
+static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
+{
+	struct cursor c;
+
+	return begin_skb(skb, &c, p) || p->fragment || parse_l4(&c, p) || is_icmp(p) ? -1 : 0;
 }
 
 // parse_any is parse_skb for ICMP and fragments, too.
 static __always_inline int parse_any(struct __sk_buff *skb, struct packet *p)
 {
-	pull_headers(skb);
-	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
-	p->eth = take(&c, sizeof(*p->eth));
-	p->l3_at = ETH_HLEN;
-	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
-		return -1;
-	return (unlikely(p->fragment) ? parse_fragment(&c, p) : parse_l4(&c, p)) ? -1 : 0;
+	struct cursor c;
+
+	return begin_skb(skb, &c, p) || (unlikely(p->fragment) ? parse_fragment(&c, p) : parse_l4(&c, p)) ? -1 : 0;
 }
 
 // parse_ports is parse_any, but that the caller remembers the ports of a first
 // fragment, if anybody is to know them.
 static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *p)
 {
-	pull_headers(skb);
-	struct cursor c = { ctx_data(skb, p->hook), ctx_end(skb, p->hook) };
-	p->eth = take(&c, sizeof(*p->eth));
-	p->l3_at = ETH_HLEN;
-	if (!p->eth || parse_ip(&c, skb->len - ETH_HLEN, p))
-		return -1;
-	return (unlikely(p->fragment == FRAGMENT_LATER) ? recall(p) : parse_l4(&c, p)) ? -1 : 0;
+	struct cursor c;
+
+	return begin_skb(skb, &c, p) || (unlikely(p->fragment == FRAGMENT_LATER) ? recall(p) : parse_l4(&c, p)) ? -1 : 0;
 }
