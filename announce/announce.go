@@ -23,9 +23,11 @@ type Config struct {
 	DB     *state.DB
 	Writer *state.Writer
 	Log    *slog.Logger
-	Timing Timing     // what is 0 is of DefaultTiming
-	When   Gratuitous // what is 0 is of DefaultGratuitous
-	Clock  Clock      // SystemClock when nil
+	// Appliance: this machine need be no Node.
+	Appliance bool
+	Timing    Timing     // what is 0 is of DefaultTiming
+	When      Gratuitous // what is 0 is of DefaultGratuitous
+	Clock     Clock      // SystemClock when nil
 
 	// Leases, LastRead, Lock and Assignments are the source's. LastRead is
 	// the CLOCK_BOOTTIME that the tables are no older than, 0 before the
@@ -185,7 +187,7 @@ func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
 	}
 	devices := db.Devices.Rows(snap)
 	addrs := state.OwnAddrs(devices, carried)
-	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), addrs[:min(len(addrs), maxReportedAddrs)]}, true
+	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), addrs[:min(len(addrs), maxReportedAddrs)], a.cfg.Appliance}, true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {

@@ -24,7 +24,7 @@ type Bar string
 
 // The bars, in the order they are looked at.
 const (
-	BarUnknownNode    Bar = "UnknownNode"    // has a lease, and is no node of the cluster
+	BarUnknownNode    Bar = "UnknownNode"    // has a lease, and is neither a node of the cluster nor an appliance
 	BarNoLease        Bar = "NoLease"        // is a node, and no daemon there ever kept a lease
 	BarLeaseExpired   Bar = "LeaseExpired"   // its lease went unrenewed
 	BarReleased       Bar = "Released"       // it gave its addresses up

@@ -76,7 +76,7 @@ func TestLeaseKeeper(t *testing.T) {
 	report := func(s state.Snapshot) (nodeReport, bool) {
 		devices := db.Devices.Rows(s)
 		return nodeReport{Report(devices, nil, state.Node{}, func(state.Device) bool { return true }),
-			state.OwnAddrs(devices, func(netip.Addr) bool { return true })}, true
+			state.OwnAddrs(devices, func(netip.Addr) bool { return true }), false}, true
 	}
 	k := newLeaseKeeper("a", DefaultTiming, clock, db, calls, clock.Boottime, report, quiet)
 	ctx, cancel := context.WithCancel(t.Context())

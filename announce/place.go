@@ -2,6 +2,7 @@ package announce
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ type Inputs struct {
 // ReadInputs takes the inputs of Place from the tables.
 func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Inputs {
 	in := Inputs{
-		Nodes:    db.Nodes.Rows(r),
+		Nodes:    withAppliances(db.Nodes.Rows(r), db.NodeLeases.All(r)),
 		Policies: db.L2Policies.Rows(r),
 		Pools:    db.Pools.Rows(r),
 		Leases:   db.NodeLeases.Rows(r),
@@ -39,6 +40,18 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 		}
 	}
 	return in
+}
+
+// withAppliances adds the machines that announce and are no Nodes: they have no
+// labels that a policy could select or exclude them by.
+func withAppliances(nodes []state.Node, leases iter.Seq[state.NodeLease]) []state.Node {
+	registered := nodesByName(nodes)
+	for l := range leases {
+		if _, known := registered[l.Node]; l.Appliance && !known {
+			nodes = append(nodes, state.Node{Name: l.Node})
+		}
+	}
+	return nodes
 }
 
 // placeable says whether the sources have told all that Place looks at. By a

@@ -31,6 +31,9 @@ type chosen struct{ backends, inside, draining []state.Backend }
 func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bool) *choice {
 	c := &choice{}
 	endpoints := r.endpoints(svc.Name, port, ipv6)
+	if svc.Probing.By != "" {
+		endpoints = slices.DeleteFunc(endpoints, func(b state.Backend) bool { at, is := probed(svc, port, b); return is && r.in.Down[at] })
+	}
 	if port.Protocol == state.SCTP {
 		endpoints = slices.DeleteFunc(endpoints, func(b state.Backend) bool {
 			if b.Port != port.Port && (b.Ready || b.Serving) {

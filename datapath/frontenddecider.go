@@ -8,8 +8,8 @@ import (
 )
 
 // FrontendDecider decides as FrontendsOf does, one snapshot after another. Where
-// nothing but EndpointSlices has changed in between, which is most of what
-// changes, it decides for their Services alone.
+// nothing but EndpointSlices and the health of backends has changed in between,
+// which is most of what changes, it decides for their Services alone.
 type FrontendDecider struct {
 	DB       *state.DB
 	Node     string
@@ -20,7 +20,7 @@ type FrontendDecider struct {
 
 // frontendDecision is what is remembered of a decision.
 type frontendDecision struct {
-	// changed are closed when something else than EndpointSlices is no longer as it was.
+	// changed are closed when something else than that is no longer as it was.
 	changed []<-chan struct{}
 	in      FrontendInput
 	slices  map[state.ObjectName]state.EndpointSlice
@@ -33,7 +33,7 @@ type frontendDecision struct {
 
 // Reads are the tables that frontends are decided by.
 func (d *FrontendDecider) Reads() []state.Watch {
-	return append(d.others(), d.DB.EndpointSlices.Watch())
+	return append(d.others(), d.DB.EndpointSlices.Watch(), d.DB.BackendHealth.Watch())
 }
 
 func (d *FrontendDecider) others() []state.Watch {
@@ -69,7 +69,7 @@ func (d *FrontendDecider) Decide(snap state.Snapshot, anew bool) (rows []state.F
 	return r.rows, slices.Concat(unrightful, r.problems), true
 }
 
-// stale says whether more than EndpointSlices has changed.
+// stale says whether more than EndpointSlices and BackendHealth has changed.
 func (f *frontendDecision) stale() bool {
 	return slices.ContainsFunc(f.changed, func(c <-chan struct{}) bool {
 		select {
@@ -81,11 +81,13 @@ func (f *frontendDecision) stale() bool {
 	})
 }
 
-// again decides for the Services that have other EndpointSlices than before.
+// again decides for the Services that have other EndpointSlices than before, or
+// backends that are down and were not, or the other way round.
 // Not ok: all are to be decided. What has which address:port depends on
 // endpoints for SCTP alone, which is not served between two ports.
 func (f *frontendDecision) again(db *state.DB, snap state.Snapshot) (rows []state.Frontend, ok bool) {
 	changed := f.follow(db.EndpointSlices.All(snap))
+	f.followHealth(down(db, snap), changed)
 	in := f.in
 	in.Services, in.Endpoints, in.Slices = nil, nil, nil
 	refs := map[state.ObjectRef]bool{}
@@ -141,6 +143,22 @@ func (f *frontendDecision) follow(now iter.Seq[state.EndpointSlice]) map[state.O
 		}
 	}
 	return changed
+}
+
+// followHealth takes over which backends are down now, and adds the Services for
+// which that has changed.
+func (f *frontendDecision) followHealth(down map[Probed]bool, changed map[state.ObjectName]bool) {
+	for at := range down {
+		if !f.in.Down[at] {
+			changed[at.Service] = true
+		}
+	}
+	for at := range f.in.Down {
+		if !down[at] {
+			changed[at.Service] = true
+		}
+	}
+	f.in.Down = down
 }
 
 func sameSlice(a, b state.EndpointSlice) bool {

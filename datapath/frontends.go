@@ -55,6 +55,8 @@ type FrontendInput struct {
 	Slices   []state.EndpointSlice
 	// Endpoints are this node's pods.
 	Endpoints []state.Endpoint
+	// Down are the backends outside the cluster that were checked and found so.
+	Down map[Probed]bool
 	// NodePortAddrs and HostPortAddrs are the addresses of this node that node
 	// ports and the host ports of pods are served on.
 	NodePortAddrs, HostPortAddrs []netip.Addr
@@ -76,7 +78,7 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaul
 
 // frontendInput is what a snapshot holds, and the Problems of what is left out.
 func frontendInput(db *state.DB, snap state.Snapshot, node string, defaults Defaults) (FrontendInput, []state.Problem) {
-	in := FrontendInput{NodeIPs: map[netip.Addr]bool{}, Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap),
+	in := FrontendInput{NodeIPs: map[netip.Addr]bool{}, Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap), Down: down(db, snap),
 		Inside: defaults.KubeProxyReplacement.in(db, snap), Defaults: defaults}
 	var problems []state.Problem
 	in.Services, problems = state.Rightful(db, snap)

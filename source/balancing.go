@@ -49,7 +49,9 @@ func setBalancing(row *state.Service, s *corev1.Service, settings foreign.Servic
 			row.TableSize = uint32(size)
 		}
 	}
-	return wrong
+	var unchecked Problems
+	row.Probing, unchecked = probing(settings)
+	return append(wrong, unchecked...)
 }
 
 // choose sets to to the setting's value, if that is one of those allowed.

@@ -189,9 +189,11 @@ func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time
 		panic(fmt.Sprintf("encode lease addresses: %v", err)) // addresses always encode
 	}
 	lease.Annotations[v1alpha1.AnnotationAddresses] = string(data)
-	delete(lease.Annotations, v1alpha1.AnnotationReleased)
-	if row.Released {
-		lease.Annotations[v1alpha1.AnnotationReleased] = "true"
+	for annotation, is := range map[string]bool{v1alpha1.AnnotationReleased: row.Released, v1alpha1.AnnotationAppliance: row.Appliance} {
+		delete(lease.Annotations, annotation)
+		if is {
+			lease.Annotations[annotation] = "true"
+		}
 	}
 	renewed = renewed.Truncate(time.Microsecond)
 	if last := lease.Spec.RenewTime; last != nil && !renewed.After(last.Time) {
@@ -213,7 +215,8 @@ func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Pr
 	if node == "" || lease.Namespace != Namespace {
 		return row, nil, false
 	}
-	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true"}
+	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true",
+		Appliance: lease.Annotations[v1alpha1.AnnotationAppliance] == "true"}
 	if s := lease.Spec.LeaseDurationSeconds; s != nil {
 		row.Duration = time.Duration(*s) * time.Second
 	}

@@ -57,11 +57,15 @@ func (k Kind) key() string { return k.Group + "/" + k.Kind }
 func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t := &Tables{db: db, log: log, followers: map[string]follower{},
 		theirs: map[string]map[string]any{}, waiting: map[string]map[string]bool{}}
-	t.follow(KindService(), newRows(db.Services, func(_ state.Reader, s *corev1.Service) ([]state.Service, Problems) {
+	t.follow(KindService(), newRows(db.Services, func(r state.Reader, s *corev1.Service) ([]state.Service, Problems) {
 		if s.DeletionTimestamp != nil {
 			return nil, nil // a finalizer keeps the object: its balancing ends now
 		}
 		row, problems := ServiceRow(s)
+		if last, ok := db.Services.Get(r, row.RowKey()); ok && row.Probing.Invalid {
+			row.Probing = last.Probing
+			row.Probing.Invalid = true
+		}
 		return []state.Service{row}, problems
 	}))
 	t.follow(KindEndpointSlice(), newRows(db.EndpointSlices, func(_ state.Reader, s *discoveryv1.EndpointSlice) ([]state.EndpointSlice, Problems) {

@@ -29,6 +29,9 @@ type DB struct {
 	Devices   Table[Device]
 	Endpoints Table[Endpoint]
 
+	// BackendHealth is what the Probes found, written by their target.
+	BackendHealth Table[BackendHealth]
+
 	// What was decided, with what came of it in each row's Status. The first
 	// five are empty on every node but the coordinator.
 	Allocations    Table[Allocation]
@@ -39,6 +42,7 @@ type DB struct {
 	Frontends      Table[Frontend]
 	Announcements  Table[Announcement]
 	HealthChecks   Table[HealthCheck]
+	Probes         Table[Probe]
 	Routes         Table[Route]
 	Attachments    Table[Attachment]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
@@ -84,6 +88,8 @@ func New() (*DB, *Writer) {
 		Announcements: newTable(schema, "announcements",
 			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
 		HealthChecks:    newTable[HealthCheck](schema, "healthchecks"),
+		Probes:          newTable[Probe](schema, "probes"),
+		BackendHealth:   newTable[BackendHealth](schema, "backendhealth"),
 		Routes:          newTable[Route](schema, "routes"),
 		Attachments:     newTable[Attachment](schema, "attachments"),
 		NodeProblems:    newTable[Problem](schema, "nodeproblems"),

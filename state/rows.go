@@ -131,6 +131,8 @@ type Service struct {
 	Unserved   Unserved
 	// ForwardingField and DispatchField are where they are written.
 	ForwardingField, DispatchField string
+	// Probing is how its backends outside the cluster are checked.
+	Probing Probing
 }
 
 // ForwardHybrid is asked for, and decided per port: ForwardDSR for TCP and
@@ -361,6 +363,8 @@ type NodeLease struct {
 	// Addrs are the addresses that the node's devices have for themselves
 	// (OwnAddrs), whether it announces on them or not.
 	Addrs []netip.Addr
+	// Appliance: the machine is in front of the cluster, and need be no Node of it.
+	Appliance bool
 }
 
 // LeaseInterface is an interface a node could announce on.

@@ -57,6 +57,26 @@ const (
 	// AnnotationUnserved on a Service: what becomes of packets that it has no
 	// backend for: drop, or refuse (TCP RST, ICMP port unreachable).
 	AnnotationUnserved = "seamark.dev/unserved"
+	// AnnotationHealthCheck on a Service: how its backends outside the cluster
+	// (endpoints without nodeName) are checked: tcp, http or none.
+	AnnotationHealthCheck = "seamark.dev/health-check"
+	// AnnotationHealthCheckPath on a Service: what is asked for by http; /.
+	AnnotationHealthCheckPath = "seamark.dev/health-check-path"
+	// AnnotationHealthCheckPort on a Service: the port that is checked, when it is
+	// not the one that packets are sent to.
+	AnnotationHealthCheckPort = "seamark.dev/health-check-port"
+	// AnnotationHealthCheckInterval and AnnotationHealthCheckTimeout on a Service:
+	// how often a backend is checked, 5s, and how long each check may take, 2s.
+	AnnotationHealthCheckInterval = "seamark.dev/health-check-interval"
+	AnnotationHealthCheckTimeout  = "seamark.dev/health-check-timeout"
+	// AnnotationHealthCheckRise and AnnotationHealthCheckFall on a Service: how
+	// many checks in a row must go well for a backend to be up again, and fail for
+	// it to be down; 3 each.
+	AnnotationHealthCheckRise = "seamark.dev/health-check-rise"
+	AnnotationHealthCheckFall = "seamark.dev/health-check-fall"
+	// AnnotationAppliance on a node's Lease, "true": the machine is in front of the
+	// cluster, and need be no Node of it.
+	AnnotationAppliance = "seamark.dev/appliance"
 	// AnnotationAddresses on a node's Lease: JSON list of the addresses that its
 	// devices have for themselves.
 	AnnotationAddresses = "seamark.dev/addresses"

@@ -35,6 +35,10 @@ type ServiceSettings struct {
 	Algorithm  Setting // maglev; another one has a Finding
 	TableSize  Setting // a number
 	Unserved   Setting // drop or refuse
+
+	HealthCheck Setting // tcp, http or none
+	// The Setting of each is a number, a duration such as 5s, or, of the path, itself.
+	HealthCheckPath, HealthCheckPort, HealthCheckInterval, HealthCheckTimeout, HealthCheckRise, HealthCheckFall Setting
 }
 
 // ReadServiceAnnotations reads the annotations of a Service. Where several
@@ -56,6 +60,14 @@ func ReadServiceAnnotations(annotations map[string]string) (ServiceSettings, []F
 		Algorithm:  r.setting(v1alpha1.AnnotationAlgorithm, "service.cilium.io/lb-algorithm"),
 		TableSize:  r.setting(v1alpha1.AnnotationTableSize),
 		Unserved:   r.setting(v1alpha1.AnnotationUnserved),
+
+		HealthCheck:         r.setting(v1alpha1.AnnotationHealthCheck),
+		HealthCheckPath:     r.setting(v1alpha1.AnnotationHealthCheckPath),
+		HealthCheckPort:     r.setting(v1alpha1.AnnotationHealthCheckPort),
+		HealthCheckInterval: r.setting(v1alpha1.AnnotationHealthCheckInterval),
+		HealthCheckTimeout:  r.setting(v1alpha1.AnnotationHealthCheckTimeout),
+		HealthCheckRise:     r.setting(v1alpha1.AnnotationHealthCheckRise),
+		HealthCheckFall:     r.setting(v1alpha1.AnnotationHealthCheckFall),
 	}
 	if a := settings.Algorithm; a.Value != "" && a.Value != "maglev" {
 		r.findings = append(r.findings, Finding{Field: a.Field(),
