@@ -90,7 +90,10 @@ func TestFrontendDecider(t *testing.T) {
 		put := func(tx *state.Tx, in FrontendInput, what int) {
 			switch what {
 			case 0:
-				for _, svc := range in.Services {
+				for i, svc := range in.Services {
+					if i%2 == 0 {
+						svc.Probing = state.Probing{By: state.ProbeTCP}
+					}
 					db.Services.Put(tx, svc)
 				}
 			case 1:
@@ -106,6 +109,14 @@ func TestFrontendDecider(t *testing.T) {
 						db.EndpointSlices.Delete(tx, row.RowKey())
 					}
 				}
+			case 4, 5: // backends go down and up
+				for _, s := range in.Slices {
+					for _, b := range s.Endpoints {
+						for _, port := range s.Ports {
+							db.BackendHealth.Put(tx, state.BackendHealth{Service: s.Service, Addr: b.Addr.Unmap(), Port: port.Port, Up: rng.IntN(2) == 0})
+						}
+					}
+				}
 			default:
 				for _, s := range in.Slices {
 					if rng.IntN(2) == 0 {
@@ -115,7 +126,7 @@ func TestFrontendDecider(t *testing.T) {
 			}
 		}
 		w.Update(func(tx *state.Tx) {
-			for what := range 5 {
+			for what := range 7 {
 				put(tx, randomInput(rng), what)
 			}
 		})
@@ -147,7 +158,7 @@ func TestFrontendDecider(t *testing.T) {
 			if got, want := sortedProblems(problems), sortedProblems(wantProblems); !slices.Equal(got, want) {
 				t.Fatalf("all %v: problems\n%v\nwant\n%v", all, got, want)
 			}
-			w.Update(func(tx *state.Tx) { put(tx, randomInput(rng), rng.IntN(12)) })
+			w.Update(func(tx *state.Tx) { put(tx, randomInput(rng), rng.IntN(14)) })
 		}
 	}
 	if partial < 300 {

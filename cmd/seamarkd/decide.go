@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/datapath/pod"
+	"github.com/seamark-lb/seamark/datapath/probe"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -16,6 +18,9 @@ type deciders struct {
 	db     *state.DB
 	writer *state.Writer
 	node   string
+	// appliance is the address of a machine in front of the cluster, which need not
+	// be a Node; the zero Addr on a node.
+	appliance netip.Addr
 	// defaults of this node's frontends.
 	defaults datapath.Defaults
 	log      *slog.Logger
@@ -47,8 +52,14 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 }
 
 // frontendsKnown says whether all is known that frontends are decided by. By less,
-// those of node ports and of pods would go for a moment at each start.
+// those of node ports and of pods would go for a moment at each start, and
+// backends that are down come back.
 func (d *deciders) frontendsKnown(snap state.Snapshot) bool {
+	return d.served(snap) && state.Marked(snap, probe.Checked)
+}
+
+// served says whether it is known what is to be served at which addresses.
+func (d *deciders) served(snap state.Snapshot) bool {
 	return d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Nodes.Synced(snap) && d.db.Pools.Synced(snap) &&
 		d.db.Agents.Synced(snap) && d.db.Devices.Synced(snap) && d.db.Endpoints.Synced(snap) &&
 		state.Marked(snap, decidedMark(d.db.Attachments.Name()))
@@ -80,12 +91,48 @@ func (d *deciders) healthChecks(ctx context.Context) error {
 	}, d.db.Services.Watch(), d.db.EndpointSlices.Watch(), d.db.Agents.Watch(), d.db.MarksChanged)
 }
 
+func (d *deciders) probes(ctx context.Context) error {
+	reads := (&datapath.FrontendDecider{DB: d.db}).Reads()
+	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+		if d.served(snap) {
+			rows, problems := datapath.Probes(d.db, snap, d.node, d.defaults)
+			want(d, d.db.Probes, rows)
+			d.report("probes", problems)
+		}
+	}, append(reads, d.db.MarksChanged)...)
+}
+
 func (d *deciders) routes(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
-		if d.db.Nodes.Synced(snap) && d.db.Devices.Synced(snap) {
-			want(d, d.db.Routes, pod.Routes(d.db, snap, d.node))
+		if !d.db.Nodes.Synced(snap) || !d.db.Devices.Synced(snap) {
+			return
 		}
+		var rows []state.Route // to pods: in front of the cluster they are the operator's
+		if !d.appliance.IsValid() {
+			rows = pod.Routes(d.db, snap, d.node)
+		}
+		want(d, d.db.Routes, rows)
 	}, d.db.Nodes.Watch(), d.db.Devices.Watch(), d.db.MarksChanged)
+}
+
+// self is this node as it is registered. An appliance that is not has its name
+// and the address that its default route begins at.
+func (d *deciders) self(snap state.Snapshot) (node state.Node, ok bool) {
+	node, ok = d.db.Nodes.Get(snap, d.node)
+	if !ok && d.appliance.IsValid() {
+		return state.Node{Name: d.node, Addrs: []netip.Addr{d.appliance}}, true
+	}
+	return node, ok
+}
+
+// outside says which devices of the node an L2Policy without interfaces means:
+// those that have the programs also without being named.
+func (d *deciders) outside(node state.Node, device state.Device) bool {
+	if node.Name == "" { // not registered
+		node, _ = d.self(d.db.Snapshot())
+	}
+	devices, _ := pod.Outside([]state.Device{device}, node, nil)
+	return len(devices) > 0
 }
 
 // attachments decides which devices the programs run on, and says what in the
@@ -95,11 +142,11 @@ func (d *deciders) attachments(ctx context.Context) error {
 		if !d.db.Nodes.Synced(snap) || !d.db.L2Policies.Synced(snap) || !d.db.Devices.Synced(snap) {
 			return
 		}
-		node, ok := d.db.Nodes.Get(snap, d.node)
+		node, ok := d.self(snap)
 		devices, problems := pod.Outside(d.db.Devices.Rows(snap), node, d.db.L2Policies.Rows(snap))
 		if !ok {
 			problems = append(problems, state.Problem{Object: state.NodeRef(d.node), Message: "there is no such Node object",
-				Cure: "register the node, or start seamarkd with the --node-name that it is registered by"})
+				Cure: "register the node, or start seamarkd with the --node-name that it is registered by, or, on a machine in front of the cluster, with --mode lb"})
 		}
 		var rows []state.Attachment
 		for _, dev := range devices {

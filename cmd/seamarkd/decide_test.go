@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seamark-lb/seamark/datapath/probe"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -48,9 +49,64 @@ func TestOutside(t *testing.T) {
 		{on("eth1", "192.168.10.100/24", false), true},
 		{on("docker0", "172.17.0.1/16", true), false},
 	} {
-		if got := outside(node, tc.device); got != tc.want {
+		if got := (&deciders{}).outside(node, tc.device); got != tc.want {
 			t.Errorf("%+v: %v, want %v", tc.device, got, tc.want)
 		}
+	}
+}
+
+// An appliance is itself without being registered: it has the programs on the
+// device of its address. What is registered counts, and a node must be.
+func TestSelf(t *testing.T) {
+	eth0 := state.Device{Name: "eth0", Index: 2, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.9/24")}}
+	eth1 := state.Device{Name: "eth1", Index: 3, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24")}}
+	for _, tc := range []struct {
+		name                  string
+		appliance, registered bool
+		on                    string
+		problems              int
+	}{
+		{"node", false, true, "eth1", 0},
+		{"node that is not registered", false, false, "", 1},
+		{"appliance", true, false, "eth0", 0},
+		{"appliance that is registered", true, true, "eth1", 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			db, w := state.New()
+			d := &deciders{db: db, writer: w, node: "n", log: slog.New(slog.DiscardHandler)}
+			if tc.appliance {
+				d.appliance = address(9)
+			}
+			w.Update(func(tx *state.Tx) {
+				if tc.registered {
+					db.Nodes.Put(tx, state.Node{Name: "n", Addrs: []netip.Addr{address(100)}})
+				}
+				db.Nodes.Put(tx, state.Node{Name: "m", Addrs: []netip.Addr{address(101)}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("172.20.1.0/24")}})
+				db.Devices.Put(tx, eth0)
+				eth1.Up = true
+				db.Devices.Put(tx, eth1)
+				for _, mark := range []func(*state.Tx){db.Nodes.MarkSynced, db.L2Policies.MarkSynced, db.Devices.MarkSynced} {
+					mark(tx)
+				}
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // each decides once
+			must(t, d.attachments(ctx))
+			must(t, d.routes(ctx))
+			on := ""
+			for _, row := range db.Attachments.Rows(db.Snapshot()) {
+				on += row.Device
+			}
+			if problems := db.NodeProblems.Rows(db.Snapshot()); on != tc.on || len(problems) != tc.problems {
+				t.Errorf("on %q, problems %v; want on %q, %d", on, problems, tc.on, tc.problems)
+			}
+			if node, _ := db.Nodes.Get(db.Snapshot(), "n"); d.outside(node, eth1) != (tc.on == "eth1") {
+				t.Errorf("%s faces outside: %v", eth1.Name, tc.on != "eth1")
+			}
+			if n := len(db.Routes.Rows(db.Snapshot())); n != map[bool]int{false: 1, true: 0}[tc.appliance] {
+				t.Errorf("%d routes to pods", n)
+			}
+		})
 	}
 }
 
@@ -62,6 +118,7 @@ func TestFrontendsKnown(t *testing.T) {
 		"services": db.Services.MarkSynced, "slices": db.EndpointSlices.MarkSynced, "nodes": db.Nodes.MarkSynced, "pools": db.Pools.MarkSynced,
 		"agents": db.Agents.MarkSynced, "devices": db.Devices.MarkSynced, "pods": db.Endpoints.MarkSynced,
 		"attachments": func(tx *state.Tx) { tx.Mark(decidedMark(db.Attachments.Name())) },
+		"checks":      func(tx *state.Tx) { tx.Mark(probe.Checked) },
 	}
 	for missing := range marks {
 		db, w := state.New()
@@ -102,6 +159,7 @@ func TestDecideFrontends(t *testing.T) {
 			mark(tx)
 		}
 		tx.Mark(decidedMark(db.Attachments.Name()))
+		tx.Mark(probe.Checked)
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	done := make(chan error, 1)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/datapath"
+	"github.com/seamark-lb/seamark/datapath/pod"
 	"github.com/seamark-lb/seamark/source/etcd"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/pflag"
@@ -19,6 +20,7 @@ import (
 
 // nodeFlags are what this node is and how it announces.
 type nodeFlags struct {
+	mode     string
 	name     string
 	bpffs    string
 	stateDir string
@@ -40,6 +42,8 @@ type nodeFlags struct {
 }
 
 func (f *nodeFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.mode, "mode", modeNode,
+		"node: of the cluster, with pods on it; lb: an appliance in front of it, which wires no pods and routes to none, forwards by snat unless told otherwise, and need not be a Node object")
 	fs.StringVar(&f.name, "node-name", "", "name of this node's Node object (default: the host name)")
 	fs.StringVar(&f.addr, "node-ip", "", "this node's address between nodes (default: the source of its default route)")
 	fs.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "bpffs mount that programs and maps are pinned in")
@@ -54,8 +58,27 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	f.observe.register(fs)
 }
 
+// Values of --mode.
+const (
+	modeNode = "node"
+	modeLB   = "lb"
+)
+
 // complete fills in what was left out and refuses what cannot work.
 func (f *nodeFlags) complete() error {
+	if err := oneOf("mode", f.mode, modeNode, modeLB); err != nil {
+		return err
+	}
+	if f.mode == modeLB {
+		if err := pod.CheckNone(f.stateDir); err != nil {
+			return fmt.Errorf("--mode lb: %w", err)
+		}
+		// No CNI's configuration here is one to tell of: there are no pods.
+		f.cniConfDir = ""
+	}
+	if f.frontends.Forwarding == "" {
+		f.frontends.Forwarding = map[string]state.Forwarding{modeNode: state.ForwardDSR, modeLB: state.ForwardSNAT}[f.mode]
+	}
 	if f.name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -87,8 +110,8 @@ type frontendFlags struct {
 }
 
 func (f *frontendFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar((*string)(&f.Forwarding), "forwarding-mode", string(state.ForwardDSR),
-		"how packets reach backends on other nodes: dsr (the backend's node answers the client), snat (answers come back here) or hybrid (dsr for TCP and SCTP, snat for UDP); a Service's annotation goes before it")
+	fs.StringVar((*string)(&f.Forwarding), "forwarding-mode", "",
+		"how packets reach backends on other machines: dsr (the backend's node answers the client), snat (answers come back here) or hybrid (dsr for TCP and SCTP, snat for UDP); a Service's annotation goes before it (default: dsr; snat with --mode lb)")
 	fs.StringVar((*string)(&f.Dispatch), "dsr-dispatch", string(state.DispatchIPIP),
 		"tunnel of dsr: ipip (to the pod's address, which the network between nodes must know) or geneve (to the node's)")
 	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil,

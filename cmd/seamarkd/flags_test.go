@@ -2,8 +2,13 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/seamark-lb/seamark/state"
+	"github.com/spf13/pflag"
 )
 
 // Every refusal names the flag and the cure; nothing is started.
@@ -26,6 +31,7 @@ func TestFlagsRefused(t *testing.T) {
 		{"--lease-duration 3500ms", []string{"whole seconds"}},
 		{"--restart-grace 1s", []string{"--restart-grace 1s", "--lease-duration 3s"}},
 		{"--lease-renew 0s", []string{"--lease-renew 0s"}},
+		{"--mode appliance", []string{`--mode "appliance"`, "node or lb"}},
 		{"--forwarding-mode nat", []string{`--forwarding-mode "nat"`, "dsr, snat or hybrid"}},
 		{"--dsr-dispatch vxlan", []string{`--dsr-dispatch "vxlan"`, "ipip or geneve"}},
 		{"--kube-proxy-replacement yes", []string{`--kube-proxy-replacement "yes"`, "auto, true or false"}},
@@ -56,6 +62,34 @@ func TestFlagsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An appliance forwards by snat unless told otherwise, and has no pods.
+func TestMode(t *testing.T) {
+	flags := func(args ...string) (*nodeFlags, error) {
+		f, fs := &nodeFlags{}, pflag.NewFlagSet("", pflag.ContinueOnError)
+		f.register(fs)
+		must(t, fs.Parse(args))
+		return f, f.complete()
+	}
+	for args, want := range map[string]state.Forwarding{
+		"--mode=node": state.ForwardDSR, "--mode=lb": state.ForwardSNAT,
+		"--mode=lb --forwarding-mode=dsr": state.ForwardDSR, "--forwarding-mode=hybrid": state.ForwardHybrid,
+	} {
+		f, err := flags(append(strings.Fields(args), "--state-dir", t.TempDir())...)
+		if err != nil || f.frontends.Forwarding != want {
+			t.Errorf("%s: %s, %v; want %s", args, f.frontends.Forwarding, err, want)
+		}
+	}
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "endpoints"), 0o755))
+	write(t, filepath.Join(dir, "endpoints", "lxc1"), "{}", 0o644)
+	if _, err := flags("--mode=lb", "--state-dir", dir); err == nil || !strings.Contains(err.Error(), "--mode lb: there are pods") || !strings.Contains(err.Error(), "cleanup") {
+		t.Errorf("pods on an appliance: %v", err)
+	}
+	if _, err := flags("--mode=node", "--state-dir", dir); err != nil {
+		t.Errorf("pods on a node: %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/seamark-lb/seamark/datapath/health"
 	"github.com/seamark-lb/seamark/datapath/kernel"
 	"github.com/seamark-lb/seamark/datapath/pod"
+	"github.com/seamark-lb/seamark/datapath/probe"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
@@ -64,6 +65,10 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	src := engine.source
 	defer src.Close()
 
+	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log}
+	if node.mode == modeLB {
+		decide.appliance = addr
+	}
 	tell := teller{db, src}
 	announcer := announce.New(announce.Config{
 		Node: node.name, DB: db, Writer: writer, Log: log,
@@ -74,7 +79,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
 		Lead:      leader{ipam{db, writer, src, log}, tell}.run,
 		Responder: responder{datapath.NewResponder(maps)},
-		Outside:   outside,
+		Outside:   decide.outside,
+		Appliance: node.mode == modeLB,
 	})
 
 	// The announcer's last word is a write to the store: what it needs for that
@@ -99,15 +105,17 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 			return nil
 		})
 	}
-	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log}
 	checks := health.NewChecks(func() bool { return state.Marked(db.Snapshot(), state.PrunedMark(db.Frontends.Name())) }, log)
 	defer checks.Close()
+	prober := probe.New(db, writer, log)
+	defer prober.Close()
 	others := &beside{deciders: decide}
 	part("look beside", (&coexist.Watcher{Host: coexist.Host{CNIDir: node.cniConfDir, Proc: "/proc"}, Log: log, Report: others.found}).Run)
 	part("decide what others mean", others.run)
 	part("watch devices", (&pod.Devices{DB: db, Writer: writer, Log: log}).Run)
 	part("decide frontends", decide.frontends)
 	part("decide health checks", decide.healthChecks)
+	part("decide probes", decide.probes)
 	part("decide routes", decide.routes)
 	part("decide attachments", decide.attachments)
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
@@ -117,6 +125,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Target: datapath.NewEndpointTarget(maps, kern), Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
 	part("reconcile health checks", (&state.Reconciler[state.HealthCheck]{DB: db, Writer: writer, Table: db.HealthChecks, Log: log,
 		Target: checks, Gate: decide.decided(db.HealthChecks.Name())}).Run)
+	part("reconcile probes", (&state.Reconciler[state.Probe]{DB: db, Writer: writer, Table: db.Probes, Log: log,
+		Target: prober, Gate: decide.decided(db.Probes.Name())}).Run)
 	part("reconcile routes", (&state.Reconciler[state.Route]{DB: db, Writer: writer, Table: db.Routes, Log: log,
 		Target: pod.RouteTable{}, Gate: decide.decided(db.Routes.Name())}).Run)
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
@@ -132,24 +142,21 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	})
 	part("announce", announcer.Run)
 	part("tell news", tell.node)
-	part("serve CNI", (&pod.Server{DB: db, Writer: writer, Log: log, Node: node.name,
-		Socket: node.cniSocket(), StateDir: node.stateDir}).Run)
+	if node.mode == modeLB {
+		writer.Update(db.Endpoints.MarkSynced) // it has no pods
+	} else {
+		part("serve CNI", (&pod.Server{DB: db, Writer: writer, Log: log, Node: node.name,
+			Socket: node.cniSocket(), StateDir: node.stateDir}).Run)
+	}
 	status := reporter{db: db, node: node.name, started: started, engine: engine, announcer: announcer, kern: kern, beside: others}
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
 		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, Monitor: observe.monitor.packets}).Run)
 
-	log.Info("seamarkd runs", "node", node.name, "address", addr, "store", store.engine)
+	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()
 	cancel()
 	return errors.Join(err, below.Wait())
-}
-
-// outside says which devices of the node an L2Policy without interfaces means:
-// those that have the programs also without being named.
-func outside(node state.Node, d state.Device) bool {
-	devices, _ := pod.Outside([]state.Device{d}, node, nil)
-	return len(devices) > 0
 }
 
 // responder lends the datapath's Responder to package announce, whose words
@@ -169,29 +176,3 @@ func (r responder) Held() ([]announce.Held, error) {
 }
 
 var _ announce.Responder = responder{}
-
-// attachments brings Attachment rows onto the devices.
-type attachments struct{ kern *kernel.Kernel }
-
-func (a attachments) Update(_ context.Context, row state.Attachment) error {
-	_, err := a.kern.Attach(row.Device)
-	return err
-}
-
-func (a attachments) Delete(_ context.Context, row state.Attachment) error {
-	return a.kern.Detach(row.Device)
-}
-
-func (a attachments) Prune(_ context.Context, wanted []state.Attachment) error {
-	keep := map[string]bool{}
-	for _, row := range wanted {
-		keep[row.Device] = true
-	}
-	var errs []error
-	for _, at := range a.kern.Attached() {
-		if !keep[at.Device] {
-			errs = append(errs, a.kern.Detach(at.Device))
-		}
-	}
-	return errors.Join(errs...)
-}

@@ -164,3 +164,13 @@ func readRecord(path string) (veth, error) {
 	}
 	return r.veth(), nil
 }
+
+// CheckNone says why this machine is none to have no pods: it has those that are
+// on record.
+func CheckNone(stateDir string) error {
+	veths, problems, err := recordsIn(stateDir).read()
+	if n := len(veths) + len(problems); err == nil && n > 0 {
+		err = fmt.Errorf("there are pods on this machine: %s has %d; move them elsewhere, or forget them with seamarkd cleanup", recordsIn(stateDir).dir, n)
+	}
+	return err
+}
