@@ -300,6 +300,45 @@ func TestReadInputsRefuses(t *testing.T) {
 
 // A table that was not read yet is not one without rows: by that, policies
 // limited to pools would announce nothing.
+// An appliance announces without being a Node, which a node that was removed does not.
+func TestAppliances(t *testing.T) {
+	db, w := state.New()
+	appliance, removed := lease("lb1", 1), lease("old", 2)
+	appliance.Appliance = true
+	verdicts := map[string]Verdict{"lb1": Live, "old": Live, "n": Live}
+	w.Update(func(tx *state.Tx) {
+		db.NodeLeases.Put(tx, appliance)
+		db.NodeLeases.Put(tx, removed)
+		db.Services.Put(tx, service("web", addr(211)))
+		db.L2Policies.Put(tx, lab().Policies[0])
+	})
+	bars := func() string {
+		var all []string
+		for _, s := range Explain(ReadInputs(db, db.Snapshot(), verdicts), addr(211)) {
+			all = append(all, s.Node+":"+string(s.Bar))
+		}
+		return strings.Join(all, " ")
+	}
+	if got, want := bars(), "lb1: old:UnknownNode"; got != want {
+		t.Errorf("stand %s, want %s", got, want)
+	}
+	if got := holders(Place(ReadInputs(db, db.Snapshot(), verdicts), epoch)); got["192.168.10.211"] != "lb1" {
+		t.Errorf("held by %v", got)
+	}
+	if problems := Problems(ReadInputs(db, db.Snapshot(), verdicts)); len(problems) > 0 {
+		t.Errorf("problems %v: its interfaces are there", problems)
+	}
+	// One that is registered has the labels it is registered with.
+	w.Update(func(tx *state.Tx) {
+		db.Nodes.Put(tx, state.Node{Name: "lb1", Labels: map[string]string{labelExclude: ""}})
+		db.Nodes.Put(tx, state.Node{Name: "n"})
+		db.NodeLeases.Put(tx, lease("n", 3))
+	})
+	if got, want := bars(), "lb1:Excluded n: old:UnknownNode"; got != want {
+		t.Errorf("stand %s, want %s", got, want)
+	}
+}
+
 func TestPlaceableWithPoolsOnly(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) {

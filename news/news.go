@@ -35,6 +35,8 @@ const (
 	ReasonExhausted       state.Reason = "Exhausted"       // a pool has no address left
 	ReasonInvalid         state.Reason = "Invalid"         // a spec does not parse
 	ReasonNotHonoured     state.Reason = "NotHonoured"     // a Problem
+	ReasonBackendDown     state.Reason = "BackendDown"     // a health check says so
+	ReasonBackendUp       state.Reason = "BackendUp"       // and that it is back
 	ReasonMore            state.Reason = "More"            // the Events of a change that are not told one by one
 )
 
@@ -52,6 +54,7 @@ func OfCluster(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event
 	changes(&t, db.Assignments, t.assignment)
 	changes(&t, db.PoolStatuses, t.pool)
 	changes(&t, db.PolicyStatuses, t.policy)
+	changes(&t, db.BackendHealth, t.backend) // as the coordinator sees it: who tells is one
 	changes(&t, db.ClusterProblems, t.problem)
 	changes(&t, db.SourceProblems, t.problem)
 	changes(&t, db.NodeProblems, func(was, is *state.Problem) {

@@ -262,6 +262,56 @@ func TestOfNode(t *testing.T) {
 
 // A node that dies with thousands of addresses is no thousand Events, and what
 // is wrong is told before what is right.
+// A backend that is down is news, and one that is up again; that one is up at
+// all, or fails a check now and then, is none.
+func TestBackends(t *testing.T) {
+	up, down := state.BackendHealth{Up: true}, state.BackendHealth{Err: "connection refused"}
+	failing := up
+	failing.Err = "no answer within 2s"
+	other := down
+	other.Err = "no route to host"
+	const isDown = "Warning service/d/web uid-web BackendDown LeaveOut: backend 10.0.0.9:80 fails its health check (connection refused) and gets no packets until it is up again\n"
+	for _, tc := range []struct {
+		name    string
+		was, is *state.BackendHealth
+		first   bool // look
+		want    string
+	}{
+		{"new and up", nil, &up, false, ""},
+		{"new and down", nil, &down, false, isDown},
+		{"down at the first look", &down, &down, true, isDown},
+		{"up at the first look", &up, &up, true, ""},
+		{"goes down", &up, &down, false, isDown},
+		{"fails once", &up, &failing, false, ""},
+		{"stays down for another reason", &down, &other, false, ""},
+		{"is back", &down, &up, false, "Normal service/d/web uid-web BackendUp Serve: backend 10.0.0.9:80 answers its health check again\n"},
+		{"is checked no longer", &down, nil, false, ""},
+	} {
+		db, w := state.New()
+		put := func(h *state.BackendHealth) {
+			w.Update(func(tx *state.Tx) {
+				row := state.BackendHealth{Service: name("web"), Addr: addr(9), Port: 80}
+				db.Services.Put(tx, service("web"))
+				db.BackendHealth.Delete(tx, row.RowKey())
+				if h != nil {
+					row.Up, row.Err = h.Up, h.Err
+					db.BackendHealth.Put(tx, row)
+				}
+			})
+		}
+		put(tc.was)
+		before := db.Snapshot()
+		put(tc.is)
+		from := &before
+		if tc.first {
+			from = nil
+		}
+		if got := text(OfCluster(db, from, db.Snapshot())); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestBounded(t *testing.T) {
 	db, w := state.New()
 	update := func(n int, node string, generation int64) state.Snapshot {

@@ -155,6 +155,20 @@ func (t *teller) policy(was, is *state.PolicyStatus) {
 	}
 }
 
+// backend tells of a backend that is down, and of one that is up again.
+func (t *teller) backend(was, is *state.BackendHealth) {
+	if is == nil || was == nil && is.Up || was != nil && was.Up == is.Up {
+		return
+	}
+	object, at := state.ServiceRef(is.Service), netip.AddrPortFrom(is.Addr, is.Port)
+	if is.Up {
+		t.tell(object, t.serviceUID(is.Service), ReasonBackendUp, "Serve", fmt.Sprintf("backend %s answers its health check again", at))
+		return
+	}
+	t.warn(object, t.serviceUID(is.Service), ReasonBackendDown, "LeaveOut",
+		fmt.Sprintf("backend %s fails its health check (%s) and gets no packets until it is up again", at, is.Err))
+}
+
 func (t *teller) problem(was, is *state.Problem) {
 	if is == nil || was != nil {
 		return

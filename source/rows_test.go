@@ -197,7 +197,7 @@ func TestL2PolicyRow(t *testing.T) {
 }
 
 func TestNodeLease(t *testing.T) {
-	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Interfaces: []state.LeaseInterface{
+	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Appliance: true, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.10.200"), netip.MustParseAddr("fe80::1")}},
 		{Name: "eth2"}}, Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1")}
@@ -220,10 +220,10 @@ func TestNodeLease(t *testing.T) {
 		}
 		seen[row.Renewal] = true
 	}
-	want.Released = false
+	want.Released, want.Appliance = false, false
 	source.SetNodeLease(lease, want, now)
-	if row, _, _ := source.NodeLeaseRow(lease); row.Released {
-		t.Error("still released")
+	if row, _, _ := source.NodeLeaseRow(lease); row.Released || row.Appliance {
+		t.Errorf("still released, or an appliance: %+v", row)
 	}
 	lease.Annotations[v1alpha1.AnnotationInterfaces] = "["
 	if _, problems, ok := source.NodeLeaseRow(lease); !ok || len(problems) != 1 {

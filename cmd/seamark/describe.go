@@ -196,7 +196,32 @@ func (d describer) service(ctx context.Context, name state.ObjectName) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
+	if err := d.health(ctx, name); err != nil {
+		return err
+	}
 	return d.traffic(ctx, name, frontends)
+}
+
+// health writes what this node's health checks of the Service's backends found.
+func (d describer) health(ctx context.Context, name state.ObjectName) error {
+	backends, err := control.Rows[state.BackendHealth](ctx, d.client, "backendhealth")
+	if err != nil {
+		return err
+	}
+	backends = slices.DeleteFunc(backends, func(h state.BackendHealth) bool { return h.Service != name })
+	if len(backends) == 0 {
+		return nil
+	}
+	fmt.Fprintln(d.out, "Health checks by this node:")
+	t := newTable(d.out, "  ", "CHECKED", "STATE", "FOR", "LAST CHECK")
+	for _, h := range backends {
+		is := "up"
+		if !h.Up {
+			is = "down"
+		}
+		t.row(netip.AddrPortFrom(h.Addr, h.Port).String(), is, ageOf(h.Since), or(h.Err, "went well"))
+	}
+	return t.flush()
 }
 
 // traffic writes what this node sent to the Service and its backends.

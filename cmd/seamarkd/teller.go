@@ -48,7 +48,7 @@ func (t teller) cluster(ctx context.Context) {
 		t.tell(news.OfCluster(t.db, before, now))
 		before = &now
 	}, t.db.Allocations.Watch(), t.db.Assignments.Watch(), t.db.PoolStatuses.Watch(), t.db.PolicyStatuses.Watch(),
-		t.db.ClusterProblems.Watch(), t.db.SourceProblems.Watch(), t.db.NodeProblems.Watch(), t.db.MarksChanged) // ends with ctx
+		t.db.BackendHealth.Watch(), t.db.ClusterProblems.Watch(), t.db.SourceProblems.Watch(), t.db.NodeProblems.Watch(), t.db.MarksChanged) // ends with ctx
 }
 
 // settled waits for what belongs together. When ctx ends meanwhile it is not
