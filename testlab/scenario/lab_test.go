@@ -73,11 +73,18 @@ var newLabName = func() func() string {
 // up brings up a lab, with daemonArgs for the nodes' daemons, or skips the test.
 func up(t *testing.T, daemonArgs ...string) lab {
 	t.Helper()
+	return upWith(t, testlab.Config{DaemonArgs: daemonArgs})
+}
+
+// upWith is up for a lab of another kind.
+func upWith(t *testing.T, config testlab.Config) lab {
+	t.Helper()
 	if reason := whyNot(); reason != "" {
 		t.Skip(reason)
 	}
 	begin := time.Now()
-	inner, err := testlab.Up(interrupted, testlab.Config{Name: newLabName(), BinDir: binDir, DaemonArgs: daemonArgs})
+	config.Name, config.BinDir = newLabName(), binDir
+	inner, err := testlab.Up(interrupted, config)
 	if err != nil {
 		t.Fatal(err)
 	}
