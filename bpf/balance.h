@@ -323,6 +323,8 @@ static __always_inline int take_detours(void *ctx, enum hook hook, int v6, int v
 		verdict = hand_on(ctx, hook, d->v6, d);
 	if (verdict == VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE))
 		verdict = send_apart(ctx, hook, d->v6, d);
+	if (verdict == VERDICT(ACT_DETOUR, REASON_TOO_BIG))
+		verdict = tell_too_big(ctx, hook, d->v6, d);
 	return verdict | traced;
 }
 

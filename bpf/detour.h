@@ -6,7 +6,7 @@
 // balance.h takes them; REASON_DECAP is out of a tunnel, REASON_POD_DELIVERED into
 // the pod, and REASON_ICMP_FORWARDED into it with an error (decap.h),
 // REASON_SECOND_CHANCE to the slot's other backend (chance.h),
-// REASON_FORWARD_REMOTE into a tunnel (encap.h).
+// REASON_FORWARD_REMOTE into a tunnel and REASON_TOO_BIG back to the sender (encap.h).
 #pragma once
 
 #include "frame.h"

@@ -246,6 +246,26 @@ static __always_inline __u16 segment_of(const struct packet *p, __u32 mtu, __u32
 	return mtu - overhead - ip_size(p->v6) - sizeof(struct tcphdr);
 }
 
+static __always_inline int inline_tell_too_big(void *ctx, enum hook hook, int v6, struct detour *d)
+{
+	struct packet p;
+
+	return on_detour(ctx, hook, v6, d, &p) ? DROP(REASON_TOO_BIG) : too_big(&p, d->mtu);
+}
+GLOBAL(tell_too_big, struct detour)
+
+// leave_for_error puts a packet longer than mtu on the detour to tell_too_big.
+static __always_inline int leave_for_error(const struct packet *p, __u32 mtu)
+{
+	union addr none = {};
+	struct detour *d = begin_detour(p, &none, 0, REASON_TOO_BIG);
+	if (!d)
+		return DROP(REASON_TOO_BIG);
+
+	d->mtu = mtu;
+	return VERDICT(ACT_DETOUR, REASON_TOO_BIG);
+}
+
 // send_by is send_apart in a tunnel of that kind.
 static __always_inline int send_by(struct packet *p, const struct errand *e, const struct next_hop *hop, int v6, int geneve)
 {
@@ -259,12 +279,12 @@ static __always_inline int send_by(struct packet *p, const struct errand *e, con
 		resolved = *hop;
 		enum reason bad = resolve(p, &way, wire_len(p) + overhead, &resolved);
 		if (bad)
-			return bad == REASON_TOO_BIG ? too_big(p, resolved.mtu - overhead) : DROP(bad);
+			return bad == REASON_TOO_BIG ? leave_for_error(p, resolved.mtu - overhead) : DROP(bad);
 		hop = &resolved;
 	}
 	__u32 mtu = mtu_of(hop);
 	if (mtu && wire_len(p) + overhead > mtu)
-		return too_big(p, mtu - overhead);
+		return leave_for_error(p, mtu - overhead);
 	if (p->first && p->proto == IPPROTO_TCP && mtu && clamp_mss(p, segment_of(p, mtu, overhead)))
 		return DROP(REASON_TRUNCATED);
 	return encapsulate(p, e, &way, hop, l3_len(p) + overhead);

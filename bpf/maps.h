@@ -449,6 +449,7 @@ struct detour {
 	__u8 geneve;    // or IP in IP
 	__u8 handed_on; // it has had its second chance
 	__u8 reason;    // what it is counted as in the end; of a packet refused, why
+	__u32 mtu;      // of the way, for a packet too big for it
 };
 
 // The layout version of all that is pinned.

@@ -131,6 +131,7 @@ type bpfDetour struct {
 	HandedOn uint8
 	Reason   uint8
 	_        [2]byte
+	Mtu      uint32
 }
 
 type bpfDevice struct {
