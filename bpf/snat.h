@@ -138,7 +138,7 @@ static __always_inline int carry_apart(const struct packet *p, struct translatio
 	else
 		verdict = p->v6 ? carry_tc6(p->ctx, n, reason) : carry_tc4(p->ctx, n, reason);
 	if (unlikely(verdict == DROP(REASON_TOO_BIG)))
-		return answer_too_big(p->ctx, p->hook, p->v6, n);
+		return answer_too_big(p->ctx, p->hook, p->v6, n) ?: DROP(REASON_TOO_BIG);
 	if (verdict && unlikely(n->vlan && ACTION_OF(verdict) != ACT_DROP)) {
 		if (push_tag(p->ctx, p->hook, p->v6, n))
 			return DROP(REASON_NO_HEADROOM);
