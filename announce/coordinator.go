@@ -244,7 +244,7 @@ func (p *placer) run(ctx context.Context) {
 
 // allLive says whether there is no node left to wait for.
 func (p *placer) allLive(snap state.Snapshot, seen *view) bool {
-	for n := range p.db.Nodes.All(snap) {
+	for _, n := range withAppliances(p.db.Nodes.Rows(snap), p.db.NodeLeases.All(snap)) {
 		switch seen.verdicts[n.Name] {
 		case Live, Resting, Released:
 		default:

@@ -520,3 +520,20 @@ func BenchmarkPlace(b *testing.B) {
 func policyRef(name string) state.ObjectRef {
 	return state.ObjectRef{Group: "seamark.dev", Kind: "L2Policy", Name: name}
 }
+
+// A coordinator that has just been elected waits for appliances as it does for nodes.
+func TestAllLiveWaitsForAppliances(t *testing.T) {
+	db, w := state.New()
+	p := &placer{db: db}
+	appliance, removed := lease("lb1", 1), lease("old", 2)
+	appliance.Appliance = true
+	w.Update(func(tx *state.Tx) {
+		db.NodeLeases.Put(tx, appliance)
+		db.NodeLeases.Put(tx, removed)
+	})
+	for verdict, want := range map[Verdict]bool{NoLease: false, Expired: false, Frozen: false, Live: true, Resting: true, Released: true} {
+		if got := p.allLive(db.Snapshot(), &view{verdicts: map[string]Verdict{"lb1": verdict}}); got != want {
+			t.Errorf("verdict %v: %v, want %v", verdict, got, want)
+		}
+	}
+}

@@ -49,6 +49,10 @@ func Probes(db *state.DB, snap state.Snapshot, node string, defaults Defaults) (
 	}
 	in, _ := frontendInput(db, snap, node, defaults)
 	in.Services = slices.DeleteFunc(in.Services, func(s state.Service) bool { return s.Probing.By == "" })
+	in.Slices = nil
+	for _, s := range in.Services {
+		in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(snap, state.IndexService, s.Name.String()))
+	}
 	r := newFrontendRun(in)
 	var rows []state.Probe
 	for i := range r.in.Services {

@@ -20,9 +20,10 @@ const (
 // Bounds of what it can say.
 const (
 	minProbeInterval, maxProbeInterval = time.Second, time.Hour
-	minProbeTimeout                    = 10 * time.Millisecond
-	maxProbeCount                      = 100
-	maxProbePath                       = 2048 // bytes
+	// A check that waits keeps others waiting (probe.Prober makes so many at once).
+	minProbeTimeout, maxProbeTimeout = 10 * time.Millisecond, 10 * time.Second
+	maxProbeCount                    = 100
+	maxProbePath                     = 2048 // bytes
 )
 
 // probing reads how the backends outside the cluster are checked. With a
@@ -39,7 +40,7 @@ func probing(s foreign.ServiceSettings) (state.Probing, Problems) {
 		Interval: durationOf(&wrong, s.HealthCheckInterval, probeInterval, minProbeInterval, maxProbeInterval),
 		Rise:     numberOf(&wrong, s.HealthCheckRise, probeCount, maxProbeCount),
 		Fall:     numberOf(&wrong, s.HealthCheckFall, probeCount, maxProbeCount)}
-	p.Timeout = durationOf(&wrong, s.HealthCheckTimeout, min(probeTimeout, p.Interval), minProbeTimeout, p.Interval)
+	p.Timeout = durationOf(&wrong, s.HealthCheckTimeout, min(probeTimeout, p.Interval), minProbeTimeout, min(maxProbeTimeout, p.Interval))
 	if p.Invalid = len(wrong) > 0; by == none {
 		p = state.Probing{Invalid: p.Invalid}
 	}

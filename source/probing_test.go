@@ -41,6 +41,7 @@ func TestProbing(t *testing.T) {
 		{"=tcp -interval=5", "tcp " + defaults, "-interval: write a time such as 5s, from 1s to 1h0m0s"},
 		{"=tcp -interval=500ms", "tcp " + defaults, "-interval: write a time such as 5s, from 1s to 1h0m0s"},
 		{"=tcp -timeout=6s", "tcp " + defaults, "-timeout: write a time such as 2s, from 10ms to 5s"},
+		{"=tcp -interval=1h -timeout=11s", "tcp  0 1h0m0s/2s 3/3", "-timeout: write a time such as 2s, from 10ms to 10s"},
 		{"=tcp -timeout=-1s", "tcp " + defaults, "-timeout: write a time such as 2s, from 10ms to 5s"},
 		{"=tcp -rise=0", "tcp " + defaults, "-rise: write a number from 1 to 100"},
 		{"=tcp -fall=1000", "tcp " + defaults, "-fall: write a number from 1 to 100"},

@@ -201,8 +201,33 @@ func TestLateResult(t *testing.T) {
 	})
 }
 
+// Backends that are many, and slow to fail, keep nobody waiting for ever.
+func TestFirstChecksTakeTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		defer b.Close()
+		b.hang = true
+		rows := thousand()
+		for i := range rows {
+			rows[i].Probing.Interval, rows[i].Probing.Timeout = time.Minute, 10*time.Second
+		}
+		b.probeAll(rows)
+		for _, tc := range []struct {
+			after time.Duration
+			want  bool
+		}{{firstWithin - time.Millisecond, false}, {2 * time.Millisecond, true}} {
+			time.Sleep(tc.after)
+			synctest.Wait()
+			if got := state.Marked(b.db.Snapshot(), Checked); got != tc.want {
+				t.Errorf("after %v more: %v, want %v", tc.after, got, tc.want)
+			}
+		}
+	})
+}
+
 func TestNothingToCheck(t *testing.T) {
 	b := newBench(t)
+	defer b.Close()
 	b.must(b.Prune(t.Context(), nil))
 	if !state.Marked(b.db.Snapshot(), Checked) {
 		t.Error("waits for checks of nothing")

@@ -15,9 +15,13 @@ import (
 const maxAtOnce = 256
 
 // Checked is the mark that is set once every backend that was to be checked when
-// the daemon started has been, once. Those that were down before are known to be
-// by then.
+// the daemon started has been, once, or firstWithin has gone by. Those that were
+// down before are known to be by then.
 const Checked = "checked/backends"
+
+// firstWithin bounds the wait for first checks: four rounds of maxAtOnce that all
+// take the default timeout, and some.
+const firstWithin = 15 * time.Second
 
 // Prober is a state.Target: it checks the backends of its rows, each as often as
 // its row says, and writes into BackendHealth what it found. The first check of
@@ -33,8 +37,9 @@ type Prober struct {
 	probing map[string]*probing // by row key
 	// first are the rows of the first Prune that are yet to be checked; nil
 	// before it.
-	first map[string]bool
-	wg    sync.WaitGroup
+	first  map[string]bool
+	enough *time.Timer // ends that wait
+	wg     sync.WaitGroup
 }
 
 // New returns a Prober that checks nothing yet.
@@ -98,6 +103,7 @@ func (p *Prober) Prune(_ context.Context, wanted []state.Probe) error {
 	}
 	if p.first == nil {
 		p.first = keep
+		p.enough = time.AfterFunc(firstWithin, p.waitNoLonger)
 	}
 	p.markChecked()
 	return nil
@@ -112,6 +118,15 @@ func (p *Prober) forget(key string) {
 	p.writer.Update(func(tx *state.Tx) { p.db.BackendHealth.Delete(tx, key) })
 }
 
+// waitNoLonger gives up waiting for first checks: backends that are many, or slow
+// to fail, must not keep a node from serving the others.
+func (p *Prober) waitNoLonger() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.first)
+	p.markChecked()
+}
+
 // markChecked sets the mark Checked when nothing is left to wait for.
 func (p *Prober) markChecked() {
 	if p.first != nil && len(p.first) == 0 {
@@ -122,6 +137,9 @@ func (p *Prober) markChecked() {
 // Close ends all checks. What was found stays.
 func (p *Prober) Close() {
 	p.mu.Lock()
+	if p.enough != nil {
+		p.enough.Stop()
+	}
 	for key, running := range p.probing {
 		running.stop()
 		delete(p.probing, key)
@@ -178,13 +196,14 @@ func (p *Prober) checkOnce(ctx context.Context, of *probing) bool {
 
 // take writes down what a check has found, if that is something new.
 func (p *Prober) take(of *probing, err error) {
+	first := !of.known
 	changed := of.take(err == nil)
 	row := of.row
 	health := state.BackendHealth{Service: row.Service, Addr: row.Addr, Port: row.Port, Up: of.up, Since: time.Now()}
 	if err != nil {
 		health.Err = err.Error()
 	}
-	if changed {
+	if changed && !(first && of.up) {
 		p.log.Info("backend checked", "service", row.Service.String(), "backend", health.Addr, "port", health.Port, "up", health.Up, "err", health.Err)
 	}
 	p.writer.Update(func(tx *state.Tx) {
