@@ -208,10 +208,11 @@ static __always_inline int encapsulate(struct packet *p, const struct errand *e,
 			return DROP(REASON_NO_HEADROOM);
 		write_outer(outer, p, e, way, total, tos);
 	} else {
-		__u64 room[TUNNEL_MAX / 8 + 1] = {};
-		void *outer = (void *)room + (way->v6 ? 0 : 4); // so that addresses lie on whole words, as the stack wants it
-		write_outer(outer, p, e, way, total, tos);
-		if (push_skb(p, hop, way, outer, size))
+		struct scratch *s = own_scratch();
+		if (!s)
+			return DROP(REASON_NO_HEADROOM);
+		write_outer(s->chunk, p, e, way, total, tos);
+		if (push_skb(p, hop, way, s->chunk, size))
 			return DROP(REASON_NO_HEADROOM);
 	}
 	if (likely(hop->ifindex == ctx_device(p->ctx, p->hook)))
