@@ -18,10 +18,11 @@ import (
 // wireFlow is a flow of a client, and the pod that has it.
 type wireFlow struct {
 	client netip.AddrPort
+	seen   netip.AddrPort // whom the pod takes for the client
 	proto  state.Protocol
 	pod    netip.Addr
 	idle   bool // sends nothing until it is woken
-	lost   bool // a packet of it went to another pod while its own lived
+	lost   bool // a packet of it went to another pod while its own lived, or came from another client to that
 }
 
 // churn is one Service on a wire, whose backends change under its flows.
@@ -38,6 +39,8 @@ type churn struct {
 	clients  int
 	protos   []state.Protocol // of its clients
 	changing bool             // not all nodes have heard of the last change
+	mode     state.Forwarding
+	dispatch state.Dispatch
 }
 
 const (
@@ -51,7 +54,8 @@ var wireProtos = []state.Protocol{state.TCP, state.UDP, state.SCTP}
 func begin(w *wire, number, ready int, seed uint64) *churn {
 	c := &churn{wire: w, rand: rand.New(rand.NewPCG(seed, uint64(number))), number: number,
 		vip: netip.AddrFrom4([4]byte{192, 168, 10, byte(100 + number)}), port: uint16(8000 + number),
-		weights: map[netip.Addr]uint16{}, draining: map[netip.Addr]bool{}, protos: wireProtos}
+		weights: map[netip.Addr]uint16{}, draining: map[netip.Addr]bool{}, protos: wireProtos,
+		mode: state.ForwardDSR, dispatch: state.DispatchIPIP}
 	for i := range wireNodes * wirePods {
 		c.unused = append(c.unused, wirePod(i%wireNodes, i/wireNodes))
 	}
@@ -82,7 +86,7 @@ func (c *churn) rows() []state.Frontend {
 	var rows []state.Frontend
 	for _, proto := range wireProtos {
 		row := state.Frontend{Addr: c.vip, Port: c.port, Protocol: proto, PortName: proto.String(), Kind: state.KindLoadBalancer,
-			Service: state.ObjectName{Namespace: "default", Name: fmt.Sprint("s", c.number)}, Forwarding: state.ForwardDSR, Dispatch: state.DispatchIPIP}
+			Service: state.ObjectName{Namespace: "default", Name: fmt.Sprint("s", c.number)}, Forwarding: c.mode, Dispatch: c.dispatch}
 		for _, pod := range sortedAddrs(c.weights) {
 			row.Backends = append(row.Backends, backend(pod, proto))
 		}
@@ -153,27 +157,30 @@ func (c *churn) anything() bool {
 	return true
 }
 
-// frame is a packet of the flow: the first, or a later one, to the VIP; or,
-// with from, the pod's answer to one.
-func (c *churn) frame(f *wireFlow, first bool, from netip.Addr) []byte {
-	src, dst, sport, dport := f.client.Addr(), c.vip, f.client.Port(), c.port
-	if from.IsValid() {
-		src, dst, sport, dport = from, src, c.podPort(f.proto), sport
+func (c *churn) frontend() netip.AddrPort { return netip.AddrPortFrom(c.vip, c.port) }
+
+// frame is a packet of the flow: the first, or a later one, to the VIP; or the pod's
+// answer to one.
+func (c *churn) frame(f *wireFlow, first, answer bool) []byte {
+	from, to := f.client, c.frontend()
+	if answer {
+		from, to = netip.AddrPortFrom(f.pod, c.podPort(f.proto)), f.seen
 	}
+	sport, dport := from.Port(), to.Port()
 	var l4 packet.Layer = packet.UDP{SrcPort: sport, DstPort: dport}
 	switch {
-	case f.proto == state.TCP && first && from.IsValid():
+	case f.proto == state.TCP && first && answer:
 		l4 = packet.TCP{SrcPort: sport, DstPort: dport, Flags: packet.SYN | packet.ACK}
 	case f.proto == state.TCP && first:
 		l4 = packet.TCP{SrcPort: sport, DstPort: dport, Flags: packet.SYN}
 	case f.proto == state.TCP:
 		l4 = packet.TCP{SrcPort: sport, DstPort: dport}
-	case f.proto == state.SCTP && first && !from.IsValid():
+	case f.proto == state.SCTP && first && !answer:
 		l4 = packet.SCTP{SrcPort: sport, DstPort: dport, Chunk: packet.ChunkInit}
 	case f.proto == state.SCTP:
 		l4 = packet.SCTP{SrcPort: sport, DstPort: dport, Tag: 1, Chunk: packet.ChunkData}
 	}
-	return packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC}, packet.IPv4{Src: src, Dst: dst}, l4, packet.Payload("x"))
+	return packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC}, packet.IPv4{Src: from.Addr(), Dst: to.Addr()}, l4, packet.Payload("x"))
 }
 
 // open begins so many flows. One in idle sends nothing after its handshake.
@@ -183,14 +190,14 @@ func (c *churn) open(count, idle int) {
 		c.clients++
 		f := &wireFlow{proto: oneOf(c.rand, c.protos), idle: c.clients%idle == 0,
 			client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 10, byte(c.number), byte(c.clients >> 14)}), uint16(1024+c.clients&0x3fff))}
-		f.pod = c.send(c.frame(f, true, netip.Addr{}))
+		f.pod, f.seen = c.send(c.frame(f, true, false))
 		if c.changing && !f.pod.IsValid() {
 			continue // the pod's own node has not heard of it: the client tries again
 		}
 		if c.weights[f.pod] == 0 && !(c.changing && c.draining[f.pod]) {
 			c.t.Fatalf("a new %s flow went to %s, want one of %v; dropped: %v", f.proto, f.pod, c.weights, c.drops())
 		}
-		c.answer(f.pod, c.frame(f, true, f.pod), c.vip)
+		c.answer(c.frame(f, true, true), f.client, c.frontend())
 		c.flows = append(c.flows, f)
 		c.talk(f)
 	}
@@ -202,12 +209,12 @@ func (c *churn) talk(f *wireFlow) {
 	if f.lost {
 		return
 	}
-	got := c.send(c.frame(f, false, netip.Addr{}))
+	got, seen := c.send(c.frame(f, false, false))
 	switch {
-	case got == f.pod:
+	case got == f.pod && seen == f.seen:
 	case f.proto == state.UDP && c.draining[f.pod] && got.IsValid():
 		f.pod = got
-		c.answer(got, c.frame(f, false, got), c.vip)
+		c.answer(c.frame(f, false, true), f.client, c.frontend())
 	default:
 		f.lost = true
 	}
@@ -281,7 +288,7 @@ func (c *churn) tally(nodes ...int) (lost, moved int) {
 		marked := false
 		for _, n := range nodes {
 			if table := tables[[2]int{n, int(f.proto)}]; table != nil {
-				marked = marked || slotOf(table, f.client, netip.AddrPortFrom(c.vip, c.port), f.proto)&datapath.SlotMoved != 0
+				marked = marked || slotOf(table, f.client, c.frontend(), f.proto)&datapath.SlotMoved != 0
 			}
 		}
 		if marked {
@@ -462,6 +469,55 @@ func TestFlowsSleepThroughWindows(t *testing.T) {
 		c.wake()
 		report("a window, and a change back (A, B, A)")
 		c.end()
+	}
+	t.Log(table.String())
+}
+
+// Established flows, and those that begin meanwhile, go on when the way of
+// forwarding changes under them: each pod goes on seeing the same client.
+func TestFlowsKeepTheirWay(t *testing.T) {
+	w := newWire(t, wireNodes, wirePods, Sizes{Flows: 1 << 15, HalfOpen: 1 << 15, Pins: 1 << 14, NAT: 1 << 15, Affinity: 1024, Fragments: 1024})
+	seed := rand.Uint64()
+	var table strings.Builder
+	fmt.Fprintf(&table, "seed %d\n%-12s %7s %11s %7s\n", seed, "switched to", "flows", "translated", "lost")
+	w.chance = true
+	c := begin(w, 0, 6, seed)
+	c.protos = []state.Protocol{state.TCP, state.SCTP} // the others' packets go by the mode of the day
+	c.open(1000, 3)
+	for _, to := range []struct {
+		mode     state.Forwarding
+		dispatch state.Dispatch
+	}{
+		{state.ForwardDSR, state.DispatchGeneve},
+		{state.ForwardSNAT, ""},
+		{state.ForwardDSR, state.DispatchIPIP},
+		{state.ForwardSNAT, ""},
+		{state.ForwardDSR, state.DispatchGeneve},
+		{state.ForwardDSR, state.DispatchIPIP},
+	} {
+		c.change(func() bool {
+			c.mode, c.dispatch = to.mode, to.dispatch
+			return true
+		}, 0, len(c.flows)+300)
+		c.wake()
+		lost, translated := 0, 0
+		for _, f := range c.flows {
+			if f.lost {
+				lost++
+				continue
+			}
+			c.answer(c.frame(f, false, true), f.client, c.frontend())
+			if f.seen != f.client {
+				translated++
+			}
+		}
+		fmt.Fprintf(&table, "%-12s %7d %11d %7d\n", strings.TrimSpace(string(to.mode)+" "+string(to.dispatch)), len(c.flows), translated, lost)
+		if lost != 0 {
+			t.Errorf("switched to %s %s: %d flows lost, want none", to.mode, to.dispatch, lost)
+		}
+		if to.mode == state.ForwardSNAT && translated == 0 {
+			t.Error("no new flow is translated")
+		}
 	}
 	t.Log(table.String())
 }

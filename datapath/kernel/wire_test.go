@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,14 +11,12 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/seamark-lb/seamark/testlab/packet"
+	"github.com/vishvananda/netlink"
 )
-
-// loopback is the index of lo in every namespace: the device of the wire's
-// frames, both ways.
-const loopback = 1
 
 // wireNode is a node on a wire: the programs over maps of their own, and the
 // target that fills these.
@@ -36,6 +35,7 @@ type wireNode struct {
 // gets. Frames of clients come in at the ingress node.
 type wire struct {
 	t       testing.TB
+	device  netlink.Link // of all nodes, both ways
 	nodes   []*wireNode
 	ingress int
 	chance  bool // packets are handed on
@@ -64,22 +64,28 @@ func newWire(t testing.TB, nodes, pods int, sizes Sizes) *wire {
 	world := &node{t: t, host: newHost(t)}
 	world.out = world.addDevice("out", nodeMAC)
 	world.network()
-	w := &wire{t: t, now: time.Now(), buffer: make([]byte, 512)}
+	w := &wire{t: t, device: world.out, now: time.Now(), buffer: make([]byte, 512)}
 	for i := range nodes {
 		w.nodes = append(w.nodes, w.join(i, sizes))
 	}
+	// A program is run as if on a device only if there is one on it.
+	attached, err := link.AttachXDP(link.XDPOptions{Program: w.nodes[0].xdp[true], Interface: w.device.Attrs().Index, Flags: link.XDPGenericMode})
+	w.must(err)
+	t.Cleanup(func() { attached.Close() })
 	for i, n := range w.nodes {
 		for other, to := range w.nodes {
 			w.must(n.maps.NextHops.Update(uint32(other)+1, datapath.NextHopEntry{
-				Ifindex: loopback, MTU: 1500, Dmac: datapath.MAC(to.mac), Smac: datapath.MAC(n.mac), Saddr: n.addr.As4(), Node: to.addr.As4()}))
+				Ifindex: w.ifindex(), MTU: 1500, Dmac: datapath.MAC(to.mac), Smac: datapath.MAC(n.mac), Saddr: n.addr.As4(), Node: to.addr.As4()}))
 		}
 		for pod := range pods {
 			w.must(n.maps.Endpoints.Update(wirePod(i, pod), datapath.EndpointEntry{
-				Ifindex: loopback, PodMAC: datapath.MAC(podMAC), HostMAC: datapath.MAC(podHostMAC)}))
+				Ifindex: w.ifindex(), PodMAC: datapath.MAC(podMAC), HostMAC: datapath.MAC(podHostMAC)}))
 		}
 	}
 	return w
 }
+
+func (w *wire) ifindex() uint32 { return uint32(w.device.Attrs().Index) }
 
 func (w *wire) must(err error) {
 	w.t.Helper()
@@ -99,7 +105,7 @@ func (w *wire) join(index int, sizes Sizes) *wireNode {
 	loaded := w.load(n, sizes, true, nil)
 	n.xdp[true], n.pod = loaded.Programs["seamark_xdp"], loaded.Programs["seamark_tc_pod"]
 	n.xdp[false] = w.load(n, sizes, false, loaded.Maps).Programs["seamark_xdp"]
-	w.must(loaded.Maps["devices"].Put(uint32(loopback), bpfDevice{Ifindex: loopback, Mac: n.mac, Mtu: 1500}))
+	w.must(loaded.Maps["devices"].Put(w.ifindex()%uint32(bpfMaxDevicesMAX_DEVICES), bpfDevice{Ifindex: w.ifindex(), Mac: n.mac, Mtu: 1500}))
 	spec, err := loadBpf()
 	w.must(err)
 	n.kernel = &Kernel{maps: loaded.Maps}
@@ -150,6 +156,9 @@ func (w *wire) update(n *wireNode, rows []state.Frontend) {
 func (w *wire) run(p *ebpf.Program, frame []byte) (action uint32, out []byte) {
 	w.t.Helper()
 	options := ebpf.RunOptions{Data: frame, DataOut: w.buffer}
+	if p.Type() == ebpf.XDP {
+		options.Context = xdpContext(w.device, frame)
+	}
 	action, err := p.Run(&options)
 	if err != nil {
 		w.t.Fatalf("run %s on %x: %v", p, frame, err)
@@ -157,9 +166,17 @@ func (w *wire) run(p *ebpf.Program, frame []byte) (action uint32, out []byte) {
 	return action, options.DataOut
 }
 
+// ends are where a frame of IPv4 is from, and where it goes.
+func ends(frame []byte) (from, to netip.AddrPort) {
+	end := func(addr, port int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[addr:])), binary.BigEndian.Uint16(frame[port:]))
+	}
+	return end(26, 34), end(30, 36)
+}
+
 // send sends a client's frame to the ingress node, and follows it to the pod that
-// gets it; the zero Addr: it is dropped.
-func (w *wire) send(frame []byte) netip.Addr {
+// gets it, and whom that one takes for the client; zeros: it is dropped.
+func (w *wire) send(frame []byte) (pod netip.Addr, client netip.AddrPort) {
 	w.t.Helper()
 	frame = slices.Clone(frame)
 	at := w.nodes[w.ingress]
@@ -168,11 +185,11 @@ func (w *wire) send(frame []byte) netip.Addr {
 		action, out := w.run(at.xdp[w.chance], frame)
 		switch action {
 		case xdpPass:
-			to := netip.AddrFrom4([4]byte(out[30:34]))
-			if w.nodeOf(to) != at {
+			from, to := ends(out)
+			if w.nodeOf(to.Addr()) != at {
 				w.t.Fatalf("%s passed a packet to %s on:\n%s", at.name, to, packet.String(out))
 			}
-			return to
+			return to.Addr(), from
 		case xdpTX:
 			frame = slices.Clone(out)
 			next := slices.IndexFunc(w.nodes, func(n *wireNode) bool { return n.mac == packet.MAC(out[:6]) })
@@ -181,13 +198,13 @@ func (w *wire) send(frame []byte) netip.Addr {
 			}
 			at = w.nodes[next]
 		case xdpDrop:
-			return netip.Addr{}
+			return pod, client
 		default:
 			w.t.Fatalf("%s: action %d", at.name, action)
 		}
 	}
 	w.t.Fatalf("a packet goes round:\n%s", packet.String(frame))
-	return netip.Addr{}
+	return pod, client
 }
 
 // nodeOf returns the node of a pod; nil: it is no pod.
@@ -198,12 +215,21 @@ func (w *wire) nodeOf(pod netip.Addr) *wireNode {
 	return nil
 }
 
-// answer sends a pod's frame, which has to go out to the client from vip.
-func (w *wire) answer(pod netip.Addr, frame []byte, vip netip.Addr) {
+// answer sends a pod's frame, which has to come to the client from vip: straight,
+// or, when it is to a node, by way of that.
+func (w *wire) answer(frame []byte, client, vip netip.AddrPort) {
 	w.t.Helper()
-	action, out := w.run(w.nodeOf(pod).pod, frame)
-	if from := netip.AddrFrom4([4]byte(out[26:30])); action != tcRedirect || from != vip {
-		w.t.Fatalf("the answer of %s: action %d, from %s, want from %s", pod, int32(action), from, vip)
+	pod, to := ends(frame)
+	action, out := w.run(w.nodeOf(pod.Addr()).pod, frame)
+	if ingress := w.nodes[w.ingress]; action == tcNext && to.Addr() == ingress.addr {
+		frame = slices.Clone(out)
+		copy(frame, ingress.mac[:])
+		if action, out = w.run(ingress.xdp[w.chance], frame); action == xdpTX {
+			action = tcRedirect
+		}
+	}
+	if from, to := ends(out); action != tcRedirect || from != vip || to != client {
+		w.t.Fatalf("the answer of %s: action %d, from %s to %s, want from %s to %s", pod, int32(action), from, to, vip, client)
 	}
 }
 
