@@ -103,6 +103,7 @@ enum slot {
 enum backend_flags {
 	BACKEND_LOCAL = 1,    // runs on this node
 	BACKEND_DRAINING = 2, // keeps its flows and gets no new ones
+	BACKEND_GONE = 4,     // nobody's backend any more: only pins and second chances lead there
 };
 
 // backend is a pod (or a host outside the cluster). A row of zeros: there is none.

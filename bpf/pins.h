@@ -129,14 +129,19 @@ static __always_inline void note_client(int v6, const struct choice *c, __u32 ba
 	bpf_map_update_elem(TABLE(v6, affinity), &key, &a, BPF_ANY);
 }
 
-// previous_backend returns the backend of the flow before its slot moved, if it is
-// still there; -1: it is not, or the slot has not moved.
+// previous_backend returns the backend of the flow before its slot moved; -1: it is
+// gone, or the slot has not moved. One that is gone while its row stays may still
+// know the flow (a pod that is not ready any more): then the second chance finds it.
+// Sent there at once, newer flows that came by another node would be lost.
 static __always_inline int previous_backend(int v6, const struct choice *c, const struct backend_set *s)
 {
 	if (!(c->slot & SLOT_MOVED && c->look & SET_MOVING))
 		return -1;
 	int slot = slot_of(c->set, s, (c->look & SET_PREVIOUS) >> SET_PREVIOUS_SHIFT, c->hash);
-	return slot >= 0 && row_flags(v6, slot & SLOT_BACKEND) >= 0 ? slot & SLOT_BACKEND : -1;
+	if (slot < 0)
+		return -1;
+	int flags = row_flags(v6, slot & SLOT_BACKEND);
+	return flags >= 0 && !(flags & BACKEND_GONE) ? slot & SLOT_BACKEND : -1;
 }
 
 // choose_first chooses for the first packet of a flow: the new backend, and from

@@ -193,7 +193,10 @@ func where(b BackendEntry) string {
 	default:
 		at = fmt.Sprintf("next-hop=%d", b.NextHop)
 	}
-	if b.Flags&BackendDraining != 0 {
+	switch {
+	case b.Flags&BackendGone != 0:
+		at += " gone"
+	case b.Flags&BackendDraining != 0:
 		at += " draining"
 	}
 	return at

@@ -87,6 +87,7 @@ type FrontendTarget struct {
 	serviceUse usage[uint32]        // by frontends
 	idUse      usage[uint32]        // by sets, for new flows, and by rows, to drain
 	serving    usage[uint32]        // ids, by sets only: without users they drain
+	left       map[uint32]bool      // ids that may be marked BackendGone
 	past       map[uint32]int       // ids, by the previous tables of sets
 	localUse   usage[LocalKey]      // by rows
 	sourceUse  usage[SourceKey]     // by rows
@@ -136,6 +137,7 @@ func NewFrontendTarget(maps Maps, hops Hops, node string, log *slog.Logger) *Fro
 		serviceUse:  newUsage[uint32](),
 		idUse:       newUsage[uint32](),
 		serving:     newUsage[uint32](),
+		left:        map[uint32]bool{},
 		past:        map[uint32]int{},
 		localUse:    newUsage[LocalKey](),
 		sourceUse:   newUsage[SourceKey](),

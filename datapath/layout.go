@@ -198,6 +198,7 @@ type BackendFlags uint8
 const (
 	BackendLocal    BackendFlags = 1 << iota // runs on this node
 	BackendDraining                          // keeps its flows and gets no new ones
+	BackendGone                              // nobody's backend any more: only pins and second chances lead there
 )
 
 // BackendEntry is one backend.

@@ -207,9 +207,12 @@ func (t *FrontendTarget) loadIDs() error {
 	for id := range t.gone {
 		taken[id] = true
 	}
-	for id := range t.backends.have {
+	for id, entry := range t.backends.have {
 		t.idUse.note(now, id)
 		t.serving.note(now, id)
+		if entry.Flags&BackendGone != 0 {
+			t.left[id] = true
+		}
 	}
 	t.freeID = newIndexPool(t.freeID.limit, taken)
 	return nil

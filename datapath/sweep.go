@@ -59,16 +59,37 @@ func (t *FrontendTarget) resolve() error {
 	return nil
 }
 
-// drain marks the backends that no set has for new flows any more.
+// drain marks the backends that no set has for new flows any more, and those
+// that no row has at all.
 func (t *FrontendTarget) drain() error {
+	mark := func(id uint32, set, clear BackendFlags) error {
+		entry, ok := t.backends.have[id]
+		if !ok {
+			return nil
+		}
+		entry.Flags = entry.Flags&^clear | set
+		return t.backends.put(id, entry)
+	}
 	for id := range t.serving.idle {
-		if entry, ok := t.backends.have[id]; ok {
-			entry.Flags |= BackendDraining
-			if err := t.backends.put(id, entry); err != nil {
-				return err
-			}
+		if err := mark(id, BackendDraining, 0); err != nil {
+			return err
 		}
 		delete(t.serving.idle, id)
+	}
+	for id := range t.idUse.idle {
+		if err := mark(id, BackendGone, 0); err != nil {
+			return err
+		}
+		t.left[id] = true
+	}
+	for id := range t.left {
+		if !t.idUse.used(id) {
+			continue
+		}
+		if err := mark(id, 0, BackendGone); err != nil { // a row has it again, to drain
+			return err
+		}
+		delete(t.left, id)
 	}
 	return nil
 }
@@ -124,6 +145,7 @@ func (t *FrontendTarget) dropBackend(id uint32) error {
 		return err
 	}
 	t.gone[id] = t.Now()
+	delete(t.left, id)
 	return nil
 }
 

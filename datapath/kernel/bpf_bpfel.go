@@ -86,6 +86,7 @@ type bpfBackendFlags uint32
 const (
 	bpfBackendFlagsBACKEND_LOCAL    bpfBackendFlags = 1
 	bpfBackendFlagsBACKEND_DRAINING bpfBackendFlags = 2
+	bpfBackendFlagsBACKEND_GONE     bpfBackendFlags = 4
 )
 
 type bpfBackendSet struct {
