@@ -9,8 +9,13 @@
 #define VIPS 100
 
 __u32 flows;
-__u32 macs[3]; // destination and source of each frame
-__u32 count;
+__u32 macs[3];   // destination and source of each frame
+__u8 tcp_flags; // of each packet
+
+// What each CPU has sent, a cache line apart.
+#define CPUS 64
+#define LINE 16
+__u32 counts[CPUS * LINE];
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -46,29 +51,77 @@ struct headers {
 	struct tcphdr tcp;
 } __attribute__((packed));
 
+struct headers6 {
+	struct ethhdr eth;
+	struct ipv6hdr ip;
+	struct tcphdr tcp;
+} __attribute__((packed));
+
+// next_flow is the number of the flow that the next packet is of.
+static __always_inline __u32 next_flow(void)
+{
+	__u32 *count = &counts[(bpf_get_smp_processor_id() % CPUS) * LINE];
+
+	return ((*count)++ * 0x9e3779b1) & (flows - 1);
+}
+
+// begin takes off what the program put on the frame in the last run, and returns
+// it, with room for size bytes, and its MACs as they were; NULL: there is none.
+static __always_inline void *begin(struct xdp_md *ctx, __u32 size, __u32 outer)
+{
+	if (ctx->data_end - ctx->data > size && bpf_xdp_adjust_head(ctx, outer))
+		return NULL;
+	__u32 *frame = (void *)(long)ctx->data;
+	if ((void *)frame + size > (void *)(long)ctx->data_end)
+		return NULL;
+	for (int i = 0; i < 3; i++)
+		frame[i] = macs[i];
+	return frame;
+}
+
+static __always_inline void write_tcp(void *at, __u32 n)
+{
+	struct tcphdr *tcp = at;
+
+	tcp->source = bpf_htons(1024 + (n & 0x7fff));
+	tcp->dest = bpf_htons(80);
+	((__u8 *)at)[13] = tcp_flags;
+}
+
 // bench_wrap brings the packet back to what it was before the last run, as one
 // of the next flow, and runs the program in measured. A repeated test run does
 // neither by itself.
 SEC("xdp")
 int bench_wrap(struct xdp_md *ctx)
 {
-	__u64 size = ctx->data_end - ctx->data;
-
-	if (size > sizeof(struct headers) && bpf_xdp_adjust_head(ctx, sizeof(struct iphdr)))
-		return XDP_ABORTED;
-	struct headers *h = (void *)(long)ctx->data;
-	if ((void *)(h + 1) > (void *)(long)ctx->data_end)
+	struct headers *h = begin(ctx, sizeof(*h), sizeof(h->ip));
+	if (!h)
 		return XDP_ABORTED;
 
-	__u32 n = (count++ * 0x9e3779b1) & (flows - 1);
-	for (int i = 0; i < 3; i++)
-		((__u32 *)h)[i] = macs[i];
+	__u32 n = next_flow();
 	h->eth.h_proto = bpf_htons(ETH_P_IP);
 	h->ip.tot_len = bpf_htons(sizeof(h->ip) + sizeof(h->tcp));
 	h->ip.saddr = bpf_htonl(0x0a000000 + n);
 	h->ip.daddr = bpf_htonl(0xc0a80a00 + n % VIPS);
-	h->tcp.source = bpf_htons(1024 + (n & 0x7fff));
-	h->tcp.dest = bpf_htons(80);
+	write_tcp((void *)(h + 1) - sizeof(h->tcp), n);
+	bpf_tail_call(ctx, &measured, 0);
+	return XDP_ABORTED;
+}
+
+// bench_wrap6 is bench_wrap for IPv6.
+SEC("xdp")
+int bench_wrap6(struct xdp_md *ctx)
+{
+	struct headers6 *h = begin(ctx, sizeof(*h), sizeof(h->ip));
+	if (!h)
+		return XDP_ABORTED;
+
+	__u32 n = next_flow();
+	h->eth.h_proto = bpf_htons(ETH_P_IPV6);
+	h->ip.payload_len = bpf_htons(sizeof(h->tcp));
+	h->ip.saddr.in6_u.u6_addr32[3] = bpf_htonl(0x0a000000 + n);
+	h->ip.daddr.in6_u.u6_addr32[3] = bpf_htonl(n % VIPS);
+	write_tcp((void *)(h + 1) - sizeof(h->tcp), n);
 	bpf_tail_call(ctx, &measured, 0);
 	return XDP_ABORTED;
 }
@@ -85,6 +138,13 @@ SEC("xdp")
 int bench_push(struct xdp_md *ctx)
 {
 	return bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)) ? XDP_ABORTED : XDP_TX;
+}
+
+// bench_push6 is bench_push for IPv6.
+SEC("xdp")
+int bench_push6(struct xdp_md *ctx)
+{
+	return bpf_xdp_adjust_head(ctx, -(int)sizeof(struct ipv6hdr)) ? XDP_ABORTED : XDP_TX;
 }
 
 // bench_floor is the least a load balancer can do: parse, find the VIP, find

@@ -22,10 +22,13 @@ const (
 	benchProgBenchEmpty = "bench_empty"
 	benchProgBenchFloor = "bench_floor"
 	benchProgBenchPush  = "bench_push"
+	benchProgBenchPush6 = "bench_push6"
 	benchProgBenchWrap  = "bench_wrap"
-	benchVarCount       = "count"
+	benchProgBenchWrap6 = "bench_wrap6"
+	benchVarCounts      = "counts"
 	benchVarFlows       = "flows"
 	benchVarMacs        = "macs"
+	benchVarTcpFlags    = "tcp_flags"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -73,7 +76,9 @@ type benchProgramSpecs struct {
 	BenchEmpty *ebpf.ProgramSpec `ebpf:"bench_empty"`
 	BenchFloor *ebpf.ProgramSpec `ebpf:"bench_floor"`
 	BenchPush  *ebpf.ProgramSpec `ebpf:"bench_push"`
+	BenchPush6 *ebpf.ProgramSpec `ebpf:"bench_push6"`
 	BenchWrap  *ebpf.ProgramSpec `ebpf:"bench_wrap"`
+	BenchWrap6 *ebpf.ProgramSpec `ebpf:"bench_wrap6"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
@@ -89,9 +94,10 @@ type benchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
-	Count *ebpf.VariableSpec `ebpf:"count"`
-	Flows *ebpf.VariableSpec `ebpf:"flows"`
-	Macs  *ebpf.VariableSpec `ebpf:"macs"`
+	Counts   *ebpf.VariableSpec `ebpf:"counts"`
+	Flows    *ebpf.VariableSpec `ebpf:"flows"`
+	Macs     *ebpf.VariableSpec `ebpf:"macs"`
+	TcpFlags *ebpf.VariableSpec `ebpf:"tcp_flags"`
 }
 
 // benchObjects contains all objects after they have been loaded into the kernel.
@@ -131,9 +137,10 @@ func (m *benchMaps) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
-	Count *ebpf.Variable `ebpf:"count"`
-	Flows *ebpf.Variable `ebpf:"flows"`
-	Macs  *ebpf.Variable `ebpf:"macs"`
+	Counts   *ebpf.Variable `ebpf:"counts"`
+	Flows    *ebpf.Variable `ebpf:"flows"`
+	Macs     *ebpf.Variable `ebpf:"macs"`
+	TcpFlags *ebpf.Variable `ebpf:"tcp_flags"`
 }
 
 // benchPrograms contains all programs after they have been loaded into the kernel.
@@ -143,7 +150,9 @@ type benchPrograms struct {
 	BenchEmpty *ebpf.Program `ebpf:"bench_empty"`
 	BenchFloor *ebpf.Program `ebpf:"bench_floor"`
 	BenchPush  *ebpf.Program `ebpf:"bench_push"`
+	BenchPush6 *ebpf.Program `ebpf:"bench_push6"`
 	BenchWrap  *ebpf.Program `ebpf:"bench_wrap"`
+	BenchWrap6 *ebpf.Program `ebpf:"bench_wrap6"`
 }
 
 func (p *benchPrograms) Close() error {
@@ -151,7 +160,9 @@ func (p *benchPrograms) Close() error {
 		p.BenchEmpty,
 		p.BenchFloor,
 		p.BenchPush,
+		p.BenchPush6,
 		p.BenchWrap,
+		p.BenchWrap6,
 	)
 }
 
