@@ -12,10 +12,10 @@ __u32 flows;
 __u32 macs[3];   // destination and source of each frame
 __u8 tcp_flags; // of each packet
 
-// What each CPU has sent, a cache line apart.
+// What each CPU has sent, a cache line apart from all else.
 #define CPUS 64
 #define LINE 16
-__u32 counts[CPUS * LINE];
+__u32 counts[CPUS * LINE] __attribute__((aligned(64)));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
