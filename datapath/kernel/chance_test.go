@@ -139,9 +139,7 @@ func TestSecondChanceOfTwoNodes(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			newOne := func() *node {
 				h := newHost(t)
-				cfg := h.config()
-				cfg.NodeAddr6 = families[1].node
-				n := nodeWith(t, h, cfg)
+				n := nodeWith(t, h, h.config())
 				n.addFamily(f)
 				return n
 			}

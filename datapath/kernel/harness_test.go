@@ -51,16 +51,23 @@ type node struct {
 	out, second, pod netlink.Link
 }
 
+// newNode makes a node of the shared Kernel, in a namespace of its own.
 func newNode(t testing.TB) *node {
 	t.Helper()
-	h := newHost(t)
-	return nodeWith(t, h, h.config())
+	h := newNetwork(t)
+	return h.node(t, sharedFor(t))
 }
 
+// nodeWith makes a node of a Kernel of its own.
 func nodeWith(t testing.TB, h host, cfg Config) *node {
 	t.Helper()
-	cfg.MSSClamp = 1440
-	n := &node{t: t, host: h, Kernel: openWith(t, cfg)}
+	return h.node(t, openWith(t, worldConfig(cfg)))
+}
+
+// node makes the world around a Kernel.
+func (h host) node(t testing.TB, k *Kernel) *node {
+	t.Helper()
+	n := &node{t: t, host: h, Kernel: k}
 	n.out = n.addDevice("out", nodeMAC)
 	n.second = n.addDevice("second", packet.ParseMAC("02:00:00:00:01:64"))
 	n.pod = n.addDevice("pod", podHostMAC)

@@ -25,10 +25,18 @@ type host struct {
 // newHost makes a host and puts the test's thread into its namespace.
 func newHost(t testing.TB) host {
 	t.Helper()
+	h := newNetwork(t)
+	h.bpffs, h.runDir = mountBPFFS(t), t.TempDir()
+	return h
+}
+
+// newNetwork makes a host that is no more than its namespace.
+func newNetwork(t testing.TB) host {
+	t.Helper()
 	if testing.Short() || os.Getuid() != 0 {
 		t.Skip("needs root and no -short: it loads BPF programs into network namespaces")
 	}
-	h := host{bpffs: mountBPFFS(t), runDir: t.TempDir(), net: newNamespace(t)}
+	h := host{net: newNamespace(t)}
 	enter(t, h.net)
 	// Nothing but the test's own packets.
 	writeSysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")
@@ -99,12 +107,15 @@ func mountBPFFS(t testing.TB) string {
 	return dir
 }
 
+// testSizes are room enough for tests, and quick to fill and to empty.
+var testSizes = Sizes{Flows: 4096, HalfOpen: 4096, Pins: 4096, NAT: 4096, Affinity: 4096, Fragments: 4096}
+
 func (h host) config() Config {
 	return Config{
 		BPFFS:    h.bpffs,
 		RunDir:   h.runDir,
 		NodeAddr: netip.MustParseAddr("192.168.10.100"),
-		Sizes:    Sizes{Flows: 4096, HalfOpen: 4096},
+		Sizes:    testSizes,
 		Log:      slog.New(slog.DiscardHandler),
 	}
 }

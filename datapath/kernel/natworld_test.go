@@ -223,10 +223,7 @@ func (n *node) translation(f family, from natTuple) natEntry {
 func inEachFamily(t *testing.T, test func(n *node, f family)) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			h := newHost(t)
-			cfg := h.config()
-			cfg.NodeAddr6 = families[1].node
-			n := nodeWith(t, h, cfg)
+			n := newNode(t)
 			n.addFamily(f)
 			test(n, f)
 		})
