@@ -137,14 +137,12 @@ func TestSecondChance(t *testing.T) {
 func TestSecondChanceOfTwoNodes(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
-			newOne := func() *node {
-				h := newHost(t)
-				n := nodeWith(t, h, h.config())
-				n.addFamily(f)
-				return n
-			}
 			// The second node's pod is remotePod; both nodes are 192.168.10.100, and nodeMAC.
-			first, second := newOne(), newOne()
+			first := newNode(t)
+			first.addFamily(f)
+			h := newHost(t)
+			second := nodeWith(t, h, h.config())
+			second.addFamily(f)
 			first.addMoved(f)
 			first.put("next_hops", uint32(30), bpfNextHop{Ifindex: uint32(first.out.Attrs().Index), Mtu: 1500, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: nodeMAC, Smac: nodeMAC})
 			there := f

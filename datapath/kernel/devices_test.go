@@ -223,7 +223,7 @@ func TestTCAlone(t *testing.T) {
 	stop := make(chan struct{})
 	close(stop)
 	// Into tc and out of it again, by a restart each: connections go on.
-	for _, mode := range []Mode{ModeTC, ModeGeneric, ModeTC, ModeNative} {
+	for _, mode := range []Mode{ModeTC, ModeGeneric, ModeNative} {
 		for _, n := range []*lbNode{one, two} {
 			n.machine.must(n.Close())
 			n.machine.do(func() {

@@ -274,7 +274,7 @@ func TestInsidePath6(t *testing.T) {
 			eth0 := pod.dev("eth0")
 			pod.must(netlink.AddrAdd(eth0, &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(addr, 128)), Flags: unix.IFA_F_NODAD}))
 			pod.must(netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fe80::1"), LinkIndex: eth0.Attrs().Index}))
-			listener, err := net.Listen("tcp6", ":8080")
+			listener, err := net.Listen("tcp6", ":8081") // the pod has served 8080 since it was made
 			pod.must(err)
 			t.Cleanup(func() { listener.Close() })
 			go func() {
@@ -289,8 +289,8 @@ func TestInsidePath6(t *testing.T) {
 			}()
 		})
 	}
-	one.putBackend(f, 1, asker, 8080, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
-	one.putBackend(f, 2, other, 8080, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
+	one.putBackend(f, 1, asker, 8081, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
+	one.putBackend(f, 2, other, 8081, 0, uint8(bpfBackendFlagsBACKEND_LOCAL))
 	one.table(1, 0, []uint32{1, 2, 1, 2, 1})
 	inside := uint32(bpfFrontendFlagsFRONTEND_INSIDE)
 	one.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: inside | uint32(bpfFrontendFlagsFRONTEND_VIP)})
