@@ -80,7 +80,15 @@ func parsePinName(name string) (kind string, ifindex uint32) {
 }
 
 // program returns the program of a kind; nil when there is no such kind.
-func (k *Kernel) program(kind string) *ebpf.Program { return k.programs[programs[kind].name] }
+func (k *Kernel) program(kind string) (*ebpf.Program, error) {
+	name := programs[kind].name
+	if k.programs[name] == nil && k.waiting.Programs[name] != nil {
+		if err := k.loadAll(k.waiting); err != nil {
+			return nil, err
+		}
+	}
+	return k.programs[name], nil
+}
 
 // Attach puts the programs on an outside device, as the Modes say. Called
 // again, it notes a new MAC or MTU of the device.
@@ -342,7 +350,7 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 	for _, w := range mode.ways(dev) {
 		bar := w.bar
 		if bar == "" {
-			l, err := link.AttachXDP(link.XDPOptions{Program: k.program(kindXDP), Interface: a.Index, Flags: xdpFlags[w.mode]})
+			l, err := link.AttachXDP(link.XDPOptions{Program: k.programs[programs[kindXDP].name], Interface: a.Index, Flags: xdpFlags[w.mode]})
 			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 				return false, fmt.Errorf("another program has the device: take it off, or use --datapath-mode=^%s$=tc: %w", regexp.QuoteMeta(a.Name), err)
 			}
@@ -383,9 +391,9 @@ func xdpMode(device string) (Mode, error) {
 }
 
 func (k *Kernel) attachTC(kind string, dev netlink.Link) error {
-	program := k.program(kind)
-	if program == nil {
-		return fmt.Errorf("there is no program %s", programs[kind].name)
+	program, err := k.program(kind)
+	if err != nil {
+		return err
 	}
 	if !k.tcx {
 		return attachFilter(dev, kind, program)
@@ -495,7 +503,10 @@ func (k *Kernel) replacePrograms() error {
 		}
 		k.links[pin.Name()] = l
 		kind, _ := parsePinName(pin.Name())
-		program := k.program(kind)
+		program, err := k.program(kind)
+		if err != nil {
+			return err
+		}
 		if program == nil || dead(l) {
 			if err := k.dropLink(pin.Name()); err != nil {
 				return err
@@ -509,10 +520,14 @@ func (k *Kernel) replacePrograms() error {
 	if !k.tcx {
 		err := eachFilter(func(dev netlink.Link, f *netlink.BpfFilter) error {
 			kind := kindOfFilter(f)
-			if k.program(kind) == nil {
+			program, err := k.program(kind)
+			if err != nil {
+				return err
+			}
+			if program == nil {
 				return removeFilter(dev, kind)
 			}
-			return attachFilter(dev, kind, k.program(kind))
+			return attachFilter(dev, kind, program)
 		})
 		if err != nil {
 			return err

@@ -243,6 +243,16 @@ type result struct {
 	out    []byte
 }
 
+// program is Kernel.program, which has to succeed.
+func (n *node) program(kind string) *ebpf.Program {
+	n.t.Helper()
+	program, err := n.Kernel.program(kind)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return program
+}
+
 // run sends a frame into a program as if it came in on dev.
 func (n *node) run(kind string, dev netlink.Link, frame []byte) result {
 	n.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,6 +49,7 @@ type Kernel struct {
 	cfg      Config
 	locks    []*os.File
 	programs map[string]*ebpf.Program // by their names in C
+	waiting  *ebpf.CollectionSpec     // with the program that is not loaded yet
 	maps     map[string]*ebpf.Map
 	specs    map[string]*ebpf.MapSpec
 	reasons  []string // names, by number
@@ -66,7 +68,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err := checkHost(cfg.BPFFS); err != nil {
 		return nil, err
 	}
-	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, links: map[string]link.Link{}, why: map[int]string{}, tcx: haveTCX() == nil}
+	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]link.Link{}, why: map[int]string{}, tcx: haveTCX() == nil}
 	held, err := lock(cfg.RunDir)
 	if err != nil {
 		return nil, err
@@ -102,7 +104,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 		return nil, err
 	}
 	if err := k.load(spec); err != nil {
-		return nil, fmt.Errorf("load programs: %w", err)
+		return nil, err
 	}
 	if err := k.replacePrograms(); err != nil {
 		return nil, err
@@ -166,13 +168,23 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// load loads the programs over the maps.
+// load loads the programs over the maps, but for the one that few nodes need and
+// that takes the verifier as long as all others: it waits until it is asked for.
 func (k *Kernel) load(spec *ebpf.CollectionSpec) error {
+	k.waiting = spec.Copy()
+	name := programs[kindTCBalance].name
+	k.waiting.Programs = map[string]*ebpf.ProgramSpec{name: k.waiting.Programs[name]}
+	delete(spec.Programs, name)
+	return k.loadAll(spec)
+}
+
+func (k *Kernel) loadAll(spec *ebpf.CollectionSpec) error {
 	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: k.maps})
 	if err != nil {
-		return err
+		return fmt.Errorf("load programs: %w", err)
 	}
-	k.programs, loaded.Programs = loaded.Programs, nil
+	maps.Copy(k.programs, loaded.Programs)
+	loaded.Programs = nil
 	loaded.Close() // its own handles of the maps
 	return nil
 }

@@ -183,7 +183,7 @@ func tcOf(k *Kernel) string {
 func linkNames(k *Kernel, dev netlink.Link, kinds ...string) []string {
 	var names []string
 	for _, kind := range kinds {
-		if (kind == kindXDP || k.tcx) && k.program(kind) != nil {
+		if kind == kindXDP || k.tcx {
 			names = append(names, pinName(kind, dev.Attrs().Index))
 		}
 	}

@@ -534,7 +534,7 @@ func TestMigration(t *testing.T) {
 		}
 	}
 	// The programs have to use the moved maps, not the old ones.
-	ids, _ := programMaps(t, k.program(kindXDP))
+	ids, _ := programMaps(t, k.programs[programs[kindXDP].name])
 	if !slices.Contains(ids, mapID(t, k.maps["flows"])) {
 		t.Error("the programs have another flows map than the Kernel")
 	}
