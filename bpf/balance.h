@@ -218,6 +218,8 @@ static __always_inline int inline_look_close(void *ctx, enum hook hook, int v6, 
 		return DROP(bad);
 
 	union addr dest = dest_of(&p);
+	if (is_ipip(&p) && find_endpoint(v6, &dest))
+		return take_out(&p);
 	bad = p.fragment ? parse_fragment(&c, &p) : parse_l4(&c, &p);
 	if (!bad)
 		return begin_detour(&p, &dest, 0, REASON_UNSPEC) ? TO_SCREEN : DROP(REASON_NO_ROUTE);

@@ -5,7 +5,7 @@
 
 #include "balance.h"
 
-SEC("xdp")
+SEC("xdp.frags")
 int seamark_xdp(struct xdp_md *ctx)
 {
 	__u64 bytes = frame_len(ctx, HOOK_XDP);
