@@ -203,7 +203,8 @@ func (c *churn) open(count, idle int) {
 	}
 }
 
-// talk has the client send a packet. A UDP flow may have another pod when its own drains.
+// talk has the client send a packet. A UDP flow may have another pod when its own
+// drains; until that pod's node has heard of it, what is sent there is dropped.
 func (c *churn) talk(f *wireFlow) {
 	c.t.Helper()
 	if f.lost {
@@ -215,6 +216,7 @@ func (c *churn) talk(f *wireFlow) {
 	case f.proto == state.UDP && c.draining[f.pod] && got.IsValid():
 		f.pod = got
 		c.answer(c.frame(f, false, true), f.client, c.frontend())
+	case f.proto == state.UDP && c.draining[f.pod] && c.changing:
 	default:
 		f.lost = true
 	}
