@@ -91,7 +91,7 @@ static __always_inline void write_tcp(void *at, __u32 n)
 // bench_wrap brings the packet back to what it was before the last run, as one
 // of the next flow, and runs the program in measured. A repeated test run does
 // neither by itself.
-SEC("xdp")
+SEC("xdp.frags")
 int bench_wrap(struct xdp_md *ctx)
 {
 	struct headers *h = begin(ctx, sizeof(*h), sizeof(h->ip));
@@ -109,7 +109,7 @@ int bench_wrap(struct xdp_md *ctx)
 }
 
 // bench_wrap6 is bench_wrap for IPv6.
-SEC("xdp")
+SEC("xdp.frags")
 int bench_wrap6(struct xdp_md *ctx)
 {
 	struct headers6 *h = begin(ctx, sizeof(*h), sizeof(h->ip));
@@ -126,7 +126,7 @@ int bench_wrap6(struct xdp_md *ctx)
 	return XDP_ABORTED;
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int bench_empty(struct xdp_md *ctx)
 {
 	return XDP_TX;
@@ -134,14 +134,14 @@ int bench_empty(struct xdp_md *ctx)
 
 // bench_push makes room as an encapsulation does, and nothing else: what it
 // costs beyond bench_empty is an adjust_head here and one in bench_wrap.
-SEC("xdp")
+SEC("xdp.frags")
 int bench_push(struct xdp_md *ctx)
 {
 	return bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)) ? XDP_ABORTED : XDP_TX;
 }
 
 // bench_push6 is bench_push for IPv6.
-SEC("xdp")
+SEC("xdp.frags")
 int bench_push6(struct xdp_md *ctx)
 {
 	return bpf_xdp_adjust_head(ctx, -(int)sizeof(struct ipv6hdr)) ? XDP_ABORTED : XDP_TX;
@@ -149,7 +149,7 @@ int bench_push6(struct xdp_md *ctx)
 
 // bench_floor is the least a load balancer can do: parse, find the VIP, find
 // one thing more.
-SEC("xdp")
+SEC("xdp.frags")
 int bench_floor(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
