@@ -329,7 +329,7 @@ until $BIN/seamark get announcement | grep -q d0; do kill -0 $daemon; sleep 0.05
 echo announced
 kill $daemon; wait $daemon
 start
-until $BIN/seamark status | grep -q 'd0 .*xdp .*tcx\|d0 .*xdp .*tc '; do kill -0 $daemon; sleep 0.05; done
+until $BIN/seamark status | grep -q 'd0 .*XDP .*tcx\|d0 .*XDP .*clsact'; do kill -0 $daemon; sleep 0.05; done
 until $BIN/seamark get announcement | grep -q d0; do kill -0 $daemon; sleep 0.05; done
 echo announced
 kill $daemon; wait $daemon

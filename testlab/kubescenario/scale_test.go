@@ -54,6 +54,16 @@ func TestScale(t *testing.T) {
 	l := up(t, testlab.Config{})
 	client, err := kubernetes.NewForConfig(l.rest())
 	l.must(err)
+	before := map[string][]string{}
+	for _, node := range nodes {
+		l.eventually(node+" serves the cluster's own Service", func() error {
+			frontends, err := l.frontends(node)
+			if before[node] = frontends; err == nil && len(frontends) == 0 {
+				err = errors.New("no frontend yet")
+			}
+			return err
+		})
+	}
 	l.apply(manyAddresses)
 	l.run(router, "ip", "route", "add", "10.50.0.0/20", "dev", "eth1")
 
@@ -97,10 +107,10 @@ func TestScale(t *testing.T) {
 	l.available("many", "4096")
 	l.announced(client, 0)
 	for _, node := range nodes {
-		l.eventually(node+" serves nothing", func() error {
-			dump, err := l.try(node, "seamark", "bpf", "lb", "list")
-			if err == nil && (strings.Contains(dump, "frontend ") || strings.Contains(dump, "announced ")) {
-				err = fmt.Errorf("%d rows", strings.Count(dump, "\n"))
+		l.eventually(node+" serves what it did before, and nothing else", func() error {
+			frontends, err := l.frontends(node)
+			if err == nil && !slices.Equal(frontends, before[node]) {
+				err = fmt.Errorf("%d rows, %d before", len(frontends), len(before[node]))
 			}
 			return err
 		})
@@ -320,4 +330,16 @@ func requests(ctx context.Context, client kubernetes.Interface) (map[string]floa
 		return nil, errors.New("read metrics: no apiserver_request_total")
 	}
 	return all, nil
+}
+
+// frontends are what a node's kernel serves, and announces.
+func (l lab) frontends(node string) ([]string, error) {
+	dump, err := l.try(node, "seamark", "bpf", "lb", "list")
+	var all []string
+	for line := range strings.Lines(dump) {
+		if f := strings.Fields(line); f[0] == "frontend" || f[0] == "announced" {
+			all = append(all, f[0]+" "+f[1])
+		}
+	}
+	return all, err
 }
