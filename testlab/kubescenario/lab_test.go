@@ -453,13 +453,34 @@ func background[R any](l lab, watch func(context.Context) (R, error)) (stop func
 	}
 }
 
-// watchARP has the router ask who has the VIP.
+// watchARP has the router ask who has the VIP, and returns when it has been answered.
 func (l lab) watchARP() (stop func() traffic.ARPResult) {
 	l.t.Helper()
-	from := l.host(router)
-	return background(l, func(ctx context.Context) (traffic.ARPResult, error) {
+	from, holder := l.host(router), l.holder()
+	before := l.counted(holder, "arp_reply")
+	stop = background(l, func(ctx context.Context) (traffic.ARPResult, error) {
 		return traffic.WatchARP(ctx, from, "eth1", vip, 25*time.Millisecond)
 	})
+	l.eventually("the router's questions are answered", func() error {
+		if l.counted(holder, "arp_reply") < before+2 { // one may be to the router's own kernel
+			return errors.New("not one")
+		}
+		return nil
+	})
+	return stop
+}
+
+// counted is how many packets a node's programs have met with the verdict
+// (bpf/reasons.h, in lower case).
+func (l lab) counted(node, reason string) uint64 {
+	l.t.Helper()
+	var n uint64
+	for _, v := range l.status(node).Verdicts {
+		if strings.HasSuffix(v.Reason, "/"+reason) {
+			n += v.Packets
+		}
+	}
+	return n
 }
 
 // probe opens connections to the VIP, each anew.

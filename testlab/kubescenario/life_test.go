@@ -262,9 +262,9 @@ func (l lab) externalIPs() {
 	l.told("service", "claims", "Warning", reason, "192.168.10.200 is a gateway of ")
 	l.told("service", "claims", "Warning", reason, "192.168.10.214 is in pool lab")
 	l.told("service", "claims", "Normal", "Announced", "192.168.10.230 is announced by ")
-	for _, taken := range []string{"192.168.10.101", "192.168.10.200", "192.168.10.214"} {
-		l.withdrawn(taken)
-	}
+	l.withdrawn("192.168.10.101", l.nodePorts()...)
+	l.withdrawn("192.168.10.200")
+	l.withdrawn("192.168.10.214")
 	if r := l.askedFor("192.168.10.214", time.Second); len(r.Holders) > 0 {
 		l.t.Errorf("somebody answers for the pool's address: %s", r)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -96,12 +95,15 @@ func (l lab) bare(name, address string) {
 	l.withdrawn(address)
 }
 
-// nodePort begins with one of those that Kubernetes gives: 30000 to 32767.
-var nodePort = regexp.MustCompile(`^3[0-2][0-9]{3}/`)
+// nodePorts are the ports that Kubernetes gave to Services on every node.
+func (l lab) nodePorts() []string {
+	l.t.Helper()
+	return strings.Fields(l.kubectl("get", "services", "--all-namespaces", "-o", "jsonpath={.items[*].spec.ports[*].nodePort}"))
+}
 
 // withdrawn waits until no node's kernel has anything to do with the address, but
-// for the node ports that a node serves at its own.
-func (l lab) withdrawn(address string) {
+// for these ports: node ports, where the address is a node's own.
+func (l lab) withdrawn(address string, but ...string) {
 	l.t.Helper()
 	l.eventually("no node announces or serves "+address, func() error {
 		for _, node := range nodes {
@@ -110,8 +112,9 @@ func (l lab) withdrawn(address string) {
 				return err
 			}
 			for line := range strings.Lines(dump) {
-				port, served := strings.CutPrefix(line, "frontend "+address+":")
-				if strings.HasPrefix(line, "announced "+address+" ") || served && !nodePort.MatchString(port) {
+				rest, served := strings.CutPrefix(line, "frontend "+address+":")
+				port, _, _ := strings.Cut(rest, "/")
+				if strings.HasPrefix(line, "announced "+address+" ") || served && !slices.Contains(but, port) {
 					return fmt.Errorf("%s: %s", node, line)
 				}
 			}
