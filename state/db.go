@@ -31,6 +31,8 @@ type DB struct {
 
 	// BackendHealth is what the Probes found, written by their target.
 	BackendHealth Table[BackendHealth]
+	// BFDStates are how the BFDSessions stand, written by theirs.
+	BFDStates Table[BFDState]
 
 	// What was decided, with what came of it in each row's Status. The first
 	// five are empty on every node but the coordinator.
@@ -45,6 +47,7 @@ type DB struct {
 	Probes         Table[Probe]
 	Routes         Table[Route]
 	Attachments    Table[Attachment]
+	BFDSessions    Table[BFDSession]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
 	// the coordinator's did.
 	NodeProblems, ClusterProblems Table[Problem]
@@ -55,7 +58,7 @@ type DB struct {
 // The indexes.
 const (
 	IndexService = "service" // EndpointSlices and Frontends by namespace/name of their Service
-	IndexAddr    = "addr"    // Frontends and Announcements by address
+	IndexAddr    = "addr"    // Frontends and Announcements by address, BFDStates by that of the remote system
 	IndexObject  = "object"  // SourceProblems by their object
 )
 
@@ -87,9 +90,12 @@ func New() (*DB, *Writer) {
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),
 		Announcements: newTable(schema, "announcements",
 			Index[Announcement]{IndexAddr, func(a Announcement) []string { return []string{a.Addr.String()} }}),
-		HealthChecks:    newTable[HealthCheck](schema, "healthchecks"),
-		Probes:          newTable[Probe](schema, "probes"),
-		BackendHealth:   newTable[BackendHealth](schema, "backendhealth"),
+		HealthChecks:  newTable[HealthCheck](schema, "healthchecks"),
+		Probes:        newTable[Probe](schema, "probes"),
+		BackendHealth: newTable[BackendHealth](schema, "backendhealth"),
+		BFDSessions:   newTable[BFDSession](schema, "bfdsessions"),
+		BFDStates: newTable(schema, "bfdstates",
+			Index[BFDState]{IndexAddr, func(b BFDState) []string { return []string{b.Remote.String()} }}),
 		Routes:          newTable[Route](schema, "routes"),
 		Attachments:     newTable[Attachment](schema, "attachments"),
 		NodeProblems:    newTable[Problem](schema, "nodeproblems"),
