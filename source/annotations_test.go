@@ -77,7 +77,7 @@ func TestServiceRequests(t *testing.T) {
 		"not done": {
 			annotations: map[string]string{"service.cilium.io/src-ranges-policy": "deny", "seamark.dev/lb-algorithm": "random", "service.cilium.io/node": "a",
 				"service.cilium.io/global": "true", "io.cilium/shared-service": "true", "lbipam.cilium.io/new": "x", "metallb.io/new": "x", "seamark.dev/ip": "10.0.0.1"},
-			problems: []string{field("io.cilium/shared-service"), field("lbipam.cilium.io/new"), field("metallb.io/new"), field("seamark.dev/ip"),
+			problems: []string{field("io.cilium/shared-service"), field("lbipam.cilium.io/new"), field("metallb.io/new"), field("seamark.dev/ip") + " has no effect: there is no such annotation",
 				field("seamark.dev/lb-algorithm") + ` "random": this version balances by Maglev alone`, field("service.cilium.io/global"), field("service.cilium.io/node"),
 				field("service.cilium.io/src-ranges-policy") + ` "deny": spec.loadBalancerSourceRanges are the clients that are let in`},
 		},
@@ -121,6 +121,51 @@ func TestServiceRequests(t *testing.T) {
 	}
 }
 
+// A name that is none is told with the one that was meant.
+func TestMisspelledAnnotations(t *testing.T) {
+	for name, meant := range map[string]string{
+		"seamark.dev/ip":                        "seamark.dev/ips",
+		"seamark.dev/IPs":                       "seamark.dev/ips",
+		"seamark.dev/pools":                     "seamark.dev/pool",
+		"seamark.dev/address-pool":              "seamark.dev/pool", // MetalLB's word
+		"seamark.dev/loadBalancerIPs":           "seamark.dev/ips",
+		"seamark.dev/shared-key":                "seamark.dev/sharing-key",
+		"seamark.dev/share-cross-namespace":     "seamark.dev/sharing-cross-namespace",
+		"seamark.de/ips":                        "seamark.dev/ips",
+		"seamrk.dev/ips":                        "seamark.dev/ips",
+		"lbipam.cilium.io/ip":                   "lbipam.cilium.io/ips",
+		"lbipam.cilium.io/sharing_key":          "lbipam.cilium.io/sharing-key",
+		"lbipam.cilium.io/sharing-permit":       "",
+		"io.cilium/lb-ipam-ip":                  "io.cilium/lb-ipam-ips",
+		"io.cilium/ips":                         "io.cilium/lb-ipam-ips",
+		"io.cilium/lbipam-ips":                  "io.cilium/lb-ipam-ips",
+		"service.cilium.io/forward-mode":        "service.cilium.io/forwarding-mode",
+		"service.cilium.io/globall":             "service.cilium.io/global",
+		"metallb.io/loadBalancerIP":             "metallb.io/loadBalancerIPs",
+		"metallb.io/loadbalancerips":            "metallb.io/loadBalancerIPs",
+		"metallb.io/addresspool":                "metallb.io/address-pool",
+		"metallb.io/ips":                        "metallb.io/loadBalancerIPs",
+		"metallb.universe.tf/allow-shared-ips":  "metallb.universe.tf/allow-shared-ip",
+		"metalb.io/address-pool":                "metallb.io/address-pool",
+		"metallb.io/ip-allocated-from-the-moon": "",
+		"seamark.dev/x":                         "",
+	} {
+		_, problems := source.ServiceRow(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{name: "x"}}})
+		want := "remove it"
+		if meant != "" {
+			want = fmt.Sprintf("did you mean %q?", meant)
+		}
+		if len(problems) != 1 || problems[0].Cure != want || problems[0].Field != "metadata.annotations["+name+"]" {
+			t.Errorf("%s: %v, want one: %s", name, problems, want)
+		}
+	}
+	for _, name := range []string{"example.com/ips", "kubernetes.io/pool", "ips", "pool", "", "/", "policy.cilium.io/pool"} {
+		if _, problems := source.ServiceRow(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{name: "x"}}}); len(problems) > 0 {
+			t.Errorf("%s is none of ours: %v", name, problems)
+		}
+	}
+}
+
 // Weight 0 is Cilium's for endpoints that get no new connections.
 func TestEndpointSliceWeight(t *testing.T) {
 	for _, test := range []struct {
@@ -130,6 +175,9 @@ func TestEndpointSliceWeight(t *testing.T) {
 		wrong       bool
 	}{
 		{nil, 0, true, false},
+		{map[string]string{"seamark.dev/weigth": "7"}, 0, true, true},
+		{map[string]string{"service.cilium.io/weights": "7"}, 0, true, true},
+		{map[string]string{"endpoints.kubernetes.io/last-change-trigger-time": "7", "example.com/weight": "8"}, 0, true, false},
 		{map[string]string{"seamark.dev/weight": "7", "service.cilium.io/weight": "9"}, 7, true, false},
 		{map[string]string{"service.cilium.io/weight": "9"}, 9, true, false},
 		{map[string]string{"service.cilium.io/weight": "0"}, 0, false, false},

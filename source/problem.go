@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/source/spelling"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -141,14 +142,7 @@ func typeCure(want, got string) string {
 
 // didYouMean offers what is closest to name among known, or else all of known.
 func didYouMean(name string, known []string) string {
-	best, bestDistance := "", max(2, len(name)/3)+1
-	for _, k := range known {
-		d := editDistance(strings.ToLower(name), strings.ToLower(k))
-		if d < bestDistance {
-			best, bestDistance = k, d
-		}
-	}
-	if best != "" {
+	if best := spelling.Nearest(name, known, max(2, len(name)/3)); best != "" {
 		return fmt.Sprintf("did you mean %q?", best)
 	}
 	if len(known) == 0 {
@@ -156,25 +150,4 @@ func didYouMean(name string, known []string) string {
 	}
 	known = slices.Sorted(slices.Values(known))
 	return "remove it, or write one of " + strings.Join(known, ", ")
-}
-
-// editDistance is Levenshtein's.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

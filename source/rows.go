@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/source/foreign"
+	"github.com/seamark-lb/seamark/source/spelling"
 	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -212,7 +214,7 @@ func hinted[H any](hints []H, name func(H) string) string {
 // sliceWeight is the weight of all endpoints of the slice, 0 when it has none.
 // idle: they are to have no new connections, which Cilium writes as weight 0.
 func sliceWeight(s *discoveryv1.EndpointSlice) (weight uint16, idle bool, problems Problems) {
-	for _, name := range []string{v1alpha1.AnnotationWeight, foreign.WeightAnnotation} {
+	for _, name := range weightAnnotations {
 		text, ok := s.Annotations[name]
 		if !ok {
 			continue
@@ -228,8 +230,16 @@ func sliceWeight(s *discoveryv1.EndpointSlice) (weight uint16, idle bool, proble
 		}
 		return uint16(n), n == 0, nil
 	}
-	return 0, false, nil
+	for _, name := range slices.Sorted(maps.Keys(s.Annotations)) {
+		if meant := spelling.Nearest(name, weightAnnotations, 2); meant != "" {
+			problems.add("metadata.annotations["+name+"]", fmt.Sprintf("did you mean %q?", meant), "has no effect: there is no such annotation")
+		}
+	}
+	return 0, false, problems
 }
+
+// weightAnnotations of an EndpointSlice; the first that is there counts.
+var weightAnnotations = []string{v1alpha1.AnnotationWeight, foreign.WeightAnnotation}
 
 // NodeRow is the row of a Node. What does not parse is left out of the row and
 // named in the problems.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/seamark-lb/seamark/api/v1alpha1"
+	"github.com/seamark-lb/seamark/source/spelling"
 )
 
 // WeightAnnotation is Cilium's seamark.dev/weight. Its weight 0 means that the
@@ -83,11 +84,13 @@ func ReadServiceAnnotations(annotations map[string]string) (ServiceSettings, []F
 type annotationReader struct {
 	annotations map[string]string
 	read        map[string]bool
+	settings    [][]string // the names of each
 	findings    []Finding
 }
 
 // setting reads the first of the names that is there.
 func (r *annotationReader) setting(names ...string) Setting {
+	r.settings = append(r.settings, names)
 	var first Setting
 	for _, name := range names {
 		r.read[name] = true
@@ -114,24 +117,68 @@ func listOf(text string) []string {
 	return items
 }
 
-// sayUnread names what has no effect.
+// sayUnread names what has no effect: because this version does not do it, or
+// because there is no such annotation, which people will not notice by themselves.
 func (r *annotationReader) sayUnread() {
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
-		if r.read[name] || !ofServices(name) || withoutMeaning(name, r.annotations[name]) {
+		if r.read[name] || withoutMeaning(name, r.annotations[name]) {
 			continue
 		}
 		f := Finding{Field: annotationField(name), Message: "has no effect in this version", Cure: "remove it"}
-		switch name {
-		case "service.cilium.io/type":
+		meant := ""
+		if !slices.Contains(undone, name) {
+			meant = r.meant(name)
+		}
+		switch {
+		case meant != "":
+			f.Message, f.Cure = "has no effect: there is no such annotation", fmt.Sprintf("did you mean %q?", meant)
+		case !ofServices(name):
+			continue
+		case name == v1alpha1.AnnotationWeight || name == WeightAnnotation:
+			f.Message, f.Cure = "has no effect on a Service", "put it on the EndpointSlices"
+		case name == "service.cilium.io/type":
 			f.Cure = "remove it; spec.allocateLoadBalancerNodePorts: false does without node ports"
-		case "service.cilium.io/node", "service.cilium.io/node-selector":
+		case name == "service.cilium.io/node" || name == "service.cilium.io/node-selector":
 			f.Cure = "remove it: every node serves the Service"
-		case "service.cilium.io/src-ranges-policy":
+		case name == "service.cilium.io/src-ranges-policy":
 			f.Message = fmt.Sprintf("%q: spec.loadBalancerSourceRanges are the clients that are let in, and nobody else is", r.annotations[name])
 			f.Cure = "remove it, and write the ranges to let in"
 		}
 		r.findings = append(r.findings, f)
 	}
+}
+
+// undone are the annotations that there are, and that Seamark does nothing for.
+var undone = []string{
+	v1alpha1.AnnotationWeight, WeightAnnotation,
+	"lbipam.cilium.io/sharing-permit-different-pods",
+	"service.cilium.io/type", "service.cilium.io/node", "service.cilium.io/node-selector",
+	"service.cilium.io/src-ranges-policy", "service.cilium.io/proxy-delegation",
+	"service.cilium.io/global", "service.cilium.io/global-sync-endpoint-slices", "service.cilium.io/shared", "service.cilium.io/affinity",
+	"io.cilium/global-service", "io.cilium/shared-service", "io.cilium/service-affinity",
+}
+
+// meant returns the annotation that name, which is none, is nearest to; "" when
+// it is near to none. A setting may have another project's word for it: who
+// writes seamark.dev/address-pool means seamark.dev/pool.
+func (r *annotationReader) meant(name string) string {
+	prefix, word, _ := strings.Cut(name, "/")
+	for _, names := range r.settings {
+		at := slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix+"/") })
+		if at < 0 {
+			continue
+		}
+		for _, other := range names {
+			if _, w, _ := strings.Cut(other, "/"); strings.EqualFold(w, word) {
+				return names[at]
+			}
+		}
+	}
+	edits := 2
+	if ofServices(name) { // of the rest, nobody else may read it
+		edits = max(edits, len(word)/3)
+	}
+	return spelling.Nearest(name, slices.Concat(slices.Concat(r.settings...), undone), edits)
 }
 
 // ofServices says whether the annotation is one that a project reads, or
