@@ -47,8 +47,8 @@ kube: build ## the real control plane, built once: minutes the first time
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
 
-bench: ## ns/packet of the XDP program, and ratios
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./datapath/kernel
+bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-proxy's nftables rules
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./datapath/kernel ./testlab/bench
 
 generate: deps-bpf ## BPF objects, deepcopy, CRDs, the chart's copies of them, plain manifests
 	$(GO) generate ./...
