@@ -47,8 +47,10 @@ kube: build ## the real control plane, built once: minutes the first time
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
 
-bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-proxy's nftables rules
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./datapath/kernel ./testlab/bench
+# One package after the other: they would measure each other.
+bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-proxy's nftables rules; the control plane
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./datapath/kernel ./testlab/bench
+	$(GO) test -run '^$$' -bench ControlPlane -benchtime 1x ./datapath
 
 generate: deps-bpf ## BPF objects, deepcopy, CRDs, the chart's copies of them, plain manifests
 	$(GO) generate ./...

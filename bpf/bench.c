@@ -67,9 +67,10 @@ static __always_inline __u32 next_flow(void)
 
 // begin takes off what the program put on the frame in the last run, and returns
 // it, with room for size bytes, and its MACs as they were; NULL: there is none.
-static __always_inline void *begin(struct xdp_md *ctx, __u32 size, __u32 outer)
+static __always_inline void *begin(struct xdp_md *ctx, __u32 size)
 {
-	if (ctx->data_end - ctx->data > size && bpf_xdp_adjust_head(ctx, outer))
+	__u32 outer = ctx->data_end - ctx->data - size;
+	if (outer && bpf_xdp_adjust_head(ctx, outer))
 		return NULL;
 	__u32 *frame = (void *)(long)ctx->data;
 	if ((void *)frame + size > (void *)(long)ctx->data_end)
@@ -94,13 +95,14 @@ static __always_inline void write_tcp(void *at, __u32 n)
 SEC("xdp.frags")
 int bench_wrap(struct xdp_md *ctx)
 {
-	struct headers *h = begin(ctx, sizeof(*h), sizeof(h->ip));
+	struct headers *h = begin(ctx, sizeof(*h));
 	if (!h)
 		return XDP_ABORTED;
 
 	__u32 n = next_flow();
 	h->eth.h_proto = bpf_htons(ETH_P_IP);
 	h->ip.tot_len = bpf_htons(sizeof(h->ip) + sizeof(h->tcp));
+	h->ip.ttl = 64;
 	h->ip.saddr = bpf_htonl(0x0a000000 + n);
 	h->ip.daddr = bpf_htonl(0xc0a80a00 + n % VIPS);
 	write_tcp((void *)(h + 1) - sizeof(h->tcp), n);
@@ -112,7 +114,7 @@ int bench_wrap(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_wrap6(struct xdp_md *ctx)
 {
-	struct headers6 *h = begin(ctx, sizeof(*h), sizeof(h->ip));
+	struct headers6 *h = begin(ctx, sizeof(*h));
 	if (!h)
 		return XDP_ABORTED;
 
