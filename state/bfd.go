@@ -146,5 +146,5 @@ func (b BFDState) Up() bool { return b.Phase == BFDUp }
 // remote system ended the session (AdminDown, as a daemon that stops cleanly
 // does) or says itself that it does not hear us.
 func (b BFDState) Lost() bool {
-	return b.WasUp && b.Phase == BFDDown && b.Diag == BFDTimeExpired
+	return b.WasUp && b.Phase == BFDDown && b.Diag == BFDTimeExpired && b.RemoteDiscr == 0
 }

@@ -16,6 +16,7 @@ func TestBFDLost(t *testing.T) {
 		{"never up", state.BFDState{Phase: state.BFDDown}, false},
 		{"up", state.BFDState{Phase: state.BFDUp, WasUp: true}, false},
 		{"silent", state.BFDState{Phase: state.BFDDown, WasUp: true, Diag: state.BFDTimeExpired, RemotePhase: state.BFDUp}, true},
+		{"heard", state.BFDState{Phase: state.BFDDown, WasUp: true, Diag: state.BFDTimeExpired, RemotePhase: state.BFDUp, RemoteDiscr: 7}, false},
 		{"heard again", state.BFDState{Phase: state.BFDInit, WasUp: true, Diag: state.BFDTimeExpired}, false},
 		{"up again", state.BFDState{Phase: state.BFDUp, WasUp: true, Diag: state.BFDTimeExpired}, false},
 		{"it stopped", state.BFDState{Phase: state.BFDDown, WasUp: true, Diag: state.BFDNeighborDown, RemotePhase: state.BFDAdminDown}, false},

@@ -36,6 +36,8 @@ var rules = []rule{
 		Reason: "a decider reads snapshots and returns rows; cmd hands its Events to the source"},
 	{From: "announce", Deny: []string{""}, Allow: []string{"announce", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
+	{From: "bfd", Deny: []string{""}, Allow: []string{"bfd", "state", "api"},
+		Reason: "rows go in and out; announce and bgp read the rows, not the package"},
 	{From: "coexist", Deny: []string{""}, Allow: []string{"coexist", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "datapath", Deny: []string{""}, Allow: []string{"datapath", "state", "api", "internal/unixhttp"},
@@ -83,7 +85,7 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	for _, room := range []string{"api", "state", "source", "lbipam", "news", "announce", "coexist", "datapath", "cmd", "testlab"} {
+	for _, room := range []string{"api", "state", "source", "lbipam", "news", "announce", "bfd", "coexist", "datapath", "cmd", "testlab"} {
 		if !seen[room] {
 			t.Errorf("folder %s has no package: the rules above no longer mean anything for it", room)
 		}
@@ -106,6 +108,8 @@ func TestRules(t *testing.T) {
 		{"announce", module + "state", false},
 		{"datapath/kernel", module + "datapath", false},
 		{"datapath", module + "announce", true},
+		{"announce", module + "bfd", true},
+		{"bfd", module + "announce", true},
 		{"coexist", module + "datapath", true},
 		{"coexist", module + "state", false},
 		{"lbipam", "net/http", true},
