@@ -15,6 +15,8 @@ type Standing struct {
 	Node string
 	// Interfaces it would be announced on, sorted.
 	Interfaces []string
+	// Preference of the policies for the node; the highest counts.
+	Preference int
 	// Bar is why the node is no candidate, "" when it is one.
 	Bar Bar
 }
@@ -34,6 +36,7 @@ const (
 	BarOffLink        Bar = "OffLink"        // the address belongs to a subnet that its interfaces are not on
 	BarInterfaceDown  Bar = "InterfaceDown"  // the interface is down
 	BarNoLocalBackend Bar = "NoLocalBackend" // externalTrafficPolicy Local, and no ready backend there
+	BarNoBackend      Bar = "NoBackend"      // no backend serves anywhere, and the policies withdraw the address then
 )
 
 // labelExclude on a node keeps it from announcing (KEP-1143).
@@ -62,7 +65,9 @@ type site struct {
 	leases   map[string]state.NodeLease
 	names    []string // of all nodes and leases, sorted
 	verdicts map[string]Verdict
-	backends map[state.ObjectName]map[string]bool // nodes with a ready one
+	backends map[state.ObjectName]map[string]bool // nodes with a ready one; "" is no node
+	onNodes  map[state.ObjectName]bool            // that have an endpoint on a node
+	served   map[state.ObjectName]bool            // that have a ready backend, or one that serves while it terminates
 	// cache of candidates: addresses asking for the same have the same.
 	cache map[string]map[string]Standing
 }
@@ -70,7 +75,7 @@ type site struct {
 func survey(in Inputs) *site {
 	s := &site{
 		services: in.Services, nodes: nodesByName(in.Nodes), verdicts: in.Verdicts,
-		leases: map[string]state.NodeLease{}, backends: map[state.ObjectName]map[string]bool{},
+		leases: map[string]state.NodeLease{}, backends: map[state.ObjectName]map[string]bool{}, served: map[state.ObjectName]bool{}, onNodes: map[state.ObjectName]bool{},
 		cache: map[string]map[string]Standing{},
 	}
 	s.policies, _ = compilePolicies(in.Policies, in.Pools)
@@ -85,7 +90,13 @@ func survey(in Inputs) *site {
 	s.names = slices.Compact(s.names)
 	for _, slice := range in.Slices {
 		for _, b := range slice.Endpoints {
-			if b.Ready && b.Node != "" {
+			if b.Node != "" {
+				s.onNodes[slice.Service] = true
+			}
+			if b.Ready || b.Serving && b.Terminating {
+				s.served[slice.Service] = true
+			}
+			if b.Ready {
 				if s.backends[slice.Service] == nil {
 					s.backends[slice.Service] = map[string]bool{}
 				}
@@ -103,6 +114,8 @@ type wantedAddr struct {
 	local    []state.ObjectName // those of them with externalTrafficPolicy Local
 	policies []int              // that announce it, ascending
 	subnets  []netip.Prefix     // on-link somewhere, that it is in
+	failback bool               // to a node that is preferred
+	idle     bool               // to be withdrawn: nothing serves it
 }
 
 func (w wantedAddr) service() state.ObjectName {
@@ -159,6 +172,9 @@ func (s *site) wanted() []wantedAddr {
 				w.subnets = append(w.subnets, p)
 			}
 		}
+		w.failback = slices.ContainsFunc(w.policies, func(p int) bool { return s.policies[p].failback })
+		w.idle = !slices.ContainsFunc(w.policies, func(p int) bool { return !s.policies[p].withdraw }) &&
+			!slices.ContainsFunc(w.services, func(svc state.ObjectName) bool { return s.served[svc] })
 		wanted = append(wanted, *w)
 	}
 	slices.SortFunc(wanted, func(a, b wantedAddr) int { return a.addr.Compare(b.addr) })
@@ -171,7 +187,7 @@ func forL2(svc state.Service) bool { return svc.Class == "" || svc.Class == v1al
 
 // candidates returns the nodes that may announce w, also those that may only keep it.
 func (s *site) candidates(w wantedAddr) map[string]Standing {
-	key := fmt.Sprint(w.policies, w.local, w.subnets)
+	key := fmt.Sprint(w.policies, w.local, w.subnets, w.idle)
 	if cached, ok := s.cache[key]; ok {
 		return cached
 	}
@@ -247,12 +263,23 @@ func (s *site) stand(w wantedAddr, name string) Standing {
 	if len(interfaces) == 0 {
 		return barred(BarInterfaceDown)
 	}
+	if w.idle {
+		return barred(BarNoBackend)
+	}
 	for _, svc := range w.local {
-		if !s.backends[svc][name] {
+		// Where no endpoint is on a node of the cluster, none is local anywhere, and
+		// each node is as good a way to them as another.
+		nowhere := s.backends[svc][""] && !s.onNodes[svc]
+		if !s.backends[svc][name] && !nowhere {
 			return barred(BarNoLocalBackend)
 		}
 	}
 	stand := Standing{Node: name}
+	for _, p := range w.policies {
+		if s.policies[p].selectsNode(node) {
+			stand.Preference = max(stand.Preference, s.policies[p].preference(node))
+		}
+	}
 	for _, i := range interfaces {
 		stand.Interfaces = append(stand.Interfaces, i.Name)
 	}

@@ -34,8 +34,9 @@ func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Input
 		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
 	}
 	in.Services, _ = state.Rightful(db, r) // every node's datapath says which are not
+	withdraws := slices.ContainsFunc(in.Policies, func(p state.L2Policy) bool { return p.Withdraw })
 	for _, s := range in.Services {
-		if s.ExternalTrafficPolicyLocal {
+		if s.ExternalTrafficPolicyLocal || withdraws {
 			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(r, state.IndexService, s.Name.String()))
 		}
 	}
@@ -87,8 +88,10 @@ func sortByAddr(rows []state.Assignment) {
 }
 
 // Place decides which node announces each address that a policy announces: the
-// one that does, for as long as it may; else, of those that may, the one with
-// the fewest addresses, the first by name when several have. What is decided,
+// one that does, for as long as it may, and, if the policies fail back, no other
+// is preferred to it; else, of those that may, the one that is preferred, or has
+// the fewest addresses of the Service, or the fewest of all, the first by name
+// when several have. What is decided,
 // and no policy announces any more, stays as it is while there is a policy that
 // cannot be read: it may be the one. now is for people. Sorted by address.
 func Place(in Inputs, now time.Time) []state.Assignment {
@@ -99,27 +102,30 @@ func Place(in Inputs, now time.Time) []state.Assignment {
 	}
 	wanted := site.wanted()
 	rows := make([]state.Assignment, len(wanted))
-	load := map[string]int{}
+	load := newLoad()
 	var homeless []int
 	for i, w := range wanted {
 		was := decided[w.addr]
 		rows[i] = was
 		rows[i].Addr, rows[i].Service, rows[i].Status = w.addr, w.service(), state.Status{}
-		if stand, ok := site.candidates(w)[was.Node]; ok {
+		candidates := site.candidates(w)
+		stand, ok := candidates[was.Node]
+		if ok && !(w.failback && stand.Preference < highestPreference(candidates, site.verdicts)) {
 			rows[i].Interfaces = stand.Interfaces
-			load[was.Node]++
+			load.add(was.Node, w.service())
 		} else {
 			homeless = append(homeless, i)
 		}
 	}
 	for _, i := range homeless {
-		candidates := site.candidates(wanted[i])
+		w, candidates := wanted[i], site.candidates(wanted[i])
 		last := ""
-		if rows[i].Node == "" {
-			last = rows[i].Previous
+		if stand, ok := candidates[rows[i].Previous]; ok && rows[i].Node == "" && site.verdicts[stand.Node] == Live &&
+			!(w.failback && stand.Preference < highestPreference(candidates, site.verdicts)) {
+			last = stand.Node
 		}
-		move(&rows[i], choose(candidates, site.verdicts, load, last), candidates, site.verdicts, now)
-		load[rows[i].Node]++
+		move(&rows[i], cmp.Or(last, choose(candidates, site.verdicts, load, w.service())), candidates, site.verdicts, now)
+		load.add(rows[i].Node, w.service())
 	}
 	if slices.ContainsFunc(in.Policies, state.L2Policy.Unread) {
 		rows = append(rows, left(in, wanted)...)
@@ -151,19 +157,47 @@ func left(in Inputs, wanted []wantedAddr) []state.Assignment {
 	return rows
 }
 
-// choose returns the candidate with the fewest addresses, "" when there is
-// none. An address that nobody held goes back to its last holder, whose
-// hardware address the neighbours have.
-func choose(candidates map[string]Standing, verdicts map[string]Verdict, load map[string]int, last string) string {
-	if _, ok := candidates[last]; ok && verdicts[last] == Live {
-		return last
+// load counts the addresses of nodes.
+type load struct {
+	all       map[string]int
+	ofService map[nodeService]int
+}
+
+type nodeService struct {
+	node    string
+	service state.ObjectName
+}
+
+func newLoad() load { return load{map[string]int{}, map[nodeService]int{}} }
+
+func (l load) add(node string, service state.ObjectName) {
+	l.all[node]++
+	l.ofService[nodeService{node, service}]++
+}
+
+// highestPreference of the candidates that may take an address.
+func highestPreference(candidates map[string]Standing, verdicts map[string]Verdict) int {
+	highest := 0
+	for node, stand := range candidates {
+		if verdicts[node] == Live {
+			highest = max(highest, stand.Preference)
+		}
 	}
+	return highest
+}
+
+// choose returns the candidate that is to take an address of the Service, ""
+// when there is none. (An address that nobody held goes back to its last holder
+// instead, whose hardware address the neighbours have.)
+func choose(candidates map[string]Standing, verdicts map[string]Verdict, l load, service state.ObjectName) string {
 	var best string
-	for node := range candidates {
+	for node, stand := range candidates {
 		if verdicts[node] != Live {
 			continue
 		}
-		if best == "" || cmp.Or(cmp.Compare(load[node], load[best]), cmp.Compare(node, best)) < 0 {
+		if best == "" || cmp.Or(cmp.Compare(candidates[best].Preference, stand.Preference),
+			cmp.Compare(l.ofService[nodeService{node, service}], l.ofService[nodeService{best, service}]),
+			cmp.Compare(l.all[node], l.all[best]), cmp.Compare(node, best)) < 0 {
 			best = node
 		}
 	}
@@ -188,6 +222,8 @@ func move(row *state.Assignment, node string, candidates map[string]Standing, ve
 		row.Reason = state.ReasonReleased
 	case verdicts[row.Previous] == Expired || verdicts[row.Previous] == NoLease:
 		row.Reason = state.ReasonLeaseExpired
+	case candidates[row.Previous].Node != "":
+		row.Reason = state.ReasonPreferred
 	default:
 		row.Reason = state.ReasonNotCandidate
 	}

@@ -112,6 +112,53 @@ func TestCandidates(t *testing.T) {
 			in.Slices = []state.EndpointSlice{{Service: state.ObjectName{Namespace: "other", Name: "web"},
 				Endpoints: []state.Backend{{Node: "a", Ready: true}}}}
 		}, "", "a:NoLocalBackend b:NoLocalBackend c:NoLocalBackend"},
+		{"backend on no node", func(in *Inputs) {
+			in.Services[0].ExternalTrafficPolicyLocal = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: "", Ready: true}}}}
+		}, "a", ""},
+		{"backend on no node, not ready", func(in *Inputs) {
+			in.Services[0].ExternalTrafficPolicyLocal = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: ""}}}}
+		}, "", "a:NoLocalBackend b:NoLocalBackend c:NoLocalBackend"},
+		{"backend on no node, beside one that is on one", func(in *Inputs) {
+			in.Services[0].ExternalTrafficPolicyLocal = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: "", Ready: true}, {Node: "b", Ready: true}}}}
+		}, "b", "a:NoLocalBackend c:NoLocalBackend"},
+		{"no backends: kept", func(in *Inputs) {}, "a", ""},
+		{"no backends: withdrawn", func(in *Inputs) {
+			in.Policies[0].Withdraw = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: "a", Serving: true}, {Node: "b", Terminating: true}}}}
+		}, "", "a:NoBackend b:NoBackend c:NoBackend"},
+		{"withdrawn by one policy, kept by another", func(in *Inputs) {
+			in.Policies[0].Withdraw = true
+			in.Policies = append(in.Policies, state.L2Policy{Name: "b", Origin: policyRef("b"), LoadBalancerIPs: true})
+		}, "a", ""},
+		{"withdrawn without backends, and one is ready", func(in *Inputs) {
+			in.Policies[0].Withdraw = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: "c", Ready: true}}}}
+		}, "a", ""},
+		{"withdrawn without backends, and one serves while it terminates", func(in *Inputs) {
+			in.Policies[0].Withdraw = true
+			in.Slices = []state.EndpointSlice{{Service: in.Services[0].Name, Endpoints: []state.Backend{{Node: "c", Serving: true, Terminating: true}}}}
+		}, "a", ""},
+		{"shared address, and the other Service has a backend", func(in *Inputs) {
+			in.Policies[0].Withdraw = true
+			in.Services = append(in.Services, service("zoo", addr(211)))
+			in.Slices = []state.EndpointSlice{{Service: in.Services[1].Name, Endpoints: []state.Backend{{Node: "c", Ready: true}}}}
+		}, "a", ""},
+		{"preferred", func(in *Inputs) { in.Policies[0].Preferred = prefer("b", 1) }, "b", ""},
+		{"preferred, by weight", func(in *Inputs) { in.Policies[0].Preferred = append(prefer("b", 1), prefer("c", 2)...) }, "c", ""},
+		{"preferred, by the sum of weights", func(in *Inputs) {
+			in.Policies[0].Preferred = slices.Concat(prefer("c", 3), prefer("b", 2), prefer("b", 2))
+		}, "b", ""},
+		{"preferred by a policy that does not select it", func(in *Inputs) {
+			in.Policies[0].Preferred, in.Policies[0].NodeSelector = prefer("b", 1), matchLabels("name", "c")
+			in.Policies = append(in.Policies, state.L2Policy{Name: "b", Origin: policyRef("b"), LoadBalancerIPs: true})
+		}, "a", ""},
+		{"preferred, and dead", func(in *Inputs) {
+			in.Policies[0].Preferred = prefer("a", 1)
+			in.Verdicts["a"] = Expired
+		}, "b", "a:LeaseExpired"},
 		{"second policy", func(in *Inputs) {
 			in.Policies[0].NodeSelector = matchLabels("name", "c")
 			in.Policies = append(in.Policies, state.L2Policy{Name: "b", Origin: policyRef("b"), NodeSelector: matchLabels("name", "b"), LoadBalancerIPs: true})
@@ -145,6 +192,66 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
+func prefer(node string, weight int32) []state.NodePreference {
+	return []state.NodePreference{{Selector: matchLabels("name", node), Weight: weight}}
+}
+
+// Nodes with a foot in each of two segments announce an address on the one it is of.
+func TestPlaceOnSeveralSegments(t *testing.T) {
+	in := lab()
+	in.Policies[0].Interfaces = nil
+	other := func(x int, up bool) state.LeaseInterface {
+		return state.LeaseInterface{Name: "eth2", MAC: fmt.Sprintf("02:00:00:00:01:%02x", x), Up: up,
+			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.20.0/24")}}
+	}
+	in.Leases[0].Interfaces = append(in.Leases[0].Interfaces, other(1, false))
+	in.Leases[1].Interfaces = append(in.Leases[1].Interfaces, other(2, true))
+	in.Services = append(in.Services, service("there", netip.MustParseAddr("192.168.20.211")), service("routed", netip.MustParseAddr("203.0.113.1")))
+	in.Decided = []state.Assignment{{Addr: netip.MustParseAddr("203.0.113.1"), Node: "b", Generation: 1, Since: epoch, Reason: state.ReasonFirstAssignment}}
+	var got []string
+	for _, row := range Place(in, epoch) {
+		got = append(got, fmt.Sprint(row.Addr, " ", row.Node, row.Interfaces))
+	}
+	if want := []string{"192.168.10.211 a[eth1]", "192.168.20.211 b[eth2]", "203.0.113.1 b[eth1 eth2]"}; !slices.Equal(got, want) {
+		t.Errorf("placed %q, want %q", got, want)
+	}
+	bars := ""
+	for _, stand := range Explain(in, netip.MustParseAddr("192.168.20.211")) {
+		bars += stand.Node + ":" + string(stand.Bar) + " "
+	}
+	if want := "a:InterfaceDown b: c:OffLink "; bars != want {
+		t.Errorf("explained as %s, want %s", bars, want)
+	}
+}
+
+// The addresses of one Service are spread, whatever else the nodes have.
+func TestPlaceSpreadsService(t *testing.T) {
+	in := lab()
+	in.Services = []state.Service{service("a", addr(1)), service("b", addr(2)), service("z", addr(11), addr(12), addr(13), addr(14))}
+	in.Verdicts["c"] = Expired
+	in.Decided = Place(in, epoch)
+	in.Verdicts["c"] = Live
+	in.Verdicts["b"] = Expired // its addresses go to c, which has none, but for that of z that a has room for
+	of := map[string]int{}
+	for _, row := range Place(in, epoch) {
+		if row.Service.Name == "z" {
+			of[row.Node]++
+		}
+	}
+	if of["a"] != 2 || of["c"] != 2 {
+		t.Errorf("the four addresses of z are on %v", of)
+	}
+
+	in = lab()
+	in.Services = []state.Service{service("a", addr(1)), service("b", addr(2)), service("c", addr(3)), service("pair", addr(4), addr(5))}
+	in.Decided = []state.Assignment{{Addr: addr(4), Node: "a", Generation: 1, Since: epoch}, {Addr: addr(1), Node: "b", Generation: 1, Since: epoch},
+		{Addr: addr(2), Node: "b", Generation: 1, Since: epoch}, {Addr: addr(3), Node: "c", Generation: 1, Since: epoch}}
+	in.Verdicts["c"] = Resting // takes nothing; a has fewer addresses than b, and one of pair's
+	if got := holders(Place(in, epoch))["192.168.10.5"]; got != "b" {
+		t.Errorf("the second address of pair is on %s, want b", got)
+	}
+}
+
 func TestWantedAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -172,6 +279,9 @@ func TestWantedAddresses(t *testing.T) {
 			"192.168.10.211=default/web", ""},
 		{"shared address", func(in *Inputs) { in.Services = append(in.Services, service("shop", addr(211))) },
 			"192.168.10.211=default/shop", ""},
+		{"bad preference", func(in *Inputs) {
+			in.Policies[0].Preferred = []state.NodePreference{{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}}}
+		}, "", "l2policy/all: spec.preferredNodes[0].nodeSelector"},
 		{"bad expression", func(in *Inputs) { in.Policies[0].Interfaces = []string{"eth1", "eth["} }, "",
 			"l2policy/all: spec.interfaces[1]: \"eth[\": error parsing regexp"},
 		{"bad expression beside a good one", func(in *Inputs) {
@@ -398,6 +508,16 @@ func TestPlaceMoves(t *testing.T) {
 			delete(in.Nodes[0].Labels, labelExclude)
 			in.Leases[2].Interfaces[0].Up = true
 		}, "c", 6, state.ReasonFirstAssignment, "c"},
+		{"another is preferred: no failback", func() { in.Policies[0].Preferred = prefer("b", 1) }, "c", 6, state.ReasonFirstAssignment, "c"},
+		{"a failback, and it is not there", func() { in.Policies[0].Failback, in.Verdicts["b"] = true, Expired }, "c", 6, state.ReasonFirstAssignment, "c"},
+		{"it comes, and the coordinator is not sure of it", func() { in.Verdicts["b"] = Frozen }, "c", 6, state.ReasonFirstAssignment, "c"},
+		{"it is back", func() { in.Verdicts["b"] = Live }, "b", 7, state.ReasonPreferred, "c"},
+		{"its daemon restarts, too", func() { in.Verdicts["b"] = Resting }, "b", 7, state.ReasonPreferred, "c"},
+		{"it dies, too", func() { in.Verdicts["b"] = Expired }, "a", 8, state.ReasonLeaseExpired, "b"},
+		{"all others are out", func() {
+			in.Verdicts["a"], in.Leases[2].Interfaces[0].Up = Expired, false
+		}, "", 9, state.ReasonNoCandidate, "a"},
+		{"the last is back, with the preferred", func() { in.Verdicts["a"], in.Verdicts["b"] = Live, Live }, "b", 10, state.ReasonPreferred, "a"},
 	} {
 		before := slices.Clone(in.Decided)
 		step.change()

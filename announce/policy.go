@@ -29,6 +29,15 @@ type policy struct {
 	// that no pool holds.
 	unread bool
 	all    state.PoolIndex
+	// preferred nodes; failback and withdraw are the policy's.
+	preferred          []preference
+	failback, withdraw bool
+}
+
+// preference is a state.NodePreference, compiled.
+type preference struct {
+	nodes  labels.Selector
+	weight int
 }
 
 // The labels by which a selector can mean a Service's own name and namespace.
@@ -44,6 +53,17 @@ func (p policy) selectsService(s state.Service) bool {
 }
 
 func (p policy) selectsNode(n state.Node) bool { return p.nodes.Matches(labels.Set(n.Labels)) }
+
+// preference is how much the policy prefers the node: 0 is not at all.
+func (p policy) preference(n state.Node) int {
+	sum := 0
+	for _, pref := range p.preferred {
+		if pref.nodes.Matches(labels.Set(n.Labels)) {
+			sum += pref.weight
+		}
+	}
+	return sum
+}
 
 // matches says whether the policy means that interface of those a node reports.
 func (p policy) matches(name string) bool {
@@ -80,7 +100,8 @@ func compilePolicies(rows []state.L2Policy, pools []state.Pool) ([]policy, []sta
 }
 
 func compilePolicy(row state.L2Policy, pools []state.Pool) (policy, *state.Problem) {
-	p := policy{name: row.Name, origin: row.Origin, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs}
+	p := policy{name: row.Name, origin: row.Origin, loadBalancerIPs: row.LoadBalancerIPs, externalIPs: row.ExternalIPs,
+		failback: row.Failback, withdraw: row.Withdraw}
 	var err error
 	if p.services, err = selector(row.ServiceSelector); err != nil {
 		return p, broken(row, "spec.serviceSelector", err.Error(), "mend the selector")
@@ -95,6 +116,13 @@ func compilePolicy(row state.L2Policy, pools []state.Pool) (policy, *state.Probl
 				"write an RE2 expression such as ^eth1$")
 		}
 		p.interfaces = append(p.interfaces, re)
+	}
+	for i, pref := range row.Preferred {
+		nodes, err := selector(pref.Selector)
+		if err != nil {
+			return p, broken(row, fmt.Sprintf("spec.preferredNodes[%d].nodeSelector", i), err.Error(), "mend the selector")
+		}
+		p.preferred = append(p.preferred, preference{nodes, int(pref.Weight)})
 	}
 	if len(row.Pools) > 0 || row.PoolSelector != nil {
 		meant, err := poolSelector(row)

@@ -54,7 +54,9 @@ func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bo
 
 	backends, inside := cluster, cluster
 	if svc.ExternalTrafficPolicyLocal {
-		backends = local
+		if backends = local; r.nowhere(svc.Name) {
+			backends = cluster
+		}
 	}
 	c.outside = chosen{backends, inside, c.draining(backends, inside)}
 	c.clusterIP = c.outside
@@ -63,6 +65,14 @@ func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bo
 		c.clusterIP = chosen{backends, inside, c.draining(backends, inside)}
 	}
 	return c
+}
+
+// nowhere says whether the Service's endpoints are on no node of the cluster:
+// none is local anywhere, and each node is as good a way to them as another.
+func (r *frontendRun) nowhere(service state.ObjectName) bool {
+	return !slices.ContainsFunc(r.slicesOf[service], func(s *state.EndpointSlice) bool {
+		return slices.ContainsFunc(s.Endpoints, func(b state.Backend) bool { return b.Node != "" })
+	})
 }
 
 // draining are the endpoints that serve and were not chosen: those that

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -27,7 +28,8 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind st
 				"write dsr or hybrid")
 		}
 	case kind == state.KindNodePort:
-		if svc.ExternalTrafficPolicyLocal {
+		nowhere := func(b state.Backend) bool { return b.Node == "" }
+		if svc.ExternalTrafficPolicyLocal && !slices.ContainsFunc(backends, nowhere) {
 			return state.ForwardDSR, dispatch // all are on this node
 		}
 		if svc.Forwarding == state.ForwardDSR && svc.Type == "NodePort" {

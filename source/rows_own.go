@@ -138,6 +138,10 @@ func L2PolicyRow(p *v1alpha1.L2Policy, last *state.L2Policy) state.L2Policy {
 		row.Invalid = oneLine(problems)
 		return row
 	}
+	var preferred []state.NodePreference
+	for _, p := range p.Spec.PreferredNodes {
+		preferred = append(preferred, state.NodePreference{Selector: p.NodeSelector.DeepCopy(), Weight: max(p.Weight, 1)})
+	}
 	return state.L2Policy{
 		Name:            p.Name,
 		Origin:          KindL2Policy().ref(p.Name),
@@ -150,6 +154,9 @@ func L2PolicyRow(p *v1alpha1.L2Policy, last *state.L2Policy) state.L2Policy {
 		ExternalIPs:     p.Spec.ExternalIPs,
 		Pools:           p.Spec.Pools,
 		PoolSelector:    p.Spec.PoolSelector,
+		Preferred:       preferred,
+		Failback:        p.Spec.Failback,
+		Withdraw:        p.Spec.WithoutBackends == v1alpha1.WithoutBackendsWithdraw,
 		Conditions:      p.Status.Conditions,
 	}
 }

@@ -226,6 +226,9 @@ func nodeSelectors(selectors []metav1.LabelSelector) Problems {
 func checkL2Policy(spec *v1alpha1.L2PolicySpec) Problems {
 	problems := append(checkSelector("serviceSelector", spec.ServiceSelector), checkSelector("nodeSelector", spec.NodeSelector)...)
 	problems = append(problems, checkSelector("poolSelector", spec.PoolSelector)...)
+	for i := range spec.PreferredNodes {
+		problems = append(problems, checkSelector(fmt.Sprintf("preferredNodes[%d].nodeSelector", i), &spec.PreferredNodes[i].NodeSelector)...)
+	}
 	for i, expr := range spec.Interfaces {
 		if _, err := regexp.Compile(expr); err != nil {
 			problems.add(fmt.Sprintf("spec.interfaces[%d]", i), "write an RE2 expression such as ^eth[0-9]+",

@@ -337,8 +337,20 @@ type L2Policy struct {
 	// addresses of the pools that either means; both absent: to nothing.
 	Pools        []string
 	PoolSelector *metav1.LabelSelector
-	Invalid      string
-	Conditions   []metav1.Condition
+	// Preferred nodes are chosen before others, and, with Failback, take an
+	// address back.
+	Preferred []NodePreference
+	Failback  bool
+	// Withdraw: the addresses of a Service without backends are not announced.
+	Withdraw   bool
+	Invalid    string
+	Conditions []metav1.Condition
+}
+
+// NodePreference prefers the nodes that it selects, by its weight.
+type NodePreference struct {
+	Selector *metav1.LabelSelector
+	Weight   int32
 }
 
 // Unread says whether nothing is known of what the policy announces: its spec

@@ -26,6 +26,7 @@ const (
 	ReasonLeaseExpired    Reason = "LeaseExpired" // the last holder's lease went unrenewed
 	ReasonReleased        Reason = "Released"     // the last holder gave it up
 	ReasonNotCandidate    Reason = "NotCandidate" // the last holder no longer matches a policy
+	ReasonPreferred       Reason = "Preferred"    // the node is preferred to the last holder, and the policy fails back
 	ReasonNoCandidate     Reason = "NoCandidate"  // no node may announce it
 )
 

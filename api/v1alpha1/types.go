@@ -259,7 +259,47 @@ type L2PolicySpec struct {
 	//
 	// +optional
 	PoolSelector *metav1.LabelSelector `json:"poolSelector,omitempty"`
+	// PreferredNodes are to announce rather than the others that NodeSelector
+	// selects, whenever an address changes hands.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	PreferredNodes []NodePreference `json:"preferredNodes,omitempty"`
+	// Failback: an address goes back as soon as a node that is preferred to its
+	// holder may announce it. Otherwise it stays where it is for as long as it can.
+	//
+	// +optional
+	Failback bool `json:"failback,omitempty"`
+	// WithoutBackends says what becomes of the addresses of a Service that has no
+	// backend to serve it: Keep announces them on, so that clients get the answer
+	// that the Service gives without backends; Withdraw leaves them unannounced.
+	//
+	// +optional
+	// +kubebuilder:default=Keep
+	// +kubebuilder:validation:Enum=Keep;Withdraw
+	WithoutBackends string `json:"withoutBackends,omitempty"`
 }
+
+// NodePreference prefers some nodes to others.
+type NodePreference struct {
+	// NodeSelector selects the nodes.
+	NodeSelector metav1.LabelSelector `json:"nodeSelector"`
+	// Weight of a node is the sum of the weights of the preferences that select
+	// it; the node of the highest is preferred.
+	//
+	// +optional
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight,omitempty"`
+}
+
+// Values of L2PolicySpec.WithoutBackends.
+const (
+	WithoutBackendsKeep     = "Keep"
+	WithoutBackendsWithdraw = "Withdraw"
+)
 
 // L2PolicyStatus says whether the policy is in force.
 type L2PolicyStatus struct {
