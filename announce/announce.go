@@ -25,9 +25,12 @@ type Config struct {
 	Log    *slog.Logger
 	// Appliance: this machine need be no Node.
 	Appliance bool
-	Timing    Timing     // what is 0 is of DefaultTiming
-	When      Gratuitous // what is 0 is of DefaultGratuitous
-	Clock     Clock      // SystemClock when nil
+	// DrainOnCordon: nodes that are cordoned announce nothing. Every node of a
+	// cluster has the same.
+	DrainOnCordon bool
+	Timing        Timing     // what is 0 is of DefaultTiming
+	When          Gratuitous // what is 0 is of DefaultGratuitous
+	Clock         Clock      // SystemClock when nil
 
 	// Leases, LastRead, Lock and Assignments are the source's. LastRead is
 	// the CLOCK_BOOTTIME that the tables are no older than, 0 before the
@@ -130,7 +133,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, counts: a.Counts,
 		claims: a.claims, every: a.cfg.Timing.tick()}
 	placer := &placer{db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
-		observer: a.observer, target: a.cfg.Assignments, policies: a.cfg.PolicyStatuses}
+		observer: a.observer, target: a.cfg.Assignments, policies: a.cfg.PolicyStatuses, drainCordoned: a.cfg.DrainOnCordon}
 	fence, err := a.newFence()
 	if err != nil {
 		return err
@@ -187,7 +190,12 @@ func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
 	}
 	devices := db.Devices.Rows(snap)
 	addrs := state.OwnAddrs(devices, carried)
-	return nodeReport{Report(devices, db.L2Policies.Rows(snap), node, outside), addrs[:min(len(addrs), maxReportedAddrs)], a.cfg.Appliance}, true
+	return nodeReport{
+		interfaces: Report(devices, db.L2Policies.Rows(snap), node, outside),
+		addrs:      addrs[:min(len(addrs), maxReportedAddrs)],
+		appliance:  a.cfg.Appliance,
+		released:   drained(db, snap, a.cfg.Node),
+	}, true
 }
 
 func (a *Announcer) tellClusterMACs(leases []state.NodeLease) {
@@ -222,16 +230,23 @@ func (a *Announcer) decideLocal(ctx context.Context) {
 func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.Reconciler[state.Announcement] {
 	db := a.cfg.DB
 	var leaseChanged <-chan struct{}
+	handover := newHandover(a.cfg.Timing)
 	return &state.Reconciler[state.Announcement]{
 		DB: db, Writer: a.cfg.Writer, Table: db.Announcements, Target: target, Log: a.cfg.Log, Now: a.cfg.Clock.Wall,
 		Gate: func(snap state.Snapshot) bool {
-			leaseChanged = a.lease.check() // before any Hold of this pass asks for it
+			leaseChanged, handover.over = a.lease.check(), nil // before any Hold of this pass asks for them
 			return state.Marked(snap, localDecided)
 		},
 		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
+			to, _ := db.Assigned.Get(snap, row.Addr.String())
+			another := to.Node != "" && to.Node != a.cfg.Node
+			if handover.stays(row, another && a.lease.Valid(), a.cfg.Clock.Boottime()) {
+				return state.ReasonHandingOver
+			}
 			return hold(db, snap, row, a.lease.MayTake())
 		},
-		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged }},
+		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged },
+			func(state.Snapshot) <-chan struct{} { return handover.over }},
 	}
 }
 

@@ -29,7 +29,10 @@ const (
 	BarUnknownNode    Bar = "UnknownNode"    // has a lease, and is neither a node of the cluster nor an appliance
 	BarNoLease        Bar = "NoLease"        // is a node, and no daemon there ever kept a lease
 	BarLeaseExpired   Bar = "LeaseExpired"   // its lease went unrenewed
+	BarDrained        Bar = "Drained"        // somebody drained it (seamark drain)
 	BarReleased       Bar = "Released"       // it gave its addresses up
+	BarStopping       Bar = "Stopping"       // its machine is shutting down
+	BarCordoned       Bar = "Cordoned"       // spec.unschedulable, where that drains
 	BarExcluded       Bar = "Excluded"       // label node.kubernetes.io/exclude-from-external-load-balancers
 	BarNotSelected    Bar = "NotSelected"    // no policy for the address selects the node
 	BarNoInterface    Bar = "NoInterface"    // no interface that the policies name
@@ -68,13 +71,15 @@ type site struct {
 	backends map[state.ObjectName]map[string]bool // nodes with a ready one; "" is no node
 	onNodes  map[state.ObjectName]bool            // that have an endpoint on a node
 	served   map[state.ObjectName]bool            // that have a ready backend, or one that serves while it terminates
+	// drainCordoned is Inputs.DrainCordoned.
+	drainCordoned bool
 	// cache of candidates: addresses asking for the same have the same.
 	cache map[string]map[string]Standing
 }
 
 func survey(in Inputs) *site {
 	s := &site{
-		services: in.Services, nodes: nodesByName(in.Nodes), verdicts: in.Verdicts,
+		services: in.Services, nodes: nodesByName(in.Nodes), verdicts: in.Verdicts, drainCordoned: in.DrainCordoned,
 		leases: map[string]state.NodeLease{}, backends: map[state.ObjectName]map[string]bool{}, served: map[state.ObjectName]bool{}, onNodes: map[state.ObjectName]bool{},
 		cache: map[string]map[string]Standing{},
 	}
@@ -238,7 +243,16 @@ func (s *site) stand(w wantedAddr, name string) Standing {
 	case Expired:
 		return barred(BarLeaseExpired)
 	case Released:
+		if s.leases[name].Drained {
+			return barred(BarDrained)
+		}
 		return barred(BarReleased)
+	}
+	switch {
+	case node.Stopping:
+		return barred(BarStopping)
+	case node.Unschedulable && s.drainCordoned:
+		return barred(BarCordoned)
 	}
 	// The label counts whatever its value (KEP-1143).
 	if _, excluded := node.Labels[labelExclude]; excluded {

@@ -193,6 +193,8 @@ type placer struct {
 	observer *observer
 	target   state.Target[state.Assignment]
 	policies state.Target[state.PolicyStatus]
+	// drainCordoned is Config.DrainOnCordon.
+	drainCordoned bool
 }
 
 func (p *placer) run(ctx context.Context) {
@@ -222,6 +224,7 @@ func (p *placer) run(ctx context.Context) {
 			return
 		}
 		in := ReadInputs(p.db, snap, seen.verdicts)
+		in.DrainCordoned = p.drainCordoned
 		rows := Place(in, p.clock.Wall())
 		problems := Problems(in)
 		p.tell(problems)

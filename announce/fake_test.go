@@ -220,7 +220,7 @@ func (c *fakeClient) sync() {
 		return
 	}
 	c.writer.Update(func(tx *state.Tx) {
-		c.db.NodeLeases.Replace(tx, slices.Collect(maps.Values(c.store.leases)), func(a, b state.NodeLease) bool { return a.Renewal == b.Renewal })
+		c.db.NodeLeases.Replace(tx, slices.Collect(maps.Values(c.store.leases)), func(a, b state.NodeLease) bool { return a.Renewal == b.Renewal && a.Drained == b.Drained })
 		c.db.Assigned.Replace(tx, slices.Collect(maps.Values(c.store.assigned)), state.Assignment.SameSpec)
 		c.db.NodeLeases.MarkSynced(tx)
 		c.db.Assigned.MarkSynced(tx)
@@ -259,7 +259,17 @@ func (c *fakeClient) RenewLease(_ context.Context, l state.NodeLease) error {
 	return c.do(func() {
 		c.store.renewals++
 		l.Renewal = fmt.Sprint(c.store.renewals)
+		l.Drained = c.store.leases[l.Node].Drained // a renewal keeps what is another's
 		c.store.leases[l.Node] = l
+	})
+}
+
+// drain writes into the lease of a node that it is to have no addresses, or may again.
+func (c *fakeClient) drain(node string, drained bool) error {
+	return c.do(func() {
+		l := c.store.leases[node]
+		l.Drained = drained
+		c.store.leases[node] = l
 	})
 }
 

@@ -65,10 +65,12 @@ type nodeReport struct {
 	interfaces []state.LeaseInterface
 	addrs      []netip.Addr // state.OwnAddrs
 	appliance  bool
+	// released: it is drained, and answers for nothing.
+	released bool
 }
 
 func (r nodeReport) same(s nodeReport) bool {
-	return slices.EqualFunc(r.interfaces, s.interfaces, sameInterface) && slices.Equal(r.addrs, s.addrs) && r.appliance == s.appliance
+	return slices.EqualFunc(r.interfaces, s.interfaces, sameInterface) && slices.Equal(r.addrs, s.addrs) && r.appliance == s.appliance && r.released == s.released
 }
 
 // LeaseStatus is how this node's lease stands.
@@ -238,7 +240,7 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 	started := k.clock.Boottime()
 	err := k.writer.RenewLease(ctx, state.NodeLease{
 		Node: k.node, Duration: duration, Renewal: k.clock.Wall().UTC().Format(time.RFC3339Nano),
-		Released: released, Interfaces: report.interfaces, Addrs: report.addrs, Appliance: report.appliance,
+		Released: released || report.released, Interfaces: report.interfaces, Addrs: report.addrs, Appliance: report.appliance,
 	})
 	if err != nil {
 		if ctx.Err() != nil {

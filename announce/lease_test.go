@@ -75,8 +75,8 @@ func TestLeaseKeeper(t *testing.T) {
 	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
 	report := func(s state.Snapshot) (nodeReport, bool) {
 		devices := db.Devices.Rows(s)
-		return nodeReport{Report(devices, nil, state.Node{}, func(state.Device) bool { return true }),
-			state.OwnAddrs(devices, func(netip.Addr) bool { return true }), false}, true
+		return nodeReport{interfaces: Report(devices, nil, state.Node{}, func(state.Device) bool { return true }),
+			addrs: state.OwnAddrs(devices, func(netip.Addr) bool { return true })}, true
 	}
 	k := newLeaseKeeper("a", DefaultTiming, clock, db, calls, clock.Boottime, report, quiet)
 	ctx, cancel := context.WithCancel(t.Context())

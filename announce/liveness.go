@@ -83,7 +83,7 @@ func (l *Liveness) Observe(now, lastRead time.Duration, leases []state.NodeLease
 		if h.renewal != lease.Renewal {
 			h.renewal, h.seen = lease.Renewal, now
 		}
-		h.duration, h.released = lease.Duration, lease.Released
+		h.duration, h.released = lease.Duration, lease.Released || lease.Drained
 		h.age = max(l.lastRead-h.seen, 0)
 	}
 	for node := range l.leases {

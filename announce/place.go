@@ -21,6 +21,8 @@ type Inputs struct {
 	Verdicts map[string]Verdict
 	// Decided is the latest decision for each address.
 	Decided []state.Assignment
+	// DrainCordoned: a node that is cordoned is no candidate.
+	DrainCordoned bool
 }
 
 // ReadInputs takes the inputs of Place from the tables.

@@ -244,7 +244,7 @@ var weightAnnotations = []string{v1alpha1.AnnotationWeight, foreign.WeightAnnota
 // NodeRow is the row of a Node. What does not parse is left out of the row and
 // named in the problems.
 func NodeRow(n *corev1.Node) (state.Node, Problems) {
-	row := state.Node{Name: n.Name, Labels: n.Labels, Unschedulable: n.Spec.Unschedulable}
+	row := state.Node{Name: n.Name, Labels: n.Labels, Unschedulable: n.Spec.Unschedulable, Stopping: stopping(n)}
 	var problems Problems
 	for i, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
@@ -267,4 +267,12 @@ func NodeRow(n *corev1.Node) (state.Node, Problems) {
 		row.PodCIDRs = append(row.PodCIDRs, p.Masked())
 	}
 	return row, problems
+}
+
+// stopping says whether the node's kubelet has seen that the machine is shutting
+// down (KEP-2000): there is no field for it but the message of the condition Ready.
+func stopping(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionFalse && strings.Contains(c.Message, "node is shutting down")
+	})
 }

@@ -3,6 +3,7 @@ package source
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -215,6 +216,25 @@ func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time
 	lease.Spec.LeaseDurationSeconds = &seconds
 }
 
+// SetDrained writes into a node's Lease that the node is to have no addresses,
+// or may have them again, and returns whether that changes anything.
+func SetDrained(lease metav1.Object, drained bool, now time.Time) bool {
+	annotations := maps.Clone(lease.GetAnnotations())
+	if _, was := annotations[v1alpha1.AnnotationDrain]; was == drained {
+		return false
+	}
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	if drained {
+		annotations[v1alpha1.AnnotationDrain] = now.UTC().Format(time.RFC3339)
+	} else {
+		delete(annotations, v1alpha1.AnnotationDrain)
+	}
+	lease.SetAnnotations(annotations)
+	return true
+}
+
 // NodeLeaseRow is the row of a node's Lease. ok is false for Leases that are
 // not a node's, such as an election's.
 func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Problems, ok bool) {
@@ -222,7 +242,8 @@ func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Pr
 	if node == "" || lease.Namespace != Namespace {
 		return row, nil, false
 	}
-	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true",
+	_, drained := lease.Annotations[v1alpha1.AnnotationDrain]
+	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true", Drained: drained,
 		Appliance: lease.Annotations[v1alpha1.AnnotationAppliance] == "true"}
 	if s := lease.Spec.LeaseDurationSeconds; s != nil {
 		row.Duration = time.Duration(*s) * time.Second

@@ -225,6 +225,15 @@ func TestNodeLease(t *testing.T) {
 	if row, _, _ := source.NodeLeaseRow(lease); row.Released || row.Appliance {
 		t.Errorf("still released, or an appliance: %+v", row)
 	}
+	for _, drained := range []bool{true, false} {
+		if !source.SetDrained(lease, drained, now) || source.SetDrained(lease, drained, now.Add(time.Hour)) {
+			t.Errorf("drained %v: said once to change something, and once not", drained)
+		}
+		source.SetNodeLease(lease, want, now) // which is another's, and keeps it
+		if row, _, _ := source.NodeLeaseRow(lease); row.Drained != drained {
+			t.Errorf("drained %v: row %+v", drained, row)
+		}
+	}
 	lease.Annotations[v1alpha1.AnnotationInterfaces] = "["
 	if _, problems, ok := source.NodeLeaseRow(lease); !ok || len(problems) != 1 {
 		t.Errorf("a broken annotation: %v", problems)

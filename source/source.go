@@ -41,6 +41,11 @@ type Source interface {
 	// called.
 	RenewLease(ctx context.Context, lease state.NodeLease) error
 
+	// SetDrained writes into a node's lease that the node is to have no
+	// addresses, or may have them again. A node that never kept a lease is
+	// ErrNotFound.
+	SetDrained(ctx context.Context, node string, drained bool) error
+
 	// Lock is the lock that client-go's leaderelection elects the coordinator by.
 	Lock(name, identity string) resourcelock.Interface
 

@@ -223,6 +223,8 @@ type Node struct {
 	PodCIDRs []netip.Prefix
 	// Unschedulable is spec.unschedulable (cordoned).
 	Unschedulable bool
+	// Stopping: its kubelet says that the machine is shutting down.
+	Stopping bool
 }
 
 // RowKey of a Node is its name.
@@ -369,8 +371,12 @@ type NodeLease struct {
 	// Renewal changes with every renewal; its value says nothing else. (The
 	// renewing node's clock is never compared with ours.)
 	Renewal string
-	// Released: the node gave its addresses up (drain, shutdown).
-	Released   bool
+	// Released: the node gave its addresses up, and answers for none (drain,
+	// shutdown).
+	Released bool
+	// Drained: somebody asked that the node have no addresses, until it is
+	// undrained. It is written by others than the node's renewals, which keep it.
+	Drained    bool
 	Interfaces []LeaseInterface
 	// Addrs are the addresses that the node's devices have for themselves
 	// (OwnAddrs), whether it announces on them or not.

@@ -36,6 +36,7 @@ const (
 	ReasonLeaseInvalid       Reason = "LeaseInvalid"       // this node's lease is not valid
 	ReasonStillAnnounced     Reason = "StillAnnounced"     // the datapath row goes only after the announcement
 	ReasonMuted              Reason = "Muted"              // another cluster node claims the address
+	ReasonHandingOver        Reason = "HandingOver"        // it is another node's now, which has a moment to claim it
 )
 
 // Phase of a row on its way into a target.

@@ -84,6 +84,9 @@ const (
 	AnnotationInterfaces = "seamark.dev/interfaces"
 	// AnnotationReleased on a node's Lease, "true": the node gave its addresses up.
 	AnnotationReleased = "seamark.dev/released"
+	// AnnotationDrain on a node's Lease: the node is to have no addresses for as
+	// long as it is there, whatever its value, which is when it was written.
+	AnnotationDrain = "seamark.dev/drain"
 	// LabelNodeLease tells the Leases of nodes from those of elections: its value is the node.
 	LabelNodeLease = "seamark.dev/node"
 )

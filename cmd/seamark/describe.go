@@ -290,7 +290,12 @@ func (d describer) node(ctx context.Context, name string) error {
 			continue
 		}
 		fmt.Fprintf(d.out, "Lease: %s, last renewed %s\n", l.Duration, or(l.Renewal, "never"))
-		if l.Released {
+		switch {
+		case l.Drained && l.Released:
+			fmt.Fprintln(d.out, "  drained: its addresses have gone to other nodes")
+		case l.Drained:
+			fmt.Fprintln(d.out, "  drained: its addresses go to other nodes")
+		case l.Released:
 			fmt.Fprintln(d.out, "  released: its addresses go to other nodes")
 		}
 		t := newTable(d.out, "  ", "INTERFACE", "STATE", "MAC", "ADDRESSES")

@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	rows TABLE FILE      rows into a table, as a JSON list
 //	maglev FILE          the Maglev table of its addr and protocol
 //	list TABLE MORE FILE the rows of a table of the datapath, as a JSON list, and how many more there are
+//	explanation FILE     the explanation of its address, as JSON
 //	counts FILE          the datapath's counters, as JSON
 //	events FILE          what every monitor is told, as a JSON list; then it ends
 //	events               monitors are told nothing, and do not end
@@ -104,6 +105,12 @@ func TestScripts(t *testing.T) {
 				d.lists[args[0]] = &l
 				return json.Unmarshal(read(args[2]), &l.rows)
 			}),
+			"explanation": command(func(d *daemon, args []string, read func(string) []byte) error {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.explanation = control.Explanation{}
+				return json.Unmarshal(read(args[0]), &d.explanation)
+			}),
 			"counts": command(func(d *daemon, args []string, read func(string) []byte) error {
 				d.mu.Lock()
 				defer d.mu.Unlock()
@@ -162,6 +169,8 @@ type daemon struct {
 	counts control.Counts
 	events []control.PacketEvent
 
+	explanation control.Explanation
+
 	watched chan struct{} // receives when a monitor begins
 
 	cancel context.CancelFunc
@@ -201,7 +210,7 @@ func (d *daemon) start(storeOnly bool) error {
 		}
 	}
 	if !storeOnly {
-		s.List, s.Monitor = d.list, d.monitor
+		s.List, s.Monitor, s.Drain, s.Explain = d.list, d.monitor, d.drain, d.explain
 		s.Counts = func() (control.Counts, error) { d.mu.Lock(); defer d.mu.Unlock(); return d.counts, nil }
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -218,6 +227,46 @@ func (d *daemon) start(storeOnly bool) error {
 		}
 		time.Sleep(time.Millisecond) // between two tries; the deadline is above
 	}
+}
+
+// drain moves the node's addresses to the first other one that has a lease.
+func (d *daemon) drain(_ context.Context, node string, drained, force bool) (err error) {
+	d.writer.Update(func(tx *state.Tx) {
+		lease, ok := d.db.NodeLeases.Get(tx, node)
+		if !ok {
+			err = fmt.Errorf("lease of node %s: %w", node, source.ErrNotFound)
+			return
+		}
+		other := ""
+		for _, l := range d.db.NodeLeases.Rows(tx) {
+			if l.Node != node && !l.Drained {
+				other = l.Node
+			}
+		}
+		for _, a := range d.db.Assigned.Rows(tx) {
+			if a.Node != node || !drained {
+				continue
+			}
+			if other == "" && !force {
+				err = fmt.Errorf("drain %s: %w: %s (%s)", node, control.ErrStranded, a.Addr, a.Service)
+				return
+			}
+			a.Node = other
+			d.db.Assigned.Put(tx, a)
+		}
+		lease.Drained, lease.Released = drained, drained
+		d.db.NodeLeases.Put(tx, lease)
+	})
+	return err
+}
+
+func (d *daemon) explain(addr netip.Addr) (control.Explanation, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if addr != d.explanation.Address {
+		return control.Explanation{Address: addr, Advice: []string{"no Service has this address: see seamark get service -A"}}, nil
+	}
+	return d.explanation, nil
 }
 
 func (d *daemon) list(_ context.Context, table string, q control.ListQuery, row func(any) error) (int, error) {

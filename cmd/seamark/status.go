@@ -90,6 +90,9 @@ func leaseText(l control.LeaseStatus) string {
 	if l.State == "valid" {
 		text += fmt.Sprintf(" for another %s", l.Left.Round(100*time.Millisecond))
 	}
+	if l.Drained {
+		text += ", drained"
+	}
 	if !l.Renewed.IsZero() {
 		text += fmt.Sprintf(", renewed %s ago", ageOf(l.Renewed))
 	}

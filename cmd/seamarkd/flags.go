@@ -37,6 +37,7 @@ type nodeFlags struct {
 	leaseDuration time.Duration
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
+	drainOnCordon bool
 
 	observe observeFlags
 }
@@ -55,6 +56,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.leaseDuration, "lease-duration", 3*time.Second, "how long this node's lease lasts unrenewed; its addresses move after that")
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
+	fs.BoolVar(&f.drainOnCordon, "drain-on-cordon", false, "nodes that are cordoned (spec.unschedulable) announce no addresses; the same on every node")
 	f.observe.register(fs)
 }
 

@@ -80,7 +80,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Lead:      leader{ipam{db, writer, src, log}, tell}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   decide.outside,
-		Appliance: node.mode == modeLB,
+		Appliance: node.mode == modeLB, DrainOnCordon: node.drainOnCordon,
 	})
 
 	// The announcer's last word is a write to the store: what it needs for that
@@ -151,6 +151,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	status := reporter{db: db, node: node.name, started: started, engine: engine, announcer: announcer, kern: kern, beside: others}
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
+		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
 		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, Monitor: observe.monitor.packets}).Run)
 
 	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)

@@ -32,7 +32,7 @@ func (r reporter) status() control.Status {
 		s.NotReady = append(s.NotReady, "the store has not been read yet")
 	}
 	if r.announcer != nil {
-		s.Lease, s.Coordinator, s.Wire = r.lease(), r.coordinator(), r.wire()
+		s.Lease, s.Coordinator, s.Wire = r.lease(snap), r.coordinator(), r.wire()
 	}
 	if r.kern != nil {
 		s.Devices = r.devices(snap)
@@ -80,8 +80,9 @@ func (r reporter) missing(snap state.Snapshot) []string {
 	return missing
 }
 
-func (r reporter) lease() control.LeaseStatus {
+func (r reporter) lease(snap state.Snapshot) control.LeaseStatus {
 	lease := r.announcer.Lease()
+	row, _ := r.db.NodeLeases.Get(snap, r.node)
 	s := control.LeaseStatus{State: "none", Left: lease.Left, Renewed: lease.Renewed}
 	switch {
 	case lease.Released:
@@ -91,6 +92,7 @@ func (r reporter) lease() control.LeaseStatus {
 	case !lease.Renewed.IsZero():
 		s.State = "expired"
 	}
+	s.Drained = row.Drained
 	if lease.Err != nil {
 		s.Err = lease.Err.Error()
 	}

@@ -39,6 +39,7 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 		"PolicyStatus":    policyStatus,
 		"ObjectStatus":    objectStatus,
 		"NodeLease":       nodeLease,
+		"Drain":           drain,
 		"Assignments":     assignments,
 		"LaterDecision":   laterDecision,
 	} {

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -263,6 +264,38 @@ func nodeLease(s *suite) {
 	lock := s.Source.Lock("coordinator", "n1")
 	if _, _, err := lock.Get(s.Context()); err == nil {
 		s.Error("read a lock that nobody made")
+	}
+}
+
+// A drain is kept by the renewals of the node, which does not know of it.
+func drain(s *suite) {
+	if err := s.Source.SetDrained(s.Context(), "n1", true); !errors.Is(err, source.ErrNotFound) {
+		s.Errorf("drain a node without a lease: %v", err)
+	}
+	lease := state.NodeLease{Node: "n1", Duration: time.Second}
+	renew := func() {
+		if err := s.Source.RenewLease(s.Context(), lease); err != nil {
+			s.Fatal(err)
+		}
+	}
+	renew()
+	for _, drained := range []bool{true, true, false} {
+		if err := s.Source.SetDrained(s.Context(), "n1", drained); err != nil {
+			s.Fatal(err)
+		}
+		s.wait("the node's lease says so", func(snap state.Snapshot) bool {
+			row, _ := s.DB.NodeLeases.Get(snap, "n1")
+			return row.Drained == drained
+		})
+		before, _ := s.DB.NodeLeases.Get(s.DB.Snapshot(), "n1")
+		renew()
+		s.wait("its renewal", func(snap state.Snapshot) bool {
+			row, _ := s.DB.NodeLeases.Get(snap, "n1")
+			if row.Drained != drained {
+				s.Fatalf("a renewal made the row %+v", row)
+			}
+			return row.Renewal != before.Renewal
+		})
 	}
 }
 

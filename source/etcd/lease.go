@@ -60,6 +60,17 @@ func (n *nodeLease) read(ctx context.Context, node string) error {
 	return err
 }
 
+// setDrained returns ErrNotFound when the node never kept a lease.
+func setDrained(ctx context.Context, st store, node string, drained bool, now time.Time) error {
+	err := st.change(ctx, source.KindLease(), source.Namespace, node, func(obj *unstructured.Unstructured) bool {
+		return source.SetDrained(obj, drained, now)
+	})
+	if err != nil {
+		return fmt.Errorf("write lease of node %s: %w", node, err)
+	}
+	return nil
+}
+
 // readLease returns ErrNotFound when there is none.
 func readLease(ctx context.Context, st store, name string) (*coordinationv1.Lease, error) {
 	obj, err := st.get(ctx, source.KindLease(), source.Namespace, name)

@@ -134,6 +134,11 @@ func (s *Source) RenewLease(ctx context.Context, lease state.NodeLease) error {
 	return nil
 }
 
+// SetDrained implements source.Source.
+func (s *Source) SetDrained(ctx context.Context, node string, drained bool) error {
+	return setDrained(ctx, s.store, node, drained, time.Now())
+}
+
 // Lock implements source.Source.
 func (s *Source) Lock(name, identity string) resourcelock.Interface {
 	return &lock{store: s.store, name: name, identity: identity, log: s.log}

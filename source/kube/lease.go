@@ -91,3 +91,28 @@ func (n *nodeLease) write(ctx context.Context, lease *coordinationv1.Lease) (*co
 	}
 	return written, err
 }
+
+// SetDrained implements source.Source.
+func (s *Source) SetDrained(ctx context.Context, node string, drained bool) error {
+	bounded, cancel := s.cfg.bounded(ctx)
+	defer cancel()
+	err := source.RetryConflicts(bounded, func() error {
+		lease, err := s.lease.client.Get(bounded, node, metav1.GetOptions{})
+		if err != nil || !source.SetDrained(lease, drained, time.Now()) {
+			return err
+		}
+		lease.ManagedFields = nil // what is not sent is kept
+		_, err = s.lease.client.Update(bounded, lease, metav1.UpdateOptions{FieldManager: fieldManager})
+		if apierrors.IsConflict(err) {
+			err = fmt.Errorf("%w: %w", source.ErrConflict, err)
+		}
+		return err
+	})
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("lease of node %s: %w", node, source.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("write lease of node %s: %w", node, s.clients.explain("write", source.KindLease(), causeOf(bounded, err)))
+	}
+	return nil
+}

@@ -39,6 +39,7 @@ var codes = []struct {
 	{source.ErrConflict, "Conflict", http.StatusConflict},
 	{source.ErrExists, "Exists", http.StatusConflict},
 	{source.ErrReadOnly, "ReadOnly", http.StatusMethodNotAllowed},
+	{ErrStranded, "Stranded", http.StatusConflict},
 	{ErrNoDatapath, "NoDatapath", http.StatusNotImplemented},
 	{errInvalid, "Invalid", http.StatusBadRequest},
 }

@@ -24,6 +24,12 @@ type Server struct {
 	// Status says how the daemon is. Version, Tables and
 	// Problems are filled in by the Server.
 	Status func() Status
+	// Drain has a node give its addresses up, or takes that back. A node that
+	// never kept a lease is an error that wraps source.ErrNotFound; without force,
+	// one whose addresses nobody else may announce is ErrStranded.
+	Drain func(ctx context.Context, node string, drained, force bool) error
+	// Explain says how every node stands with an address.
+	Explain func(netip.Addr) (Explanation, error)
 	// DumpLB writes the datapath's load-balancer maps as text.
 	DumpLB func(io.Writer) error
 	// Maglev reads the active table of one frontend from the datapath. An

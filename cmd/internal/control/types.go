@@ -56,6 +56,8 @@ type StoreStatus struct {
 type LeaseStatus struct {
 	// State: "valid", "expired", "released", or "none" before the first renewal.
 	State string `json:"state"`
+	// Drained: somebody asked that the node have no addresses.
+	Drained bool `json:"drained,omitempty"`
 	// Left is how long it is still valid without a renewal.
 	Left time.Duration `json:"leftNanoseconds"`
 	// Renewed is when it was last renewed (wall clock; for people).

@@ -1,0 +1,177 @@
+package scenario
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seamark-lb/seamark/testlab"
+	"github.com/seamark-lb/seamark/testlab/traffic"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// TestDrain: an address leaves its node because somebody drains it, gives it the
+// label that excludes it from load balancing, or cordons it. Nobody notices: not
+// one datagram is lost, no connection breaks.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	l := upServing(t, "--drain-on-cordon")
+	l.shareVIP()
+	first := l.holder()
+	second := other(first)
+	streams, arp, datagrams := l.streams(60), l.watchARP(), l.datagrams(web, 100)
+
+	out := l.seamark(second, "drain", first) // any node's daemon can be asked
+	if want := first + " is drained: it has given up 1 address, and it stays drained until seamark undrain " + first; !strings.Contains(out, want) {
+		t.Errorf("drain says %q, want %q", out, want)
+	}
+	if a := l.announcement(first, vipText); a.Node != second || a.Reason != "Released" || a.Generation != 2 {
+		t.Errorf("when drain returns: %+v", a)
+	}
+	if dump := l.seamark(first, "bpf", "lb", "list"); strings.Contains(dump, "\nannounced ") {
+		t.Errorf("when drain returns, the node still answers:\n%s", dump)
+	}
+	l.flowing(streams, podCtr, podW1, podW0)
+	l.refused(first, []string{"seamark", "drain", second}, "no other node may announce what it does", vipText+" (default/", "--force")
+	l.refused(first, []string{"seamark", "drain", "k8s-w9"}, `no seamarkd of a node "k8s-w9" ever kept a lease`, first)
+	explained := l.seamark(w0, "explain", "announcement", vipText)
+	for _, want := range []string{"Announced by: ", second + " since ", "no: Drained", "seamark undrain " + first, "no: OffLink"} {
+		if !strings.Contains(explained, want) {
+			t.Errorf("no %q in\n%s", want, explained)
+		}
+	}
+
+	l.daemon(first, testlab.Stop)
+	l.daemon(first, testlab.Start)
+	l.leased(first)
+	l.watchQuiet(second, second)
+	l.seamark(first, "undrain", first)
+	l.watchQuiet(second, second)
+
+	l.changeNode(second, func(node *unstructured.Unstructured) {
+		node.SetLabels(map[string]string{"node.kubernetes.io/exclude-from-external-load-balancers": ""})
+	})
+	l.movedFrom(second)
+	l.changeNode(second, func(node *unstructured.Unstructured) { node.SetLabels(nil) })
+	l.changeNode(first, func(node *unstructured.Unstructured) {
+		l.must(unstructured.SetNestedField(node.Object, true, "spec", "unschedulable"))
+	})
+	l.movedFrom(first)
+	l.changeNode(first, func(node *unstructured.Unstructured) {
+		unstructured.RemoveNestedField(node.Object, "spec", "unschedulable")
+	})
+	l.watchQuiet(second, second)
+	l.eventually(first+" answers no longer", func() error {
+		if dump := l.seamark(first, "bpf", "lb", "list"); strings.Contains(dump, "\nannounced ") {
+			return errors.New(dump)
+		}
+		return nil
+	})
+
+	l.flowing(streams, podCtr, podW1, podW0)
+	l.unbroken(streams, generously, podCtr, podW1, podW0)
+	l.handedOver(arp(), l.mac(second))
+	sent, lost := datagrams()
+	t.Logf("%d datagrams, %d lost", sent, lost)
+	if sent == 0 || lost > 0 {
+		t.Errorf("%d of %d datagrams were lost", lost, sent)
+	}
+}
+
+// handedOver wants ARP answered without a noticeable pause, in the end by one
+// MAC. While the address is handed over both may answer: both forward.
+func (l lab) handedOver(r traffic.ARPResult, to string) {
+	l.t.Helper()
+	l.t.Logf("ARP: %s", r)
+	if len(r.Holders) == 0 || r.Holders[len(r.Holders)-1].MAC != to {
+		l.t.Errorf("ARP was answered by %+v, want %s in the end", r.Holders, to)
+	}
+	if r.Silence > 2*time.Second { // less than a lease
+		l.t.Errorf("nobody answered ARP for %s", ms(r.Silence))
+	}
+}
+
+// shareVIP gives the VIP to a Service of UDP as well.
+func (l lab) shareVIP() {
+	l.t.Helper()
+	const share = `, annotations: {seamark.dev/sharing-key: drain, seamark.dev/ips: ` + vipText + `}}`
+	l.apply(`apiVersion: v1
+kind: Service
+metadata: {name: webpod, namespace: default` + share + `
+spec: {type: LoadBalancer, selector: {app: webpod}, ports: [{name: http, port: 80}]}
+`)
+	l.apply(strings.Replace(l.udpService("echo"), "namespace: default}", "namespace: default"+share, 1))
+	l.eventually("the VIP echoes datagrams", func() error {
+		_, err := l.echo(web)
+		return err
+	})
+}
+
+// changeNode changes a Node as it is in the store.
+func (l lab) changeNode(name string, change func(*unstructured.Unstructured)) {
+	l.t.Helper()
+	var node unstructured.Unstructured
+	l.must(json.Unmarshal([]byte(l.seamark(ctr, "get", "node", name, "-o", "json")), &node.Object))
+	change(&node)
+	data, err := json.Marshal(node.Object)
+	l.must(err)
+	l.apply(string(data))
+}
+
+// datagrams sends datagrams to an echo, rate a second in ten flows, until stop
+// is called, which returns how many there were and how many never came back. It
+// waits for late ones: the machine may be busy, which loses nothing.
+func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent, lost int)) {
+	l.t.Helper()
+	const flows = 10
+	var back atomic.Int64
+	var conns [flows]net.Conn
+	for i := range conns {
+		l.must(l.host(router).Do(func() (err error) {
+			conns[i], err = net.Dial("udp", to.String())
+			return err
+		}))
+		l.t.Cleanup(func() { conns[i].Close() })
+		go func() {
+			buf := make([]byte, 1500)
+			for seen := map[uint32]bool{}; ; {
+				n, err := conns[i].Read(buf)
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err == nil && n >= 4 && !seen[binary.BigEndian.Uint32(buf)] {
+					seen[binary.BigEndian.Uint32(buf)] = true
+					back.Add(1)
+				}
+			}
+		}()
+	}
+	finish := background(l, func(ctx context.Context) (int, error) {
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		for sent := 0; ; sent++ {
+			// What an earlier one met, such as an ICMP error, is not this one's: it counts as lost anyway.
+			_, _ = conns[sent%flows].Write(binary.BigEndian.AppendUint32(nil, uint32(sent)))
+			select {
+			case <-ctx.Done():
+				return sent + 1, nil
+			case <-tick.C:
+			}
+		}
+	})
+	return func() (int, int) {
+		l.t.Helper()
+		sent := finish()
+		for end := time.Now().Add(5 * time.Second); int(back.Load()) < sent && time.Now().Before(end); {
+			<-time.After(20 * time.Millisecond)
+		}
+		return sent, sent - int(back.Load())
+	}
+}
