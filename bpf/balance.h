@@ -95,6 +95,8 @@ static __always_inline int icmp_to_vip(struct packet *p, struct detour *d)
 {
 	if (is_echo(p))
 		return answer_echo(p);
+	if (is_neighbour_discovery(p))
+		return PASS(REASON_NOT_OURS); // the kernel's, also where the address is ours
 	if (!is_icmp_error(p))
 		return DROP(REASON_UNSERVED_PROTO);
 
@@ -168,10 +170,14 @@ static __always_inline int inline_not_served(void *ctx, enum hook hook, int v6, 
 
 	struct five_tuple t = tuple_of(&p);
 	int verdict = is_nat_port(t.dport) ? snat_back(&p, &t) : 0;
-	if (verdict)
+	if (verdict) {
+		d->traced = trace_translated(v6);
 		return verdict;
-	if (is_geneve(&p)) // snat_back may have looked, and in tc pointers do not outlive that
-		return reload(&p, l4_size(&p)) ? DROP(REASON_TRUNCATED) : take_out(&p);
+	}
+	if (reload(&p, l4_size(&p))) // snat_back may have looked, and in tc pointers do not outlive that
+		return DROP(REASON_TRUNCATED);
+	if (is_geneve(&p))
+		return take_out(&p);
 	struct frontend *vip = find_own_vip(v6, &t.daddr);
 	if (!vip)
 		return PASS(REASON_NOT_OURS);
@@ -239,12 +245,12 @@ static __always_inline int inline_screen(void *ctx, enum hook hook, int v6, stru
 	struct frontend *f = is_icmp(&p) ? NULL : find_frontend(v6, &t.daddr, t.dport, t.proto);
 	if (!f)
 		return leave_unserved(&p, &t);
-	__u32 traced = f->flags & FRONTEND_TRACED;
+	d->traced = trace(v6, f, &t.daddr, t.dport, t.proto);
 	if (f->flags & FRONTEND_INSIDE)
-		return PASS(REASON_NOT_OURS) | traced;
+		return PASS(REASON_NOT_OURS);
 	if (f->flags & FRONTEND_SOURCES && !may_use(v6, f->service, &t.saddr))
-		return DROP(REASON_SOURCE_RANGE) | traced;
-	return (f->flags & (FRONTEND_SNAT | FRONTEND_SWITCHED) ? TO_TRANSLATE : TO_FORWARD) | traced;
+		return DROP(REASON_SOURCE_RANGE);
+	return f->flags & (FRONTEND_SNAT | FRONTEND_SWITCHED) ? TO_TRANSLATE : TO_FORWARD;
 }
 GLOBAL(screen, struct detour)
 
@@ -298,12 +304,11 @@ static __always_inline int take_detours(void *ctx, enum hook hook, int v6, int v
 	if (!d)
 		return DROP(REASON_NO_ROUTE);
 
+	d->traced = 0;
 	if (verdict == TO_LONG_WAY)
 		verdict = look_close(ctx, hook, v6, d);
 	if (verdict == TO_SCREEN)
 		verdict = screen(ctx, hook, v6, d);
-	int traced = verdict & VERDICT_TRACED;
-	verdict &= ~VERDICT_TRACED;
 	if (verdict == TO_TRANSLATE)
 		verdict = forward_translated(ctx, hook, v6, d);
 	if (verdict == TO_FORWARD)
@@ -327,7 +332,7 @@ static __always_inline int take_detours(void *ctx, enum hook hook, int v6, int v
 		verdict = send_apart(ctx, hook, d->v6, d);
 	if (verdict == VERDICT(ACT_DETOUR, REASON_TOO_BIG))
 		verdict = tell_too_big(ctx, hook, d->v6, d);
-	return verdict | traced;
+	return verdict | (d->traced & VERDICT_TRACED);
 }
 
 // handle_untagged handles a frame without tags, or without those it had, of a

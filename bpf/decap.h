@@ -6,7 +6,9 @@
 #include "chance.h"
 #include "fragment.h"
 #include "icmp_error.h"
+#include "pins.h"
 #include "skb.h"
+#include "trace.h"
 #include "tunnel.h"
 
 // is_ipip says whether a packet is IP in IP as nodes send it: its outer header has
@@ -16,10 +18,13 @@ static __always_inline int is_ipip(const struct packet *p)
 	return p->proto == (p->v6 ? IPPROTO_IPV6 : IPPROTO_IPIP) && !p->fragment && p->l4_at - p->l3_at == ip_size(p->v6);
 }
 
-// is_geneve is is_ipip for Geneve; parse_l4 has seen the UDP header.
+// is_geneve is is_ipip for Geneve to this node; parse_l4 has seen the UDP header.
 static __always_inline int is_geneve(const struct packet *p)
 {
-	return p->proto == IPPROTO_UDP && p->dport == geneve_port && !p->fragment && p->l4_at - p->l3_at == ip_size(p->v6);
+	union addr own = own_addr(p->v6), dest = dest_of(p);
+
+	return p->proto == IPPROTO_UDP && p->dport == geneve_port && !p->fragment && p->l4_at - p->l3_at == ip_size(p->v6) &&
+	       same_addr(p->v6, &own, &dest);
 }
 
 enum ecn { NOT_ECT, ECT_1, ECT_0, CE, ECN_MASK = 3 };
@@ -166,13 +171,26 @@ static __always_inline int take_in(struct packet *outer, int v6, __u32 skip, con
 	return VERDICT(ACT_DETOUR, REASON_POD_DELIVERED);
 }
 
-// let_in brings a packet that was taken out of its tunnel to its pod.
+// let_in brings a packet that was taken out of its tunnel to its pod. Anybody may
+// have put it into one: it gets no further than it would without.
 static __always_inline int inline_let_in(void *ctx, enum hook hook, int v6, struct detour *d)
 {
-	union addr pod = load_addr(v6, d->addr);
 	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
 
-	return on_detour(ctx, hook, v6, d, &p) ? DROP(REASON_TRUNCATED) : send_to_pod(&p, &pod, d->port, d->handed_on, d->reason);
+	union addr pod = load_addr(v6, d->addr);
+	struct five_tuple t = tuple_of(&p);
+	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
+
+	if (likely(f)) { // or it is about to be here: its targets come first
+		d->traced = trace(v6, f, &t.daddr, t.dport, t.proto);
+		if (f->flags & FRONTEND_INSIDE)
+			return DROP(REASON_STALE_BACKEND);
+		if (f->flags & FRONTEND_SOURCES && !may_use(v6, f->service, &t.saddr))
+			return DROP(REASON_SOURCE_RANGE);
+	}
+	return send_to_pod(&p, &pod, d->port, d->handed_on, d->reason);
 }
 GLOBAL(let_in, struct detour)
 
@@ -198,13 +216,12 @@ static __always_inline int take_in_option(struct packet *outer, struct cursor *c
 
 static __always_inline int take_in_geneve(struct packet *outer)
 {
-	union addr own = own_addr(outer->v6), dest = dest_of(outer);
 	struct cursor c = { outer->l4 + sizeof(struct udphdr), ctx_end(outer->ctx, outer->hook) };
 	struct geneve *g = take(&c, sizeof(*g));
 	struct geneve_option *option = take(&c, sizeof(*option));
 
 	// Others may use the port, too.
-	if (!same_addr(outer->v6, &own, &dest) || !g || !option || option->class != bpf_htons(OPTION_CLASS) || option->type != OPTION_TYPE)
+	if (!g || !option || option->class != bpf_htons(OPTION_CLASS) || option->type != OPTION_TYPE)
 		return PASS(REASON_NOT_OURS);
 	if (g->protocol == bpf_htons(ETH_P_IP))
 		return take_in_option(outer, &c, g, option, 0);

@@ -4,7 +4,7 @@
 // of it is on the way of a packet that is neither.
 #pragma once
 
-#include "ctx.h"
+#include "frame.h"
 
 // TOLD is what the functions below are told of a packet, in one number, since
 // registers are few where they are called.
@@ -40,18 +40,20 @@ static __always_inline void tell(void *ctx, enum hook hook, __u64 told)
 	e->hook = told >> 16;
 	e->reason = told >> 8;
 	e->action = ACTION_OF(told);
+	struct scratch *s = own_scratch();
+	e->of = s && told & VERDICT_TRACED ? s->traced : (struct traced){};
 	bpf_ringbuf_submit(e, 0);
 }
 
-// One for each kind of context, and not inlined: every path of a program ends
-// at finish, and there is one finish in each.
-static __noinline int tell_xdp(struct xdp_md *ctx, __u64 told)
+// One for each kind of context. Every path of a program ends at finish: global, so
+// that the verifier looks at each once.
+__noinline int tell_xdp(struct xdp_md *ctx, __u64 told)
 {
 	tell(ctx, HOOK_XDP, told);
 	return 0;
 }
 
-static __noinline int tell_tc(struct __sk_buff *ctx, __u64 told)
+__noinline int tell_tc(struct __sk_buff *ctx, __u64 told)
 {
 	tell(ctx, HOOK_TC_OUTSIDE, told);
 	return 0;

@@ -15,6 +15,8 @@ volatile const __u32 answers_per_second = 1000;
 
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY   129
+#define ICMPV6_ROUTER_SOLICITATION 133
+#define ICMPV6_REDIRECT            137
 
 // The types and codes that are sent, as the first two bytes of a message.
 #define ERROR4_PORT   0x0303 // destination unreachable: port unreachable
@@ -217,6 +219,17 @@ static __always_inline __u32 icmp_kind(const struct packet *p)
 
 	load_bytes(p->ctx, p->hook, p->l4_at, &kind, sizeof(kind));
 	return bpf_ntohs(kind);
+}
+
+// is_neighbour_discovery says whether a packet is of RFC 4861, section 4: how IPv6
+// finds its neighbours and routers. Its hop limit says that it is from this link:
+// no other is valid, and what is passed on cannot go round for ever.
+static __always_inline int is_neighbour_discovery(const struct packet *p)
+{
+	if (!p->v6 || !is_icmp(p) || hops_of(p) != 255)
+		return 0;
+	__u8 type = icmp_kind(p) >> 8;
+	return type >= ICMPV6_ROUTER_SOLICITATION && type <= ICMPV6_REDIRECT;
 }
 
 static __always_inline int is_echo(const struct packet *p)

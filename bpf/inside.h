@@ -12,6 +12,7 @@
 #include "pair.h"
 #include "pins.h"
 #include "refuse.h"
+#include "trace.h"
 
 // What a pod that reaches itself through a Service sees as the other end: it
 // would take its own address for a forgery. No host has these.
@@ -124,13 +125,14 @@ static __always_inline int inside(struct packet *p)
 
 	if (unlikely(same_addr(p->v6, &t.daddr, &self))) {
 		struct translation *back = begin_translation(p, &t);
-		return known_answer(p, back) ? turn_back(p, back) : 0;
+		return known_answer(p, back) ? turn_back(p, back) | trace_translated(p->v6) : 0;
 	}
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
 	if (!f) {
 		f = find_vip(p->v6, &t.daddr);
 		return f ? cannot_serve(p, f, REASON_UNSERVED_PORT) : 0;
 	}
+	int traced = trace(p->v6, f, &t.daddr, t.dport, t.proto);
 	if (unlikely(p->fragment == FRAGMENT_FIRST))
 		remember(p);
 	struct translation *n = begin_translation(p, &t);
@@ -139,11 +141,11 @@ static __always_inline int inside(struct packet *p)
 	if (!known_out(p->v6, n)) {
 		enum reason why = begin_inside(p, f, n);
 		if (why)
-			return (why == REASON_NO_BACKEND ? cannot_serve(p, f, why) : DROP(why)) | (f->flags & FRONTEND_TRACED);
+			return (why == REASON_NO_BACKEND ? cannot_serve(p, f, why) : DROP(why)) | traced;
 	}
 	count_forwarded(f->service, n->backend, l3_len(p));
 	int verdict = same_addr(p->v6, &n->to.saddr, &t.saddr) ? pass_on(p, n) : turn_back(p, n);
-	return verdict | (f->flags & FRONTEND_TRACED);
+	return verdict | traced;
 }
 
 // from_service gives what came from a backend for a pod of this node the address
@@ -153,5 +155,5 @@ static __always_inline int from_service(struct packet *p)
 	struct five_tuple t = tuple_of(p);
 	struct translation *n = begin_translation(p, &t);
 
-	return known_answer(p, n) ? pass_on(p, n) : 0;
+	return known_answer(p, n) ? pass_on(p, n) | trace_translated(p->v6) : 0;
 }

@@ -397,6 +397,16 @@ enum max_devices { MAX_DEVICES = 1024 };
 struct monitor {
 	__u32 drops; // tell of every dropped packet
 	__u32 lost;  // events that found no room, since the maps were made
+	__u32 traces; // some frontend may have FRONTEND_TRACED
+};
+
+// traced is the frontend that a traced packet is of: its own addresses may have
+// been translated.
+struct traced {
+	__be32 addr[4]; // of IPv4 the first word
+	__be16 port;
+	__u8 proto; // 0: none
+	__u8 v6;
 };
 
 // quota is how much a CPU has answered of its own accord.
@@ -413,6 +423,7 @@ struct scratch {
 	__be32 chunk[64];
 	__u64 quoted[20]; // struct quoted
 	__u64 translation[14]; // struct translation
+	struct traced traced;
 };
 
 enum event_head { EVENT_HEAD = 128 };
@@ -427,6 +438,7 @@ struct event {
 	__u8 reason;
 	__u8 action; // ACT_*
 	__u8 pad[3];
+	struct traced of; // of a packet that is only dropped: none
 	__u8 head[EVENT_HEAD]; // as it is now
 };
 
@@ -450,6 +462,7 @@ struct detour {
 	__u8 geneve;    // or IP in IP
 	__u8 handed_on; // it has had its second chance
 	__u8 reason;    // what it is counted as in the end; of a packet refused, why
+	__u8 traced;    // VERDICT_TRACED, or 0
 	__u32 mtu;      // of the way, for a packet too big for it
 };
 

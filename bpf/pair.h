@@ -14,6 +14,7 @@
 #include "lb.h"
 #include "nat.h"
 #include "parse.h"
+#include "trace.h"
 
 // The ports that are given out, first and last, in the host's byte order: above
 // those that Linux gives to its own sockets (net.ipv4.ip_local_port_range).
@@ -295,4 +296,15 @@ static __always_inline int translate(struct packet *p, const struct translation 
 	if (reload(p, p->fragment == FRAGMENT_LATER ? 0 : 2 * sizeof(__be16))) // as far as the ports
 		return -1;
 	return set_dest(p, &n->to.daddr, n->to.dport) || set_source(p, &n->to.saddr, n->to.sport) ? -1 : 0;
+}
+
+// trace_translated is trace_answer for the answer that this CPU has translated last.
+static __always_inline int trace_translated(int v6)
+{
+	struct scratch *s = own_scratch();
+	if (!s)
+		return 0;
+
+	struct translation *n = (void *)s->translation;
+	return trace_answer(v6, &n->to.saddr, n->to.sport, n->to.proto);
 }

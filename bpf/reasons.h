@@ -50,5 +50,6 @@ enum reason {
 	REASON_NAT_TABLE,        // nat table refused the entry
 	REASON_BAD_TUNNEL,       // Geneve packet that no node of ours sent
 	REASON_ICMP_UNKNOWN,     // ICMP error about no flow of ours
+	REASON_SPOOFED_POD,      // a pod's packet with the address of another pod of this node
 	REASON_MAX,
 };

@@ -23,5 +23,6 @@ SHARE(enum, nat_flags);
 SHARE(enum, action);
 SHARE(struct, claim);
 SHARE(struct, event);
+SHARE(struct, traced);
 
 char dual_license[] SEC("license") = "Dual BSD/GPL";

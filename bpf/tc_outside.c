@@ -52,7 +52,8 @@ static __always_inline int translate_back(struct __sk_buff *skb, int v6)
 	if (parse_skb(skb, &p) || !is_nat_port(p.dport))
 		return 0;
 	struct five_tuple t = tuple_of(&p);
-	return snat_back(&p, &t);
+	int verdict = snat_back(&p, &t);
+	return verdict ? verdict | trace_translated(v6) : 0;
 }
 
 static __always_inline int handle_outside(struct __sk_buff *skb)

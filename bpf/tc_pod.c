@@ -14,6 +14,7 @@
 #include "mss.h"
 #include "nat.h"
 #include "skb.h"
+#include "trace.h"
 #include "tunnel.h"
 
 // is_syn_ack says whether a pod's packet accepts a connection, and has its MSS.
@@ -98,10 +99,11 @@ static __always_inline int inline_answer(void *ctx, enum hook hook, int v6, stru
 	struct packet p;
 	if (on_detour(ctx, hook, v6, d, &p))
 		return DROP(REASON_TRUNCATED);
+	union addr vip = load_addr(v6, d->addr);
+	d->traced = trace_answer(v6, &vip, d->port, p.proto);
 	if (hops_of(&p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 
-	union addr vip = load_addr(v6, d->addr);
 	struct bpf_fib_lookup fib = fib_query(&p, &vip, d->port);
 
 	if (set_source(&p, &vip, d->port))
@@ -140,11 +142,23 @@ static __always_inline int inline_tell_client(void *ctx, enum hook hook, int v6,
 }
 GLOBAL_TC(tell_client, HOOK_TC_POD, struct detour)
 
+// is_spoofed says whether a pod's packet has the address of another pod: that one's
+// flows are not for others to touch. What has no pod's address is of no flow.
+static __always_inline int is_spoofed(const struct packet *p)
+{
+	union addr source = source_of(p);
+	struct endpoint *e = find_endpoint(p->v6, &source);
+
+	return e && e->ifindex != ctx_device(p->ctx, p->hook);
+}
+
 static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
 	if (parse_ports(skb, &p))
 		return PASS(REASON_NOT_OURS);
+	if (unlikely(is_spoofed(&p)))
+		return DROP(REASON_SPOOFED_POD);
 	union addr none = {};
 	if (unlikely(is_icmp(&p))) {
 		if (p.fragment || !begin_detour(&p, &none, 0, REASON_ICMP_FORWARDED))
@@ -185,7 +199,9 @@ static __always_inline int handle_skb(struct __sk_buff *skb)
 	struct detour *d = own_detour();
 	if (ACTION_OF(verdict) != ACT_DETOUR || !d)
 		return verdict;
-	return REASON_OF(verdict) == REASON_REPLY ? answer(skb, v6, d) : tell_client(skb, v6, d);
+	d->traced = 0;
+	verdict = REASON_OF(verdict) == REASON_REPLY ? answer(skb, v6, d) : tell_client(skb, v6, d);
+	return verdict | (d->traced & VERDICT_TRACED);
 }
 
 SEC("tc")

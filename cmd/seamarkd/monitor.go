@@ -102,13 +102,17 @@ func (m *monitor) checkReason(filter control.MonitorFilter) error {
 	return nil
 }
 
-// concerns says whether a packet is from or to a frontend of the Service.
+// concerns says whether a packet is from or to a frontend of the Service. One that
+// is traced says which; in others its address stands.
 func (m *monitor) concerns(e kernel.Event, service state.ObjectName) bool {
 	snap := m.db.Snapshot()
 	is := func(addr netip.AddrPort, proto uint8) bool {
 		key := state.Frontend{Addr: addr.Addr(), Port: addr.Port(), Protocol: state.Protocol(proto)}.RowKey()
 		row, ok := m.db.Frontends.Get(snap, key)
 		return ok && row.Service == service
+	}
+	if e.Of.IsValid() {
+		return is(e.Of, e.Proto)
 	}
 	return slices.ContainsFunc(frame.Decode(e.Head).IP, func(ip frame.IP) bool {
 		return is(ip.Dst, ip.Protocol) || is(ip.Src, ip.Protocol)

@@ -83,7 +83,11 @@ func TestMonitorFilters(t *testing.T) {
 	udp := event("drop", "no_backend", toVIP, packet.UDP{SrcPort: 4000, DstPort: 80})
 	elsewhere := request
 	elsewhere.Ifindex = 1 << 20
-	all := []kernel.Event{request, answer, inside, other, udp, elsewhere}
+	translated := event("pass", "forward_local", packet.IPv4{Src: monitorClient, Dst: monitorClient}, packet.TCP{SrcPort: 4000, DstPort: 8080})
+	translated.Of, translated.Proto = netip.AddrPortFrom(monitorVIP, 80), packet.ProtoTCP
+	ofDNS := translated
+	ofDNS.Of = netip.AddrPortFrom(monitorVIP, 53)
+	all := []kernel.Event{request, answer, inside, other, udp, elsewhere, translated, ofDNS}
 	for _, tc := range []struct {
 		name   string
 		filter control.MonitorFilter
@@ -92,7 +96,7 @@ func TestMonitorFilters(t *testing.T) {
 		traces string
 	}{
 		{"drops", control.MonitorFilter{Drops: true}, []int{0, 3, 4, 5}, true, ""},
-		{"a service", control.MonitorFilter{Service: webpod}, []int{0, 1, 2, 5}, false, "default/webpod on"},
+		{"a service", control.MonitorFilter{Service: webpod}, []int{0, 1, 2, 5, 6}, false, "default/webpod on"},
 		{"a service's drops", control.MonitorFilter{Service: webpod, Drops: true}, []int{0, 5}, true, ""},
 		{"a reason", control.MonitorFilter{Service: webpod, Reason: "reply"}, []int{1}, false, "default/webpod on"},
 		{"a device", control.MonitorFilter{Drops: true, Device: "lo"}, []int{0, 3, 4}, true, ""},

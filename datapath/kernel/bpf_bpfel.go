@@ -131,7 +131,8 @@ type bpfDetour struct {
 	Geneve   uint8
 	HandedOn uint8
 	Reason   uint8
-	_        [2]byte
+	Traced   uint8
+	_        [1]byte
 	Mtu      uint32
 }
 
@@ -159,7 +160,9 @@ type bpfEvent struct {
 	Reason   uint8
 	Action   uint8
 	Pad      [3]uint8
+	Of       bpfTraced
 	Head     [128]uint8
+	_        [4]byte
 }
 
 type bpfFlow struct {
@@ -328,9 +331,10 @@ const (
 )
 
 type bpfMonitor struct {
-	_     structs.HostLayout
-	Drops uint32
-	Lost  uint32
+	_      structs.HostLayout
+	Drops  uint32
+	Lost   uint32
+	Traces uint32
 }
 
 type bpfNat struct {
@@ -435,7 +439,8 @@ const (
 	bpfReasonREASON_NAT_TABLE        bpfReason = 37
 	bpfReasonREASON_BAD_TUNNEL       bpfReason = 38
 	bpfReasonREASON_ICMP_UNKNOWN     bpfReason = 39
-	bpfReasonREASON_MAX              bpfReason = 40
+	bpfReasonREASON_SPOOFED_POD      bpfReason = 40
+	bpfReasonREASON_MAX              bpfReason = 41
 )
 
 type bpfScratch struct {
@@ -445,6 +450,8 @@ type bpfScratch struct {
 	Chunk       [64]uint32
 	Quoted      [20]uint64
 	Translation [14]uint64
+	Traced      bpfTraced
+	_           [4]byte
 }
 
 type bpfSetLook uint32
@@ -477,6 +484,14 @@ type bpfSourceKey6 struct {
 	Prefixlen uint32
 	Service   uint32
 	Addr      [4]uint32
+}
+
+type bpfTraced struct {
+	_     structs.HostLayout
+	Addr  [4]uint32
+	Port  uint16
+	Proto uint8
+	V6    uint8
 }
 
 type bpfTuple struct {

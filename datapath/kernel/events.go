@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +27,10 @@ type Event struct {
 	// end: without an outer header that was taken off, or with one put on.
 	Length int
 	Head   []byte
+	// Of is the frontend of a traced packet, whose own addresses may have been
+	// translated, and Proto its protocol; zero for what is only dropped.
+	Of    netip.AddrPort
+	Proto uint8
 	// Lost is how many events the same watcher might have had between the one
 	// before and this one, and that found no room.
 	Lost uint64
@@ -33,7 +38,7 @@ type Event struct {
 
 // EventFilter says what is worth telling.
 type EventFilter struct {
-	// Drops: of every dropped packet, not only those of traced frontends.
+	// Drops: of every dropped packet, instead of all packets of traced frontends.
 	Drops bool
 	// Match chooses among what is told to anybody; nil: all of it. It is called
 	// for every event, before any is queued, and has to be quick.
@@ -135,15 +140,18 @@ func (k *Kernel) setMonitor() error {
 	if err != nil {
 		return err
 	}
-	var drops uint32
-	if slices.ContainsFunc(k.events.watchers, func(w *eventWatcher) bool { return w.filter.Drops }) {
-		drops = 1
+	want := bpfMonitor{Lost: row.Lost}
+	for _, w := range k.events.watchers {
+		if w.filter.Drops {
+			want.Drops = 1
+		} else {
+			want.Traces = 1
+		}
 	}
-	if row.Drops == drops {
+	if row == want {
 		return nil
 	}
-	row.Drops = drops
-	if err := k.maps[bpfMapMonitors].Update(uint32(0), row, ebpf.UpdateAny); err != nil {
+	if err := k.maps[bpfMapMonitors].Update(uint32(0), want, ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("write map monitors: %w", err)
 	}
 	return nil
@@ -248,6 +256,9 @@ func (k *Kernel) event(raw *bpfEvent) Event {
 		Length:  int(raw.Length),
 		Head:    bytes.Clone(raw.Head[:min(int(raw.Captured), len(raw.Head))]),
 	}
+	if raw.Of.Proto != 0 {
+		e.Of, e.Proto = traced(raw.Of), raw.Of.Proto
+	}
 	if int(raw.Hook) < len(hooks) {
 		e.Hook = hooks[raw.Hook]
 	}
@@ -258,6 +269,21 @@ func (k *Kernel) event(raw *bpfEvent) Event {
 		e.Action = actions[raw.Action]
 	}
 	return e
+}
+
+// traced is the address and port of a traced packet's frontend.
+func traced(of bpfTraced) netip.AddrPort {
+	var addr [16]byte
+	for i, word := range of.Addr {
+		binary.NativeEndian.PutUint32(addr[4*i:], word)
+	}
+	var port [2]byte
+	binary.NativeEndian.PutUint16(port[:], of.Port)
+	ip := netip.AddrFrom16(addr)
+	if of.V6 == 0 {
+		ip = netip.AddrFrom4([4]byte(addr[:4]))
+	}
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(port[:]))
 }
 
 // ActionDrop is the Action of a dropped packet.

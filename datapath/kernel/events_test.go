@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -119,13 +120,15 @@ func TestEventsOfTraced(t *testing.T) {
 	for _, row := range []struct {
 		in             []byte
 		action, reason string
+		port           uint16
 	}{
-		{served, "tx", "forward_remote"},
-		{noBacked, ActionDrop, "no_backend"},
+		{served, "tx", "forward_remote", portRemote},
+		{noBacked, ActionDrop, "no_backend", portEmpty},
 	} {
 		r := n.run(kindXDP, n.out, row.in)
 		e := nextEvent(n, told)
-		if e.Hook != kindXDP || e.Action != row.action || e.Reason != row.reason || e.Length != len(row.in) || e.Ifindex != n.out.Attrs().Index {
+		if e.Hook != kindXDP || e.Action != row.action || e.Reason != row.reason || e.Length != len(row.in) || e.Ifindex != n.out.Attrs().Index ||
+			e.Of != netip.AddrPortFrom(vip, row.port) || e.Proto != packet.ProtoTCP {
 			t.Errorf("told as %+v", e)
 		}
 		if want := r.out[:min(len(r.out), 128)]; !bytes.Equal(e.Head, want) {
@@ -133,6 +136,46 @@ func TestEventsOfTraced(t *testing.T) {
 		}
 	}
 	end()
+}
+
+// A packet that was translated is told with the frontend that it is of, in both
+// directions, and also where another node has chosen its pod.
+func TestEventsOfTranslated(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
+		n.addInside(f)
+		traced := uint32(bpfFrontendFlagsFRONTEND_TRACED)
+		n.putFrontend(f, f.vip, portHere, packet.ProtoTCP, bpfFrontend{Set: 36, Flags: traced})
+		n.putFrontend(f, f.vip, portSNAT, packet.ProtoTCP, bpfFrontend{Set: 20, Flags: traced | uint32(bpfFrontendFlagsFRONTEND_SNAT)})
+		n.putFrontend(f, f.clusterIP, portInside, packet.ProtoTCP, bpfFrontend{Set: 42, Inside: 40, Flags: traced | uint32(bpfFrontendFlagsFRONTEND_INSIDE)})
+		here, translated, inside := netip.AddrPortFrom(f.vip, portHere), netip.AddrPortFrom(f.vip, portSNAT), netip.AddrPortFrom(f.clusterIP, portInside)
+		request := f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1025, portHere, packet.SYN))
+		reply := f.packet(fromPod, f.localPod, f.client, 64, l4(packet.ProtoTCP, 8080, 1025, packet.SYN|packet.ACK))
+		n.run(kindXDP, n.out, request)
+		n.run(kindTCPod, n.pod, reply) // before anybody watches
+		told, end := watch(n, EventFilter{})
+		for _, row := range []struct {
+			kind   string
+			dev    netlink.Link
+			in     []byte
+			reason string
+			of     netip.AddrPort
+		}{
+			{kindXDP, n.out, request, "forward_local", here},
+			{kindXDP, n.out, concat([]packet.Layer{fromRouter, outer(f.otherNode, f.localPod, 5, false), f.ip(f.client, f.vip, 63), l4(packet.ProtoTCP, 1025, portHere, packet.ACK)}), "decap", here},
+			{kindTCPod, n.pod, reply, "reply", here},
+			{kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)), "forward_snat", translated},
+			{kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, packet.SYN|packet.ACK)), "reply_snat", translated},
+			{kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(packet.ProtoTCP, 40000, portInside, packet.SYN)), "service_local", inside},
+			{kindTCToPod, n.pod, f.packet(intoPod, f.remotePod, f.localPod, 61, l4(packet.ProtoTCP, 8080, 40000, packet.SYN|packet.ACK)), "service_local", inside},
+		} {
+			n.run(row.kind, row.dev, row.in)
+			if e := nextEvent(n, told); e.Hook != row.kind || e.Reason != row.reason || e.Of != row.of || e.Proto != packet.ProtoTCP {
+				n.t.Errorf("told as %+v, want %s of %s by %s", e, row.reason, row.of, row.kind)
+			}
+		}
+		end()
+	})
 }
 
 // Watchers come and go without each other.

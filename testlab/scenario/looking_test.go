@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -27,6 +28,10 @@ type packetEvent struct {
 
 func (e packetEvent) goesTo(dst string) bool {
 	return slices.ContainsFunc(e.Packet.IP, func(ip struct{ Src, Dst, Name, Detail string }) bool { return ip.Dst == dst })
+}
+
+func (e packetEvent) comesFrom(src string) bool {
+	return slices.ContainsFunc(e.Packet.IP, func(ip struct{ Src, Dst, Name, Detail string }) bool { return ip.Src == src })
 }
 
 // watcher is a `seamark monitor` that runs.
@@ -116,9 +121,13 @@ func TestLooking(t *testing.T) {
 	t.Run("trace", func(t *testing.T) {
 		l := l.in(t)
 		first, second := l.monitor(holder, "--service", webpodService), l.monitor(holder, "--service", webpodService)
-		l.answers()
+		l.reaches(slices.Collect(maps.Values(podOf))...) // also the holder's own
 		for _, w := range []watcher{first, second} {
-			w.awaits("a packet to the VIP", func(e packetEvent) bool { return e.Action != "drop" && e.goesTo(vipText+":80") })
+			w.awaits("a packet to another node's pod", func(e packetEvent) bool {
+				return e.Reason == "forward_remote" && e.goesTo(vipText+":80")
+			})
+			w.awaits("a packet to the pod here", func(e packetEvent) bool { return e.Reason == "forward_local" })
+			w.awaits("a packet from the VIP", func(e packetEvent) bool { return e.Reason == "reply" && e.comesFrom(vipText+":80") })
 		}
 		first.end()
 		traced := func() bool { return strings.Contains(l.seamark(holder, "bpf", "lb", "list"), "traced") }
