@@ -152,6 +152,24 @@ static __always_inline void local_key_of(int v6, union any_local_key *key, const
 	}
 }
 
+// announced_key_of makes a key of announced.
+union any_announced_key {
+	struct announced_key v4;
+	struct announced_key6 v6;
+	__u64 words[3];
+};
+
+static __always_inline void announced_key_of(int v6, union any_announced_key *key, const union addr *addr, __u32 device)
+{
+	if (v6) {
+		key->words[0] = addr->words[0];
+		key->words[1] = addr->words[1];
+		key->words[2] = device;
+	} else {
+		key->words[0] = (__u64)device << 32 | addr->v4;
+	}
+}
+
 static __always_inline struct endpoint *find_endpoint(int v6, const union addr *pod)
 {
 	union addr key = *pod;

@@ -11,6 +11,7 @@
 #include "fragment.h"
 #include "icmp_tunnel.h"
 #include "link.h"
+#include "nd.h"
 #include "pins.h"
 #include "refuse.h"
 #include "snat.h"
@@ -345,8 +346,10 @@ static __always_inline int handle_untagged(void *ctx, enum hook hook, __u32 devi
 		return DROP(REASON_TRUNCATED);
 	__be16 type = eth->h_proto;
 	if (unlikely(type == bpf_htons(ETH_P_ARP)))
-		return handle_arp(device, &c, eth);
+		return hook == HOOK_XDP ? handle_arp_xdp(ctx, device) : handle_arp_tc(ctx, device);
 	int v6 = type == bpf_htons(ETH_P_IPV6);
+	if (unlikely(v6) && unlikely(is_nd(&c)))
+		return hook == HOOK_XDP ? handle_nd_xdp(ctx, device) : handle_nd_tc(ctx, device);
 	if ((!v6 && type != bpf_htons(ETH_P_IP)) || !is_addressed(device, eth))
 		return PASS(REASON_NOT_OURS);
 

@@ -154,6 +154,7 @@ static __always_inline int goes_back(int verdict)
 {
 	switch (REASON_OF(verdict)) {
 	case REASON_ARP_REPLY:
+	case REASON_ND_REPLY:
 	case REASON_ICMP_ECHO_REPLY:
 	case REASON_ICMP_TOO_BIG:
 	case REASON_REFUSED:

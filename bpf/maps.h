@@ -24,6 +24,7 @@ enum layout_version { LAYOUT_VERSION = 2 };
 #define MAX_NEXT_HOPS 8192
 #define MAX_LOCAL     262144
 #define MAX_ANNOUNCED 16384
+#define MAX_ASKERS    4096
 #define MAX_ENDPOINTS 4096
 #define MAX_CLUSTER_MACS 4096
 #define MAX_FLOWS     262144
@@ -334,6 +335,11 @@ struct announced_key {
 	__u32 ifindex;
 };
 
+struct announced_key6 {
+	__be32 addr[4];
+	__u32 ifindex;
+};
+
 struct announced {
 	__u64 generation;
 	__u64 claims;     // foreign claims heard
@@ -352,11 +358,12 @@ struct mac_key {
 // claim is what userspace is told, through claims, of an address heard from another.
 struct claim {
 	__u64 at; // CLOCK_BOOTTIME, ns
-	__be32 addr;
+	__be32 addr[4]; // of IPv4 the first word
 	__u32 ifindex;
 	__u8 mac[6];
 	__u8 muted; // the entry was muted for it
-	__u8 pad;
+	__u8 v6;
+	__u32 pad;
 };
 
 struct count {
@@ -409,10 +416,11 @@ struct traced {
 	__u8 v6;
 };
 
-// quota is how much a CPU has answered of its own accord.
+// quota is how much a CPU has answered of its own accord, or one neighbour was
+// answered, or a CPU has told of claims.
 struct quota {
-	__u32 window; // eighths of a second, about, of CLOCK_MONOTONIC
-	__u32 sent;   // errors and refusals in it
+	__u32 window; // eighths of a second, about, of CLOCK_MONOTONIC; of neighbours and claims, ticks (clock.h)
+	__u32 sent;   // in it
 };
 
 // scratch is room for what the stack has none to spare for. Programs of one CPU
@@ -738,6 +746,31 @@ struct {
 	__type(key, struct announced_key);
 	__type(value, struct announced);
 } announced SEC(".maps");
+
+// The addresses it answers Neighbor Solicitations for.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_ANNOUNCED);
+	__type(key, struct announced_key6);
+	__type(value, struct announced);
+} announced6 SEC(".maps");
+
+// What each neighbour was answered. One that is forgotten may ask anew.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_ASKERS);
+	__type(key, struct mac_key);
+	__type(value, struct quota);
+} askers SEC(".maps");
+
+// How many claims each CPU has told of.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct quota);
+} claim_quotas SEC(".maps");
 
 // The MACs that other cluster nodes announce with; the value is not read.
 struct {

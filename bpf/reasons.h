@@ -51,5 +51,13 @@ enum reason {
 	REASON_BAD_TUNNEL,       // Geneve packet that no node of ours sent
 	REASON_ICMP_UNKNOWN,     // ICMP error about no flow of ours
 	REASON_SPOOFED_POD,      // a pod's packet with the address of another pod of this node
+	// Neighbour discovery. Answered, or passed on with something to say.
+	REASON_ND_REPLY,         // a Neighbor Solicitation for an announced address, answered
+	REASON_ND_EXPIRED,       // for an address of ours, but the lease has run out
+	REASON_ND_MUTED,         // for an address of ours that another node claims
+	REASON_ND_CLAIM,         // another machine claims an address of ours
+	REASON_ND_INVALID,       // about an address of ours, and not valid (RFC 4861, section 7.1)
+	// Dropped.
+	REASON_NEIGHBOUR_QUOTA,  // a neighbour that was answered too often lately
 	REASON_MAX,
 };

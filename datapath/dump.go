@@ -246,8 +246,6 @@ func dumpMap[K, V comparable](out io.Writer, name string, m Map[K, V], compare f
 	return nil
 }
 
-func (a IPv4) compare(b IPv4) int { return bytes.Compare(a[:], b[:]) }
-
 func (k FrontendKey) compare(l FrontendKey) int {
 	return cmp.Or(k.Addr.Compare(l.Addr), cmp.Compare(k.Port, l.Port), cmp.Compare(k.Proto, l.Proto))
 }
@@ -261,7 +259,7 @@ func (k SourceKey) compare(l SourceKey) int {
 }
 
 func (k AnnouncedKey) compare(l AnnouncedKey) int {
-	return cmp.Or(k.Addr.compare(l.Addr), cmp.Compare(k.Ifindex, l.Ifindex))
+	return cmp.Or(k.Addr.Compare(l.Addr), cmp.Compare(k.Ifindex, l.Ifindex))
 }
 
 func (k MACKey) compare(l MACKey) int { return bytes.Compare(k.MAC[:], l.MAC[:]) }

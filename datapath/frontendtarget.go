@@ -220,7 +220,7 @@ func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error
 	}
 	answered := map[netip.Addr]bool{}
 	for key := range announced {
-		answered[key.Addr.Addr()] = true
+		answered[key.Addr] = true
 	}
 	for key := range t.frontends.have {
 		if keep[key] || answered[key.Addr] {

@@ -418,7 +418,7 @@ func TestPruneRemovesStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The responder still answers for one of the addresses.
-	announced := AnnouncedKey{Addr: IPv4{192, 168, 10, 213}, Ifindex: 1}
+	announced := AnnouncedKey{Addr: netip.AddrFrom4([4]byte{192, 168, 10, 213}), Ifindex: 1}
 	if err := fake.Announced.Update(announced, AnnouncedEntry{Generation: 1}); err != nil {
 		t.Fatal(err)
 	}

@@ -31,14 +31,6 @@ func (a IPv4) Addr() netip.Addr { return netip.AddrFrom4(a) }
 
 func (a IPv4) String() string { return a.Addr().String() }
 
-// ipv4 returns a in network byte order; an error when a is not IPv4.
-func ipv4(a netip.Addr) (IPv4, error) {
-	if !a.Is4() {
-		return IPv4{}, fmt.Errorf("address %s: only IPv4 is announced yet", a)
-	}
-	return a.As4(), nil
-}
-
 // IPv6 is an address in network byte order (__be32[4]).
 type IPv6 [16]byte
 
@@ -341,11 +333,11 @@ type AnnouncerEntry struct {
 
 // AnnouncedKey is an address on an interface.
 type AnnouncedKey struct {
-	Addr    IPv4
+	Addr    netip.Addr
 	Ifindex uint32
 }
 
-// AnnouncedEntry is what ARP for an announced address is answered with, and
+// AnnouncedEntry is what ARP or neighbour discovery for an announced address is answered with, and
 // what the responder heard of others that claim it.
 type AnnouncedEntry struct {
 	Generation uint64

@@ -31,6 +31,17 @@ func rawAddr[A address](addr netip.Addr) (a A) {
 	return a
 }
 
+type rawAnnouncedKey[A address] struct {
+	Addr    A
+	Ifindex uint32
+}
+
+func rawAnnouncedKeyOf[A address](k AnnouncedKey) rawAnnouncedKey[A] {
+	return rawAnnouncedKey[A]{rawAddr[A](k.Addr), k.Ifindex}
+}
+
+func (k rawAnnouncedKey[A]) cooked() AnnouncedKey { return AnnouncedKey{addrOf(k.Addr), k.Ifindex} }
+
 type rawFrontendKey[A address] struct {
 	Addr  A
 	Port  Port

@@ -10,7 +10,7 @@ import (
 )
 
 // Responder is the kernel's side of announcing: the addresses that XDP and tc
-// answer ARP for, until when they may, and whose claims to them mute them. It
+// answer ARP and Neighbor Solicitations for, until when they may, and whose claims to them mute them. It
 // keeps nothing in memory; two Responders over the same maps are one.
 type Responder struct{ maps Maps }
 
@@ -21,7 +21,7 @@ func NewResponder(maps Maps) *Responder { return &Responder{maps} }
 type Held struct {
 	Addr       netip.Addr
 	Ifindex    int
-	MAC        net.HardwareAddr // that ARP is answered with
+	MAC        net.HardwareAddr // that is answered
 	Generation int64
 	// Muted: silent, since another cluster node claims the address.
 	Muted bool
@@ -101,7 +101,7 @@ func (r *Responder) Held() ([]Held, error) {
 	}
 	list := make([]Held, 0, len(all))
 	for key, e := range all {
-		held := Held{Addr: key.Addr.Addr(), Ifindex: int(key.Ifindex), MAC: e.MAC[:], Generation: int64(e.Generation),
+		held := Held{Addr: key.Addr, Ifindex: int(key.Ifindex), MAC: e.MAC[:], Generation: int64(e.Generation),
 			Muted: e.Muted != 0, ClaimedAt: time.Duration(e.ClaimedAt)}
 		if e.ClaimMAC != (MAC{}) {
 			held.ClaimMAC = e.ClaimMAC[:]
@@ -161,6 +161,8 @@ func (r *Responder) SetClusterMACs(macs []net.HardwareAddr) error {
 }
 
 func announcedKey(addr netip.Addr, ifindex int) (AnnouncedKey, error) {
-	a, err := ipv4(addr)
-	return AnnouncedKey{Addr: a, Ifindex: uint32(ifindex)}, err
+	if addr = addr.Unmap(); !addr.IsGlobalUnicast() {
+		return AnnouncedKey{}, fmt.Errorf("address %s: want one that is unicast, and not link-local", addr)
+	}
+	return AnnouncedKey{Addr: addr, Ifindex: uint32(ifindex)}, nil
 }

@@ -17,7 +17,7 @@ func TestResponder(t *testing.T) {
 	fake := NewFakeMaps()
 	r := NewResponder(fake.Maps)
 	addr := netip.MustParseAddr("192.168.10.211")
-	key := AnnouncedKey{Addr: addr.As4(), Ifindex: 2}
+	key := AnnouncedKey{Addr: addr, Ifindex: 2}
 	mac, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	held := func() Held {
 		t.Helper()
@@ -70,8 +70,19 @@ func TestResponder(t *testing.T) {
 	if all, err := r.Held(); err != nil || len(all) != 0 {
 		t.Errorf("deleted: %v, %v", all, err)
 	}
-	if r.Set(netip.MustParseAddr("fd00::1"), 2, mac, 1) == nil || r.Set(addr, 2, mac[:4], 1) == nil {
-		t.Error("an IPv6 address or a short MAC was taken")
+	six := netip.MustParseAddr("fd00::211")
+	must(r.Set(six, 2, mac, 1))
+	if h := held(); h.Addr != six {
+		t.Errorf("set: %+v, want %s", h, six)
+	}
+	must(r.Delete(six, 2))
+	for _, bad := range []netip.Addr{{}, netip.MustParseAddr("ff02::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("224.0.0.1")} {
+		if r.Set(bad, 2, mac, 1) == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+	if r.Set(addr, 2, mac[:4], 1) == nil {
+		t.Error("a short MAC was taken")
 	}
 
 	if until, err := r.ValidUntil(); err != nil || until != 0 {

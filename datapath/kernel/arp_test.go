@@ -3,8 +3,11 @@ package kernel
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/seamark-lb/seamark/testlab/packet"
 )
@@ -56,6 +59,10 @@ func TestARP(t *testing.T) {
 			n.expect(kindXDP, n.out, packet.Build(with(ask(vip), 1, changed)...), xdpPass, "not_ours", nil)
 		})
 	}
+	n.sub("of a group's MAC", func(n *node) { // the answer would go to many
+		in := with(ask(vip), 1, packet.ARP{SenderMAC: groupMAC, Sender: router, Target: vip})
+		n.expect(kindXDP, n.out, packet.Build(in...), xdpPass, "not_ours", nil)
+	})
 	n.sub("on another device", func(n *node) {
 		n.expect(kindXDP, n.second, packet.Build(ask(vip)...), xdpPass, "not_ours", nil)
 	})
@@ -73,6 +80,108 @@ func TestARP(t *testing.T) {
 		defer n.renew(3600)
 		n.expect(kindXDP, n.out, packet.Build(ask(vip)...), xdpPass, "arp_expired", nil)
 	})
+}
+
+// tick is the BPF clock's (bpf/clock.h).
+func tick(t testing.TB) uint32 {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return uint32(ts.Nano() >> 30)
+}
+
+// A neighbour that asks too often is not answered until the next tick; others are.
+func TestNeighbourQuota(t *testing.T) {
+	const quota = 8192 // answers_per_neighbour
+	n := newNode(t)
+	n.announce6(bpfAnnounced{Generation: 1, Mac: nodeMAC})
+	key := bpfMacKey{Mac: routerMAC}
+	asks := func(action uint32, arp, nd string, arpOut, ndOut []byte) {
+		t.Helper()
+		n.expect(kindXDP, n.out, packet.Build(ask(vip)...), action, arp, arpOut)
+		n.expect(kindXDP, n.out, packet.Build(solicit(ndVIP)...), action, nd, ndOut)
+	}
+	for range 10 { // all of it has to be in one tick
+		now := tick(t)
+		n.put("askers", key, bpfQuota{Window: now, Sent: quota - 2})
+		if tick(t) != now {
+			continue
+		}
+		asks(xdpTX, "arp_reply", "nd_reply", answerTo(router), ndAnswer)
+		if r := n.run(kindXDP, n.out, packet.Build(ask(vip)...)); tick(t) != now {
+			continue
+		} else if r.reason != "neighbour_quota" || r.action != xdpDrop {
+			t.Errorf("beyond the quota: action %d for %q", r.action, r.reason)
+		}
+		if r := n.run(kindXDP, n.out, packet.Build(solicit(ndVIP)...)); tick(t) == now && r.reason != "neighbour_quota" {
+			t.Errorf("beyond the quota: %q", r.reason)
+		}
+		other := with(with(ask(vip), 0, packet.Ethernet{Dst: packet.Broadcast, Src: strangeMAC}), 1, packet.ARP{SenderMAC: strangeMAC, Sender: router, Target: vip})
+		if r := n.run(kindXDP, n.out, packet.Build(other...)); r.reason != "arp_reply" {
+			t.Errorf("another neighbour: %q", r.reason)
+		}
+		n.put("askers", key, bpfQuota{Window: now - 1, Sent: 2 * quota})
+		asks(xdpTX, "arp_reply", "nd_reply", answerTo(router), ndAnswer)
+		return
+	}
+	t.Error("no try was over within a tick")
+}
+
+// A flood of claims of ever other machines is counted, and told of a bounded part;
+// a cluster node's after it is told.
+func TestFloodOfClaims(t *testing.T) {
+	const flood, perTick = 20000, 1000
+	n := newNode(t)
+	start := time.Duration(bootTime(t))
+	strangers, cluster := 0, make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- n.WatchClaims(ctx, func(c Claim) {
+			switch {
+			case c.At < start: // of a test before this one
+			case c.Muted:
+				close(cluster)
+			default:
+				strangers++
+			}
+		})
+	}()
+	began := tick(t)
+	frame := claimOf(vip, strangeMAC, packet.ARPReply)
+	options := runOptions(n, frame)
+	for i := range flood {
+		for _, at := range []int{6, 22} { // the frame's source, and ARP's sender
+			frame[at+3], frame[at+4], frame[at+5] = 1, byte(i>>8), byte(i)
+		}
+		if r, err := n.program(kindXDP).Run(options); err != nil || r != xdpPass {
+			t.Fatal(r, err)
+		}
+	}
+	limit := int(tick(t)-began+1) * perTick * runtime.NumCPU()
+	n.run(kindXDP, n.out, claimOf(vip, otherMAC, packet.ARPReply))
+	select {
+	case <-cluster:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a cluster node's claim was not told in 10 s")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if strangers == 0 || strangers > limit {
+		t.Errorf("told of %d claims of %d, want some, and at most %d", strangers, flood, limit)
+	}
+	var a bpfAnnounced
+	if err := n.maps["announced"].Lookup(bpfAnnouncedKey{Addr: be32(vip), Ifindex: uint32(n.out.Attrs().Index)}, &a); err != nil {
+		t.Fatal(err)
+	}
+	if a.Claims != flood+1 || a.Muted != 1 || a.ClaimMac != otherMAC {
+		t.Errorf("entry = %+v, want %d claims", a, flood+1)
+	}
 }
 
 // claimOf is a gratuitous ARP (RFC 5227, section 3) of mac for addr.

@@ -58,6 +58,12 @@ type bpfAnnouncedKey struct {
 	Ifindex uint32
 }
 
+type bpfAnnouncedKey6 struct {
+	_       structs.HostLayout
+	Addr    [4]uint32
+	Ifindex uint32
+}
+
 type bpfAnnouncer struct {
 	_          structs.HostLayout
 	ValidUntil uint64
@@ -99,11 +105,12 @@ type bpfBackendSet struct {
 type bpfClaim struct {
 	_       structs.HostLayout
 	At      uint64
-	Addr    uint32
+	Addr    [4]uint32
 	Ifindex uint32
 	Mac     [6]uint8
 	Muted   uint8
-	Pad     uint8
+	V6      uint8
+	Pad     uint32
 }
 
 type bpfCount struct {
@@ -440,7 +447,13 @@ const (
 	bpfReasonREASON_BAD_TUNNEL       bpfReason = 38
 	bpfReasonREASON_ICMP_UNKNOWN     bpfReason = 39
 	bpfReasonREASON_SPOOFED_POD      bpfReason = 40
-	bpfReasonREASON_MAX              bpfReason = 41
+	bpfReasonREASON_ND_REPLY         bpfReason = 41
+	bpfReasonREASON_ND_EXPIRED       bpfReason = 42
+	bpfReasonREASON_ND_MUTED         bpfReason = 43
+	bpfReasonREASON_ND_CLAIM         bpfReason = 44
+	bpfReasonREASON_ND_INVALID       bpfReason = 45
+	bpfReasonREASON_NEIGHBOUR_QUOTA  bpfReason = 46
+	bpfReasonREASON_MAX              bpfReason = 47
 )
 
 type bpfScratch struct {
@@ -531,63 +544,67 @@ type bpfVlanKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapAffinity          = "affinity"
-	bpfMapAffinity6         = "affinity6"
-	bpfMapAnnounced         = "announced"
-	bpfMapAnnouncer         = "announcer"
-	bpfMapBackendCounts     = "backend_counts"
-	bpfMapBackends          = "backends"
-	bpfMapBackends6         = "backends6"
-	bpfMapClaims            = "claims"
-	bpfMapClusterMacs       = "cluster_macs"
-	bpfMapDetours           = "detours"
-	bpfMapDevices           = "devices"
-	bpfMapEndpoints         = "endpoints"
-	bpfMapEndpoints6        = "endpoints6"
-	bpfMapEvents            = "events"
-	bpfMapFlows             = "flows"
-	bpfMapFlows6            = "flows6"
-	bpfMapFragments         = "fragments"
-	bpfMapFragments6        = "fragments6"
-	bpfMapFrontends         = "frontends"
-	bpfMapFrontends6        = "frontends6"
-	bpfMapHalfOpen          = "half_open"
-	bpfMapHalfOpen6         = "half_open6"
-	bpfMapLayout            = "layout"
-	bpfMapLocalTargets      = "local_targets"
-	bpfMapLocalTargets6     = "local_targets6"
-	bpfMapMonitors          = "monitors"
-	bpfMapNatIn             = "nat_in"
-	bpfMapNatIn6            = "nat_in6"
-	bpfMapNatOut            = "nat_out"
-	bpfMapNatOut6           = "nat_out6"
-	bpfMapNextHops          = "next_hops"
-	bpfMapPins              = "pins"
-	bpfMapPins6             = "pins6"
-	bpfMapQuotas            = "quotas"
-	bpfMapScratches         = "scratches"
-	bpfMapServiceCounts     = "service_counts"
-	bpfMapSets              = "sets"
-	bpfMapSources           = "sources"
-	bpfMapSources6          = "sources6"
-	bpfMapTables            = "tables"
-	bpfMapVerdicts          = "verdicts"
-	bpfMapVlans             = "vlans"
-	bpfProgSeamarkTcBalance = "seamark_tc_balance"
-	bpfProgSeamarkTcOutside = "seamark_tc_outside"
-	bpfProgSeamarkTcPod     = "seamark_tc_pod"
-	bpfProgSeamarkTcToPod   = "seamark_tc_to_pod"
-	bpfProgSeamarkXdp       = "seamark_xdp"
-	bpfVarAnswersPerSecond  = "answers_per_second"
-	bpfVarGenevePort        = "geneve_port"
-	bpfVarHairpinAddr       = "hairpin_addr"
-	bpfVarHairpinAddr6      = "hairpin_addr6"
-	bpfVarMssClamp          = "mss_clamp"
-	bpfVarNatPortHigh       = "nat_port_high"
-	bpfVarNatPortLow        = "nat_port_low"
-	bpfVarNodeAddr          = "node_addr"
-	bpfVarNodeAddr6         = "node_addr6"
-	bpfVarSecondChance      = "second_chance"
+	bpfMapAffinity            = "affinity"
+	bpfMapAffinity6           = "affinity6"
+	bpfMapAnnounced           = "announced"
+	bpfMapAnnounced6          = "announced6"
+	bpfMapAnnouncer           = "announcer"
+	bpfMapAskers              = "askers"
+	bpfMapBackendCounts       = "backend_counts"
+	bpfMapBackends            = "backends"
+	bpfMapBackends6           = "backends6"
+	bpfMapClaimQuotas         = "claim_quotas"
+	bpfMapClaims              = "claims"
+	bpfMapClusterMacs         = "cluster_macs"
+	bpfMapDetours             = "detours"
+	bpfMapDevices             = "devices"
+	bpfMapEndpoints           = "endpoints"
+	bpfMapEndpoints6          = "endpoints6"
+	bpfMapEvents              = "events"
+	bpfMapFlows               = "flows"
+	bpfMapFlows6              = "flows6"
+	bpfMapFragments           = "fragments"
+	bpfMapFragments6          = "fragments6"
+	bpfMapFrontends           = "frontends"
+	bpfMapFrontends6          = "frontends6"
+	bpfMapHalfOpen            = "half_open"
+	bpfMapHalfOpen6           = "half_open6"
+	bpfMapLayout              = "layout"
+	bpfMapLocalTargets        = "local_targets"
+	bpfMapLocalTargets6       = "local_targets6"
+	bpfMapMonitors            = "monitors"
+	bpfMapNatIn               = "nat_in"
+	bpfMapNatIn6              = "nat_in6"
+	bpfMapNatOut              = "nat_out"
+	bpfMapNatOut6             = "nat_out6"
+	bpfMapNextHops            = "next_hops"
+	bpfMapPins                = "pins"
+	bpfMapPins6               = "pins6"
+	bpfMapQuotas              = "quotas"
+	bpfMapScratches           = "scratches"
+	bpfMapServiceCounts       = "service_counts"
+	bpfMapSets                = "sets"
+	bpfMapSources             = "sources"
+	bpfMapSources6            = "sources6"
+	bpfMapTables              = "tables"
+	bpfMapVerdicts            = "verdicts"
+	bpfMapVlans               = "vlans"
+	bpfProgSeamarkTcBalance   = "seamark_tc_balance"
+	bpfProgSeamarkTcOutside   = "seamark_tc_outside"
+	bpfProgSeamarkTcPod       = "seamark_tc_pod"
+	bpfProgSeamarkTcToPod     = "seamark_tc_to_pod"
+	bpfProgSeamarkXdp         = "seamark_xdp"
+	bpfVarAnswersPerNeighbour = "answers_per_neighbour"
+	bpfVarAnswersPerSecond    = "answers_per_second"
+	bpfVarGenevePort          = "geneve_port"
+	bpfVarHairpinAddr         = "hairpin_addr"
+	bpfVarHairpinAddr6        = "hairpin_addr6"
+	bpfVarMssClamp            = "mss_clamp"
+	bpfVarNatPortHigh         = "nat_port_high"
+	bpfVarNatPortLow          = "nat_port_low"
+	bpfVarNodeAddr            = "node_addr"
+	bpfVarNodeAddr6           = "node_addr6"
+	bpfVarSecondChance        = "second_chance"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -646,10 +663,13 @@ type bpfMapSpecs struct {
 	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
 	Affinity6     *ebpf.MapSpec `ebpf:"affinity6"`
 	Announced     *ebpf.MapSpec `ebpf:"announced"`
+	Announced6    *ebpf.MapSpec `ebpf:"announced6"`
 	Announcer     *ebpf.MapSpec `ebpf:"announcer"`
+	Askers        *ebpf.MapSpec `ebpf:"askers"`
 	BackendCounts *ebpf.MapSpec `ebpf:"backend_counts"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Backends6     *ebpf.MapSpec `ebpf:"backends6"`
+	ClaimQuotas   *ebpf.MapSpec `ebpf:"claim_quotas"`
 	Claims        *ebpf.MapSpec `ebpf:"claims"`
 	ClusterMacs   *ebpf.MapSpec `ebpf:"cluster_macs"`
 	Detours       *ebpf.MapSpec `ebpf:"detours"`
@@ -691,16 +711,17 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	AnswersPerSecond *ebpf.VariableSpec `ebpf:"answers_per_second"`
-	GenevePort       *ebpf.VariableSpec `ebpf:"geneve_port"`
-	HairpinAddr      *ebpf.VariableSpec `ebpf:"hairpin_addr"`
-	HairpinAddr6     *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
-	MssClamp         *ebpf.VariableSpec `ebpf:"mss_clamp"`
-	NatPortHigh      *ebpf.VariableSpec `ebpf:"nat_port_high"`
-	NatPortLow       *ebpf.VariableSpec `ebpf:"nat_port_low"`
-	NodeAddr         *ebpf.VariableSpec `ebpf:"node_addr"`
-	NodeAddr6        *ebpf.VariableSpec `ebpf:"node_addr6"`
-	SecondChance     *ebpf.VariableSpec `ebpf:"second_chance"`
+	AnswersPerNeighbour *ebpf.VariableSpec `ebpf:"answers_per_neighbour"`
+	AnswersPerSecond    *ebpf.VariableSpec `ebpf:"answers_per_second"`
+	GenevePort          *ebpf.VariableSpec `ebpf:"geneve_port"`
+	HairpinAddr         *ebpf.VariableSpec `ebpf:"hairpin_addr"`
+	HairpinAddr6        *ebpf.VariableSpec `ebpf:"hairpin_addr6"`
+	MssClamp            *ebpf.VariableSpec `ebpf:"mss_clamp"`
+	NatPortHigh         *ebpf.VariableSpec `ebpf:"nat_port_high"`
+	NatPortLow          *ebpf.VariableSpec `ebpf:"nat_port_low"`
+	NodeAddr            *ebpf.VariableSpec `ebpf:"node_addr"`
+	NodeAddr6           *ebpf.VariableSpec `ebpf:"node_addr6"`
+	SecondChance        *ebpf.VariableSpec `ebpf:"second_chance"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -726,10 +747,13 @@ type bpfMaps struct {
 	Affinity      *ebpf.Map `ebpf:"affinity"`
 	Affinity6     *ebpf.Map `ebpf:"affinity6"`
 	Announced     *ebpf.Map `ebpf:"announced"`
+	Announced6    *ebpf.Map `ebpf:"announced6"`
 	Announcer     *ebpf.Map `ebpf:"announcer"`
+	Askers        *ebpf.Map `ebpf:"askers"`
 	BackendCounts *ebpf.Map `ebpf:"backend_counts"`
 	Backends      *ebpf.Map `ebpf:"backends"`
 	Backends6     *ebpf.Map `ebpf:"backends6"`
+	ClaimQuotas   *ebpf.Map `ebpf:"claim_quotas"`
 	Claims        *ebpf.Map `ebpf:"claims"`
 	ClusterMacs   *ebpf.Map `ebpf:"cluster_macs"`
 	Detours       *ebpf.Map `ebpf:"detours"`
@@ -772,10 +796,13 @@ func (m *bpfMaps) Close() error {
 		m.Affinity,
 		m.Affinity6,
 		m.Announced,
+		m.Announced6,
 		m.Announcer,
+		m.Askers,
 		m.BackendCounts,
 		m.Backends,
 		m.Backends6,
+		m.ClaimQuotas,
 		m.Claims,
 		m.ClusterMacs,
 		m.Detours,
@@ -818,16 +845,17 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	AnswersPerSecond *ebpf.Variable `ebpf:"answers_per_second"`
-	GenevePort       *ebpf.Variable `ebpf:"geneve_port"`
-	HairpinAddr      *ebpf.Variable `ebpf:"hairpin_addr"`
-	HairpinAddr6     *ebpf.Variable `ebpf:"hairpin_addr6"`
-	MssClamp         *ebpf.Variable `ebpf:"mss_clamp"`
-	NatPortHigh      *ebpf.Variable `ebpf:"nat_port_high"`
-	NatPortLow       *ebpf.Variable `ebpf:"nat_port_low"`
-	NodeAddr         *ebpf.Variable `ebpf:"node_addr"`
-	NodeAddr6        *ebpf.Variable `ebpf:"node_addr6"`
-	SecondChance     *ebpf.Variable `ebpf:"second_chance"`
+	AnswersPerNeighbour *ebpf.Variable `ebpf:"answers_per_neighbour"`
+	AnswersPerSecond    *ebpf.Variable `ebpf:"answers_per_second"`
+	GenevePort          *ebpf.Variable `ebpf:"geneve_port"`
+	HairpinAddr         *ebpf.Variable `ebpf:"hairpin_addr"`
+	HairpinAddr6        *ebpf.Variable `ebpf:"hairpin_addr6"`
+	MssClamp            *ebpf.Variable `ebpf:"mss_clamp"`
+	NatPortHigh         *ebpf.Variable `ebpf:"nat_port_high"`
+	NatPortLow          *ebpf.Variable `ebpf:"nat_port_low"`
+	NodeAddr            *ebpf.Variable `ebpf:"node_addr"`
+	NodeAddr6           *ebpf.Variable `ebpf:"node_addr6"`
+	SecondChance        *ebpf.Variable `ebpf:"second_chance"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -12,7 +12,8 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 )
 
-// Claim is another machine's word, by ARP, that an announced address is its own.
+// Claim is another machine's word, by ARP or neighbour discovery, that an
+// announced address is its own.
 type Claim struct {
 	// At is when, by CLOCK_BOOTTIME, since boot.
 	At      time.Duration
@@ -24,7 +25,8 @@ type Claim struct {
 }
 
 // WatchClaims calls handle for each claim heard, one after another, until ctx
-// ends. Repeated claims of the same machine come at most every 100 ms.
+// ends. Repeated claims of the same machine come at most every 100 ms, and of a flood
+// of claims only some.
 func (k *Kernel) WatchClaims(ctx context.Context, handle func(Claim)) error {
 	reader, err := ringbuf.NewReader(k.maps[bpfMapClaims])
 	if err != nil {
@@ -42,17 +44,29 @@ func (k *Kernel) WatchClaims(ctx context.Context, handle func(Claim)) error {
 			return fmt.Errorf("watch claims: %w", err)
 		}
 		var raw bpfClaim
+		if len(record.RawSample) < binary.Size(raw) {
+			continue // of an older daemon's programs; the entry says it, too
+		}
 		if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &raw); err != nil {
 			return fmt.Errorf("watch claims: %w", err)
 		}
-		var addr [4]byte
-		binary.NativeEndian.PutUint32(addr[:], raw.Addr)
 		handle(Claim{
 			At:      time.Duration(raw.At),
-			Addr:    netip.AddrFrom4(addr),
+			Addr:    raw.addr(),
 			Ifindex: int(raw.Ifindex),
 			MAC:     bytes.Clone(raw.Mac[:]),
 			Muted:   raw.Muted != 0,
 		})
 	}
+}
+
+func (c bpfClaim) addr() netip.Addr {
+	var b [16]byte
+	for i, word := range c.Addr {
+		binary.NativeEndian.PutUint32(b[4*i:], word)
+	}
+	if c.V6 != 0 {
+		return netip.AddrFrom16(b)
+	}
+	return netip.AddrFrom4([4]byte(b[:4]))
 }

@@ -32,6 +32,7 @@ func TestRandomPackets(t *testing.T) {
 			n.put("frontends6", bpfFrontendKey6{Addr: be128(vip6), Port: be16(port), Proto: proto}, bpfFrontend{Set: 11})
 		}
 	}
+	n.put("announced6", bpfAnnouncedKey6{Addr: be128(vip6), Ifindex: uint32(n.out.Attrs().Index)}, bpfAnnounced{Generation: 1, Mac: nodeMAC})
 	reasons := map[string]bool{}
 	for i := range 9000 {
 		kind := []string{kindXDP, kindTCOutside, kindTCPod, kindTCBalance}[i%4]
@@ -58,7 +59,7 @@ func TestRandomPackets(t *testing.T) {
 	}
 	// The run is worth nothing when all of it ends at the first check.
 	for _, want := range []string{"not_ours", "forward_local", "forward_remote", "decap", "reply", "pod_delivered", "arp_reply",
-		"icmp_echo_reply", "truncated", "bad_header", "fragment", "unserved_port", "unserved_proto", "stale_backend"} {
+		"icmp_echo_reply", "nd_reply", "nd_claim", "nd_invalid", "truncated", "bad_header", "fragment", "unserved_port", "unserved_proto", "stale_backend"} {
 		if !reasons[want] {
 			t.Errorf("no packet of the run was %q", want)
 		}
@@ -104,6 +105,8 @@ func randomPacket(random *rand.Rand, kind string, vip6 netip.Addr) []byte {
 	case random.IntN(8) == 0:
 		b = packet.Build(packet.Ethernet{Dst: packet.Broadcast, Src: strangeMAC}, packet.ARP{
 			Op: uint16(1 + random.IntN(2)), SenderMAC: strangeMAC, Sender: one(router, router, vip, otherVIP), Target: one(vip, otherVIP)})
+	case random.IntN(8) == 0:
+		b = randomND(random, vip6)
 	case random.IntN(3) == 0:
 		b = packet.Build(eth, packet.IPv4{Src: otherNode, Dst: one(localPod, localPod, vip)}, ip(client, one(vip, vip, localPod)), l4(), payload)
 	case random.IntN(3) == 0:
@@ -124,4 +127,24 @@ func randomPacket(random *rand.Rand, kind string, vip6 netip.Addr) []byte {
 		b = b[:14+random.IntN(len(b)-14)]
 	}
 	return b
+}
+
+// randomND is a message of neighbour discovery, with whatever options.
+func randomND(random *rand.Rand, target netip.Addr) []byte {
+	one := func(addrs ...netip.Addr) netip.Addr { return addrs[random.IntN(len(addrs))] }
+	var options []byte
+	for range random.IntN(4) {
+		option := make([]byte, 8*(1+random.IntN(4)))
+		option[0], option[1] = byte(1+random.IntN(3)), byte(len(option)/8)
+		if random.IntN(8) == 0 {
+			option[1] = byte(random.Uint32())
+		}
+		option[2], option[7] = byte(random.Uint32()), byte(random.Uint32())
+		options = append(options, option...)
+	}
+	group := target.As16()
+	group = [16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: group[13], 14: group[14], 15: group[15]}
+	return packet.Build(packet.Ethernet{Dst: packet.MAC{0x33, 0x33, 0xff, group[13], group[14], group[15]}, Src: routerMAC},
+		packet.IPv6{HopLimit: 255, Src: one(ndRouter, ndRouter, ndNowhere, target, allNodes), Dst: one(netip.AddrFrom16(group), target, allNodes)},
+		packet.ND{Type: byte(packet.NDSolicitation + random.IntN(2)), Flags: random.Uint32(), Target: one(target, target, ndOther), Options: options})
 }

@@ -165,6 +165,8 @@ func protoOf(l Layer, version int) uint8 {
 			return ProtoICMPv6
 		}
 		return ProtoICMP
+	case ND:
+		return ProtoICMPv6
 	case IPv4:
 		return ProtoIPIP
 	case IPv6:
@@ -374,6 +376,41 @@ func (i ICMP) encode(payload []byte, outer, _ Layer) []byte {
 		sum = transportChecksum(outer, ProtoICMPv6, b)
 	}
 	binary.BigEndian.PutUint16(b[2:], or(i.Checksum, sum))
+	return b
+}
+
+// Types of neighbour discovery (RFC 4861, section 4), and flags of an advertisement.
+const (
+	NDSolicitation  = 135
+	NDAdvertisement = 136
+
+	NDSolicited = 1 << 30
+	NDOverride  = 1 << 29
+)
+
+// ND is a message of neighbour discovery. Type 0 stands for a solicitation.
+type ND struct {
+	Type, Code uint8
+	Flags      uint32
+	Target     netip.Addr
+	Options    []byte
+	Checksum   *uint16
+}
+
+// SourceMAC is the option with the link-layer address of who sends.
+func SourceMAC(m MAC) []byte { return append([]byte{1, 1}, m[:]...) }
+
+// TargetMAC is the option with that of the target.
+func TargetMAC(m MAC) []byte { return append([]byte{2, 1}, m[:]...) }
+
+func (n ND) encode(payload []byte, outer, _ Layer) []byte {
+	kind := n.Type
+	if kind == 0 {
+		kind = NDSolicitation
+	}
+	b := binary.BigEndian.AppendUint32([]byte{kind, n.Code, 0, 0}, n.Flags)
+	b = append(append(append(b, addr6(n.Target)...), n.Options...), payload...)
+	binary.BigEndian.PutUint16(b[2:], or(n.Checksum, transportChecksum(outer, ProtoICMPv6, b)))
 	return b
 }
 
