@@ -47,7 +47,7 @@ type Config struct {
 	Lead func(context.Context)
 
 	Responder Responder
-	// Sender of gratuitous ARP; an ARPSocket when nil.
+	// Sender of announcements; a Socket when nil.
 	Sender Sender
 	// Outside says which devices of this node, which is given as the store has
 	// it, a policy without interfaces means.
@@ -56,7 +56,7 @@ type Config struct {
 
 // Counts is how often things happened since the daemon started.
 type Counts struct {
-	Gratuitous     atomic.Uint64 // announcements sent, each a request and a reply
+	Gratuitous     atomic.Uint64 // announcements sent, each an ARP request and a reply, or an advertisement
 	ClusterClaims  atomic.Uint64 // addresses claimed by another cluster node
 	Kept, Yielded  atomic.Uint64 // how those were settled
 	StrangerClaims atomic.Uint64 // claims of others heard
@@ -118,7 +118,7 @@ func (a *Announcer) Coordinator() string {
 func (a *Announcer) Run(ctx context.Context) error {
 	sender := a.cfg.Sender
 	if sender == nil {
-		socket, err := OpenARPSocket()
+		socket, err := OpenSocket()
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	herald := newHerald(a.cfg.When, a.cfg.Clock, sender, a.lease.Valid, a.cfg.Log, a.Counts)
-	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, held: map[string]Held{}}
+	groups := newGroups()
+	defer groups.Close()
+	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups, held: map[string]Held{}}
 	referee := &referee{node: a.cfg.Node, db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
 		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, counts: a.Counts,
 		claims: a.claims, every: a.cfg.Timing.tick()}

@@ -1,5 +1,5 @@
-// Package announce makes one node answer ARP for each address that a policy
-// announces (DESIGN §6).
+// Package announce makes one node answer ARP or neighbour discovery for each
+// address that a policy announces (DESIGN §6).
 //
 // Each node keeps one lease alive (leaseKeeper). One elected coordinator looks
 // at the leases (Liveness) and chooses a node per address (Place). Every node

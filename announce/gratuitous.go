@@ -22,7 +22,7 @@ type Gratuitous struct {
 	// Refresh is the time between announcements after the burst.
 	Refresh time.Duration
 	// PerSecond bounds the announcements of all addresses together; each is
-	// two packets.
+	// two packets in IPv4 and one in IPv6.
 	PerSecond int
 }
 
@@ -51,7 +51,7 @@ type Sender interface {
 	Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error
 }
 
-// herald sends gratuitous ARP: a burst at a takeover, then now and then. One
+// herald sends gratuitous ARP and unsolicited advertisements: a burst at a takeover, then now and then. One
 // goroutine sends for all addresses, in the order that they are due.
 type herald struct {
 	when   Gratuitous
@@ -242,36 +242,53 @@ func (q *callQueue) Pop() any {
 	return last
 }
 
-// ARPSocket sends gratuitous ARP on any interface of the network namespace it
-// was opened in.
-type ARPSocket struct{ fd int }
+// Socket sends announcements on any interface of the network namespace it was
+// opened in.
+type Socket struct{ fd int }
 
-// OpenARPSocket needs CAP_NET_RAW.
-func OpenARPSocket() (*ARPSocket, error) {
+// OpenSocket needs CAP_NET_RAW.
+func OpenSocket() (*Socket, error) {
 	// Protocol 0 receives nothing: this socket only sends.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open packet socket for ARP (it needs CAP_NET_RAW): %w", err)
+		return nil, fmt.Errorf("open packet socket for ARP and neighbour discovery (it needs CAP_NET_RAW): %w", err)
 	}
-	return &ARPSocket{fd}, nil
+	return &Socket{fd}, nil
 }
 
 // Close closes the socket.
-func (s *ARPSocket) Close() error { return unix.Close(s.fd) }
+func (s *Socket) Close() error { return unix.Close(s.fd) }
 
-// Send broadcasts that addr is at mac, in both forms, since some neighbours
-// take in only one.
-func (s *ARPSocket) Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error {
-	to := unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: ifindex, Halen: 6,
-		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+// broadcast is everyone's hardware address.
+var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// Send tells everyone that addr is at mac: in IPv4 in both forms, since some
+// neighbours take in only one.
+func (s *Socket) Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error {
+	if addr.Is6() {
+		packet, err := unsolicitedNA(mac, addr)
+		if err != nil {
+			return err
+		}
+		return s.send(ifindex, unix.ETH_P_IPV6, multicastMAC(allNodes), packet, addr)
+	}
 	for _, op := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
 		packet, err := gratuitousARP(op, mac, addr)
 		if err != nil {
 			return err
 		}
-		if err := unix.Sendto(s.fd, packet, 0, &to); err != nil {
-			return fmt.Errorf("send gratuitous ARP for %s on interface %d: %w", addr, ifindex, err)
+		if err := s.send(ifindex, unix.ETH_P_ARP, broadcast, packet, addr); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (s *Socket) send(ifindex int, protocol uint16, mac net.HardwareAddr, packet []byte, about netip.Addr) error {
+	to := unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: ifindex, Halen: uint8(len(mac))}
+	copy(to.Addr[:], mac)
+	if err := unix.Sendto(s.fd, packet, 0, &to); err != nil {
+		return fmt.Errorf("send announcement of %s on interface %d: %w", about, ifindex, err)
 	}
 	return nil
 }

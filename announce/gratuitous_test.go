@@ -124,7 +124,7 @@ func slicesConcat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 // A Linux neighbour that has the address at another's hardware address
 // changes its mind at each of the two forms.
-func TestARPSocketMovesANeighbour(t *testing.T) {
+func TestSocketMovesANeighbour(t *testing.T) {
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("needs root and no -short: makes network namespaces")
 	}
@@ -159,7 +159,7 @@ func TestARPSocketMovesANeighbour(t *testing.T) {
 	must(far.AddrAdd(b0, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 10, 200), Mask: net.CIDRMask(24, 32)}}))
 	must(far.LinkSetUp(b0))
 
-	socket, err := OpenARPSocket()
+	socket, err := OpenSocket()
 	must(err)
 	defer socket.Close()
 	vip := net.IPv4(192, 168, 10, 211)

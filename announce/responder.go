@@ -15,7 +15,7 @@ type LeaseWriter interface {
 	RenewLease(ctx context.Context, lease state.NodeLease) error
 }
 
-// Responder answers ARP in the kernel. It outlives the daemon.
+// Responder answers ARP and Neighbor Solicitations in the kernel. It outlives the daemon.
 type Responder interface {
 	// Set makes the kernel answer for the address on the interface with that
 	// hardware address. An entry that is there at the same generation stays
@@ -47,7 +47,7 @@ type Held struct {
 	ClaimMAC  net.HardwareAddr
 }
 
-// Claim is another machine's ARP packet that says an address of ours is its own.
+// Claim is another machine's packet that says an address of ours is its own.
 type Claim struct {
 	Addr    netip.Addr
 	Ifindex int

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/seamark-lb/seamark/state"
@@ -17,18 +18,20 @@ type responderTarget struct {
 	db        *state.DB
 	responder Responder
 	herald    *herald
+	groups    multicast
 
 	mu   sync.Mutex
 	held map[string]Held // by RowKey: what this daemon set or found
 }
 
-var errNotIPv4 = errors.New("only IPv4 addresses are announced by this version")
+// multicast has interfaces listen to the questions for IPv6 addresses.
+type multicast interface {
+	Join(ifindex int, addr netip.Addr) error
+	Leave(ifindex int, addr netip.Addr)
+}
 
 // Update is state.Target's.
 func (t *responderTarget) Update(_ context.Context, row state.Announcement) error {
-	if !row.Addr.Is4() {
-		return fmt.Errorf("announce %s: %w", row.Addr, errNotIPv4)
-	}
 	dev, ok := t.db.Devices.Get(t.db.Snapshot(), row.Interface)
 	if !ok {
 		return fmt.Errorf("announce %s: no interface %s", row.Addr, row.Interface)
@@ -45,6 +48,9 @@ func (t *responderTarget) Update(_ context.Context, row state.Announcement) erro
 			return err
 		}
 		known = false
+	}
+	if err := t.groups.Join(dev.Index, row.Addr); err != nil {
+		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
 	}
 	if err := t.responder.Set(row.Addr, dev.Index, mac, row.Generation); err != nil {
 		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
@@ -74,7 +80,7 @@ func (t *responderTarget) remove(key string, was Held) error {
 	if err := t.responder.Delete(was.Addr, was.Ifindex); err != nil {
 		return fmt.Errorf("withdraw %s: %w", key, err)
 	}
-	t.herald.Drop(entryKey{was.Addr, was.Ifindex})
+	t.silence(entryKey{was.Addr, was.Ifindex})
 	delete(t.held, key)
 	return nil
 }
@@ -107,10 +113,16 @@ func (t *responderTarget) Prune(_ context.Context, wanted []state.Announcement) 
 			errs = append(errs, fmt.Errorf("withdraw %s from interface %d: %w", e.Addr, e.Ifindex, err))
 			continue
 		}
-		t.herald.Drop(k)
+		t.silence(k)
 	}
 	t.held = held
 	return errors.Join(errs...)
+}
+
+// silence is for an entry that is out of the responder.
+func (t *responderTarget) silence(k entryKey) {
+	t.herald.Drop(k)
+	t.groups.Leave(k.ifindex, k.addr)
 }
 
 // disown deletes from the responder what the store, as snap has it, does not
@@ -129,7 +141,9 @@ func (t *responderTarget) disown(snap state.Snapshot, node string) error {
 		}
 		if err := t.responder.Delete(e.Addr, e.Ifindex); err != nil {
 			errs = append(errs, fmt.Errorf("withdraw %s from interface %d: %w", e.Addr, e.Ifindex, err))
+			continue
 		}
+		t.silence(entryKey{e.Addr, e.Ifindex})
 	}
 	return errors.Join(errs...)
 }

@@ -24,14 +24,28 @@ type rig struct {
 	clock     *fakeClock
 	responder *fakeResponder
 	herald    *herald
+	groups    fakeGroups
 	target    *responderTarget
 }
 
+// fakeGroups are the addresses whose groups are joined, each with its interface.
+type fakeGroups map[entryKey]bool
+
+func (g fakeGroups) Join(ifindex int, addr netip.Addr) error {
+	if ifindex == 66 {
+		return errors.New("IPv6 is disabled")
+	}
+	g[entryKey{addr, ifindex}] = true
+	return nil
+}
+
+func (g fakeGroups) Leave(ifindex int, addr netip.Addr) { delete(g, entryKey{addr, ifindex}) }
+
 func newRig() *rig {
-	r := &rig{clock: newFakeClock(), responder: newFakeResponder()}
+	r := &rig{clock: newFakeClock(), responder: newFakeResponder(), groups: fakeGroups{}}
 	r.db, r.writer = state.New()
 	r.herald = newHerald(DefaultGratuitous, r.clock, &wireLog{}, func() bool { return true }, quiet, &Counts{})
-	r.target = &responderTarget{db: r.db, responder: r.responder, herald: r.herald, held: map[string]Held{}}
+	r.target = &responderTarget{db: r.db, responder: r.responder, herald: r.herald, groups: r.groups, held: map[string]Held{}}
 	r.device(eth1)
 	return r
 }
@@ -93,6 +107,14 @@ func TestResponderTarget(t *testing.T) {
 			r.prune(t, announcement(1, 6))
 			r.update(t, announcement(1, 6))
 		}},
+		{"IPv6", "fd00::1@2#1\n", burst("fd00::1"), func(t *testing.T, r *rig) {
+			row := announcement(1, 1)
+			row.Addr = netip.MustParseAddr("fd00::1")
+			r.update(t, row)
+			if !r.groups[entryKey{row.Addr, 2}] {
+				t.Error("does not listen to the questions for it")
+			}
+		}},
 		{"another's", ip + "@2#4\n", "", func(t *testing.T, r *rig) {
 			r.set(t, addr(1), 2, 4)
 			r.set(t, addr(2), 2, 1)
@@ -127,6 +149,13 @@ func TestResponderTarget(t *testing.T) {
 			}
 			if got := r.announced(); got != tc.sent {
 				t.Errorf("sent %q, want %q", got, tc.sent)
+			}
+			held, _ := r.responder.Held()
+			for _, h := range held {
+				delete(r.groups, entryKey{h.Addr, h.Ifindex})
+			}
+			if len(r.groups) > 0 {
+				t.Errorf("still listens to %v", r.groups)
 			}
 		})
 	}
@@ -163,11 +192,12 @@ func (r *rig) set(t *testing.T, addr netip.Addr, ifindex int, generation int64) 
 
 func TestResponderTargetRefuses(t *testing.T) {
 	r := newRig()
+	r.device(state.Device{Name: "off6", Index: 66, MAC: mac1.String(), Up: true})
 	for _, tc := range []struct {
 		row  state.Announcement
 		want string
 	}{
-		{state.Announcement{Addr: netip.MustParseAddr("fd00::1"), Interface: "eth1"}, "announce fd00::1: only IPv4"},
+		{state.Announcement{Addr: netip.MustParseAddr("fd00::1"), Interface: "off6"}, "announce fd00::1 on off6: IPv6 is disabled"},
 		{state.Announcement{Addr: addr(1), Interface: "eth9"}, "announce 192.168.10.1: no interface eth9"},
 	} {
 		if err := r.target.Update(t.Context(), tc.row); err == nil || !strings.HasPrefix(err.Error(), tc.want) {

@@ -6,7 +6,6 @@ package deps
 // their versions, so the one that will be needed is held in go.mod from the
 // start; whoever imports a module first takes its line out of here.
 import (
-	_ "github.com/mdlayher/ndp"
 	_ "github.com/mdlayher/packet"
 	_ "github.com/osrg/gobgp/v3/pkg/server"
 	_ "github.com/prometheus/client_golang/prometheus/promhttp"
