@@ -100,7 +100,7 @@ func frr(t *testing.T, h *host, peer string) *router {
 	}
 	r.start(append([]string{"/usr/lib/frr/zebra", "-f", r.write("zebra.conf", "")}, common("zebra")...)...)
 	r.start(append([]string{"/usr/lib/frr/bfdd", "-f", r.write("bfdd.conf", "bfd\n peer "+peer+
-		"\n  receive-interval 100\n  transmit-interval 100\n  detect-multiplier 3\n  no shutdown\n"),
+		"\n  receive-interval 200\n  transmit-interval 200\n  detect-multiplier 3\n  no shutdown\n"),
 		"--bfdctl", filepath.Join(r.dir, "bfdd.sock")}, common("bfdd")...)...)
 	vtysh := func(commands ...string) string {
 		args := []string{"vtysh", "--vty_socket", r.dir, "-d", "bfdd"}
@@ -134,7 +134,7 @@ protocol bfd {
 }
 `, protocol, d.Milliseconds(), neighbor)
 	}
-	conf, ctl := r.write("bird.conf", config(100*ms)), filepath.Join(r.dir, "bird.ctl")
+	conf, ctl := r.write("bird.conf", config(every)), filepath.Join(r.dir, "bird.ctl")
 	r.start("bird", "-f", "-c", conf, "-s", ctl)
 	r.retime = func(d time.Duration) {
 		r.write("bird.conf", config(d))
@@ -232,18 +232,18 @@ func TestInterop(t *testing.T) {
 			a.update(row)
 			a.wait(row, "up", 20*time.Second, state.BFDState.Up)
 			peer.wait("UP", phaseIs("UP"))
-			a.wait(row, "settled", patience, func(s state.BFDState) bool { return s.Tx == 100*ms && s.Detect == 300*ms })
+			a.wait(row, "settled", patience, func(s state.BFDState) bool { return s.Tx == every && s.Detect == 3*every })
 
 			// Intervals change by a poll of ours, and one of theirs.
 			slower := row
-			slower.MinTx, slower.MinRx, slower.Multiplier = 200*ms, 150*ms, 5
+			slower.MinTx, slower.MinRx, slower.Multiplier = 400*ms, 300*ms, 5
 			a.update(slower)
-			a.wait(row, "slower", patience, func(s state.BFDState) bool { return s.Tx == 200*ms && s.Detect == 3*150*ms })
-			peer.retime(400 * ms)
-			a.wait(row, "slower by the other's wish", patience, func(s state.BFDState) bool { return s.Tx == 400*ms && s.Detect == 3*400*ms })
-			peer.retime(100 * ms)
+			a.wait(row, "slower", patience, func(s state.BFDState) bool { return s.Tx == 400*ms && s.Detect == 3*300*ms })
+			peer.retime(800 * ms)
+			a.wait(row, "slower by the other's wish", patience, func(s state.BFDState) bool { return s.Tx == 800*ms && s.Detect == 3*800*ms })
+			peer.retime(every)
 			a.update(row)
-			got := a.wait(row, "fast again", patience, func(s state.BFDState) bool { return s.Tx == 100*ms && s.Detect == 300*ms })
+			got := a.wait(row, "fast again", patience, func(s state.BFDState) bool { return s.Tx == every && s.Detect == 3*every })
 			if got.Flaps != 0 {
 				t.Errorf("%+v: other intervals brought it down", got)
 			}
