@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench lint deps-lab deps-bpf deps-vm clean
+.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench lint deps-lab deps-peers deps-bpf deps-vm clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -29,7 +29,7 @@ demo-down: build ## remove the demo's lab
 # never from the cache, which does not know that they run the programs.
 # What needs a real Kubernetes is skipped until its control plane has been built:
 # FULL=1 builds it. Its path is told to go test, whose cache would not notice.
-test: deps-lab build $(if $(FULL),kube) ## everything, with the lab run inside; FULL=1: Kubernetes as well
+test: deps-lab deps-peers build $(if $(FULL),kube) ## everything, with the lab run inside; FULL=1: Kubernetes as well
 	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/testlab\|/deploy')
 	$(GO) test -count=1 -timeout 15m -p 1 ./testlab/... ./deploy
 
@@ -66,12 +66,16 @@ lint:
 
 # apt-get only when something is missing, so that a warm machine needs no network.
 LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping iptables-legacy:iptables nft:nftables
+PEER_TOOLS := /usr/lib/frr/bfdd:frr birdc:bird2
 BPF_TOOLS := clang-14:clang-14 llvm-strip-14:llvm-14
 
 VM_TOOLS := qemu-system-x86_64:qemu-system-x86 xz:xz-utils
 
 deps-lab:
 	@deploy/demo/install.sh $(LAB_TOOLS)
+
+deps-peers: # the routers that others' protocols are tested against
+	@deploy/demo/install.sh $(PEER_TOOLS)
 
 deps-bpf:
 	@deploy/demo/install.sh $(BPF_TOOLS) /usr/include/bpf/bpf_helpers.h:libbpf-dev

@@ -23,7 +23,8 @@ func newGet(c *cli) *cobra.Command {
 		Short: "List objects, or show some of them",
 		Long:  "List objects, or show some of them. The kinds are " + strings.Join(kindNames(), ", ") + ".",
 		Example: "  seamark get service -A\n  seamark get ippool lab -o yaml\n" +
-			"  seamark get announcement -o wide        who answers for which address\n  seamark get announcement 192.168.10.211",
+			"  seamark get announcement -o wide        who answers for which address\n  seamark get announcement 192.168.10.211\n" +
+			"  seamark get bfd -o wide                 this node's BFD sessions",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := parseTarget(args)
@@ -32,6 +33,9 @@ func newGet(c *cli) *cobra.Command {
 			}
 			if isAnnouncement(t.kind) {
 				return getAnnouncements(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), t.names)
+			}
+			if isBFD(t.kind) {
+				return getBFD(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), t.names)
 			}
 			kind, err := findKind(t.kind)
 			if err != nil {

@@ -30,7 +30,7 @@ func findKind(name string) (source.Kind, error) {
 }
 
 func kindNames() []string {
-	names := []string{announcementKind}
+	names := []string{announcementKind, bfdKind}
 	for _, k := range source.Kinds() {
 		names = append(names, k.Singular)
 	}

@@ -338,6 +338,10 @@ func (d *daemon) putRows(table string, data []byte) error {
 		return putRows(d.writer, d.db.Pools, data)
 	case "services":
 		return putRows(d.writer, d.db.Services, data)
+	case "bfdsessions":
+		return putRows(d.writer, d.db.BFDSessions, data)
+	case "bfdstates":
+		return putRows(d.writer, d.db.BFDStates, data)
 	case "nodeproblems":
 		return putRows(d.writer, d.db.NodeProblems, data)
 	}

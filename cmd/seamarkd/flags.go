@@ -39,6 +39,8 @@ type nodeFlags struct {
 	restartGrace  time.Duration
 	drainOnCordon bool
 
+	bfd bfdFlags
+
 	observe observeFlags
 }
 
@@ -57,6 +59,7 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
 	fs.BoolVar(&f.drainOnCordon, "drain-on-cordon", false, "nodes that are cordoned (spec.unschedulable) announce no addresses; the same on every node")
+	f.bfd.register(fs)
 	f.observe.register(fs)
 }
 
@@ -98,7 +101,7 @@ func (f *nodeFlags) complete() error {
 	if f.restartGrace < f.leaseDuration {
 		return fmt.Errorf("--restart-grace %v is less than --lease-duration %v: every restart would move addresses", f.restartGrace, f.leaseDuration)
 	}
-	if err := f.observe.validate(); err != nil {
+	if err := errors.Join(f.bfd.validate(), f.observe.validate()); err != nil {
 		return err
 	}
 	return f.frontends.complete()

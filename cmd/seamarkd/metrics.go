@@ -25,7 +25,9 @@ type metrics struct {
 	verdicts func() ([]kernel.Verdict, error)
 	counts   func() (control.Counts, error) // with or without backends
 	report   func() collect.Report
-	log      *slog.Logger
+	// others are counted by themselves.
+	others []prometheus.Collector
+	log    *slog.Logger
 }
 
 var _ prometheus.Collector = metrics{}
@@ -131,7 +133,8 @@ func (m metrics) serve(ctx context.Context, addr string) error {
 
 func (m metrics) handler() (http.Handler, error) {
 	registry := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+	own := append([]prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}, m.others...)
+	for _, c := range own {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/seamark-lb/seamark/announce"
+	"github.com/seamark-lb/seamark/bfd"
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/datapath"
@@ -109,6 +111,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	defer checks.Close()
 	prober := probe.New(db, writer, log)
 	defer prober.Close()
+	bfdSpeaker := bfd.New(db, writer, log)
 	others := &beside{deciders: decide}
 	part("look beside", (&coexist.Watcher{Host: coexist.Host{CNIDir: node.cniConfDir, Proc: "/proc"}, Log: log, Report: others.found}).Run)
 	part("decide what others mean", others.run)
@@ -118,6 +121,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("decide probes", decide.probes)
 	part("decide routes", decide.routes)
 	part("decide attachments", decide.attachments)
+	part("decide BFD sessions", decide.bfdSessions(node.bfd))
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
 		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
@@ -132,7 +136,11 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
 		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name()),
 		Hold: holdWhileAnnouncedOn(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
+	part("reconcile BFD sessions", (&state.Reconciler[state.BFDSession]{DB: db, Writer: writer, Table: db.BFDSessions, Log: log,
+		Target: bfdSpeaker, Gate: decide.decided(db.BFDSessions.Name())}).Run)
+	part("speak BFD", bfdSpeaker.Run)
 	observe := newObserver(kern, maps, frontends, db, node.observe, log)
+	observe.metrics.others = []prometheus.Collector{bfdMetrics{db, bfdSpeaker.Counts}}
 	part("observe", observe.run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
 	part("watch claims", func(ctx context.Context) error {
