@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench lint deps-lab deps-peers deps-bpf deps-vm clean
+.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-outage lint deps-lab deps-peers deps-bpf deps-vm clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -46,6 +46,9 @@ kube: build ## the real control plane, built once: minutes the first time
 
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
+
+bench-outage: deps-lab build ## what is noticed of faults, as a table of min/median/max; RUNS=20
+	$(BIN)/testlab outage --name outage --runs $(or $(RUNS),3)
 
 # One package after the other: they would measure each other.
 bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-proxy's nftables rules; the control plane

@@ -43,7 +43,7 @@ func newCommand() *cobra.Command {
 		powerCommand(name, "power-on", "Boot a host that was powered off, and wait until it is ready",
 			func(ctx context.Context, l *testlab.Lab, host string) error { return l.PowerOn(ctx, host) }),
 		linkCommand(name), daemonCommand(name), apiCommand(name), readyCommand(name), kubeCommand(),
-		webpodCommand(), proxyCommand(), streamsCommand(), probeCommand(), arpwatchCommand(),
+		outageCommand(name), webpodCommand(), proxyCommand(), streamsCommand(), probeCommand(), arpwatchCommand(),
 	)
 	return root
 }
