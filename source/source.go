@@ -57,6 +57,8 @@ type Source interface {
 	PolicyStatuses() state.Target[state.PolicyStatus]
 	// ObjectStatuses says on other objects what of them cannot be honoured.
 	ObjectStatuses() state.Target[state.ObjectStatus]
+	// AnnouncedStatuses says on Services how their addresses are announced.
+	AnnouncedStatuses() state.Target[state.AnnouncedStatus]
 	// Assignments writes the AnnouncementSlices; it is a Batcher.
 	Assignments() state.Target[state.Assignment]
 

@@ -35,19 +35,21 @@ type DB struct {
 	BFDStates Table[BFDState]
 
 	// What was decided, with what came of it in each row's Status. The first
-	// five are empty on every node but the coordinator.
+	// six are empty on every node but the coordinator.
 	Allocations    Table[Allocation]
 	PoolStatuses   Table[PoolStatus]
 	PolicyStatuses Table[PolicyStatus]
 	ObjectStatuses Table[ObjectStatus]
-	Assignments    Table[Assignment]
-	Frontends      Table[Frontend]
-	Announcements  Table[Announcement]
-	HealthChecks   Table[HealthCheck]
-	Probes         Table[Probe]
-	Routes         Table[Route]
-	Attachments    Table[Attachment]
-	BFDSessions    Table[BFDSession]
+	// AnnouncedStatuses follow Assigned, and are written in their own time.
+	AnnouncedStatuses Table[AnnouncedStatus]
+	Assignments       Table[Assignment]
+	Frontends         Table[Frontend]
+	Announcements     Table[Announcement]
+	HealthChecks      Table[HealthCheck]
+	Probes            Table[Probe]
+	Routes            Table[Route]
+	Attachments       Table[Attachment]
+	BFDSessions       Table[BFDSession]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
 	// the coordinator's did.
 	NodeProblems, ClusterProblems Table[Problem]
@@ -78,13 +80,14 @@ func New() (*DB, *Writer) {
 		Assigned:   newTable[Assignment](schema, "assigned"),
 		SourceProblems: newTable(schema, "sourceproblems", Index[Problem]{IndexObject,
 			func(p Problem) []string { return []string{p.Object.String()} }}),
-		Devices:        newTable[Device](schema, "devices"),
-		Endpoints:      newTable[Endpoint](schema, "endpoints"),
-		Allocations:    newTable[Allocation](schema, "allocations"),
-		PoolStatuses:   newTable[PoolStatus](schema, "poolstatuses"),
-		PolicyStatuses: newTable[PolicyStatus](schema, "policystatuses"),
-		ObjectStatuses: newTable[ObjectStatus](schema, "objectstatuses"),
-		Assignments:    newTable[Assignment](schema, "assignments"),
+		Devices:           newTable[Device](schema, "devices"),
+		Endpoints:         newTable[Endpoint](schema, "endpoints"),
+		Allocations:       newTable[Allocation](schema, "allocations"),
+		PoolStatuses:      newTable[PoolStatus](schema, "poolstatuses"),
+		PolicyStatuses:    newTable[PolicyStatus](schema, "policystatuses"),
+		ObjectStatuses:    newTable[ObjectStatus](schema, "objectstatuses"),
+		AnnouncedStatuses: newTable[AnnouncedStatus](schema, "announcedstatuses"),
+		Assignments:       newTable[Assignment](schema, "assignments"),
 		Frontends: newTable(schema, "frontends",
 			Index[Frontend]{IndexService, func(f Frontend) []string { return []string{f.Service.String()} }},
 			Index[Frontend]{IndexAddr, func(f Frontend) []string { return []string{f.Addr.String()} }}),

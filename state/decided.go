@@ -86,6 +86,33 @@ func (p PolicyStatus) SameSpec(q PolicyStatus) bool {
 	return p.Policy == q.Policy && p.Problem == q.Problem
 }
 
+// AnnouncedStatus is what the coordinator has to say of how a Service's addresses
+// are announced.
+type AnnouncedStatus struct {
+	Service ObjectName
+	UID     string
+	// Reason is Announced, or why an address is not; "": there is nothing to say,
+	// and what was said once is to go.
+	Reason  Reason
+	Message string
+	Status  Status
+}
+
+// RowKey of an AnnouncedStatus is its Service's name.
+func (a AnnouncedStatus) RowKey() string { return a.Service.String() }
+
+// RowStatus and WithStatus make an AnnouncedStatus reconcilable.
+func (a AnnouncedStatus) RowStatus() Status { return a.Status }
+
+// WithStatus returns a with its status replaced.
+func (a AnnouncedStatus) WithStatus(s Status) AnnouncedStatus { a.Status = s; return a }
+
+// SameSpec compares everything but the status.
+func (a AnnouncedStatus) SameSpec(b AnnouncedStatus) bool {
+	a.Status, b.Status = Status{}, Status{}
+	return a == b
+}
+
 // ObjectStatus is what the coordinator has to say of an object of a kind that
 // has no status row of its own: what of it cannot be honoured.
 type ObjectStatus struct {

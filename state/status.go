@@ -28,6 +28,8 @@ const (
 	ReasonNotCandidate    Reason = "NotCandidate" // the last holder no longer matches a policy
 	ReasonPreferred       Reason = "Preferred"    // the node is preferred to the last holder, and the policy fails back
 	ReasonNoCandidate     Reason = "NoCandidate"  // no node may announce it
+	// ReasonAnnounced is of an AnnouncedStatus: each address has its node.
+	ReasonAnnounced Reason = "Announced"
 )
 
 // Reasons of a Status.
@@ -36,6 +38,7 @@ const (
 	ReasonLeaseInvalid       Reason = "LeaseInvalid"       // this node's lease is not valid
 	ReasonStillAnnounced     Reason = "StillAnnounced"     // the datapath row goes only after the announcement
 	ReasonMuted              Reason = "Muted"              // another cluster node claims the address
+	ReasonQueued             Reason = "Queued"             // its turn comes: writes of its kind are limited in rate
 	ReasonHandingOver        Reason = "HandingOver"        // it is another node's now, which has a moment to claim it
 )
 

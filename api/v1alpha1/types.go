@@ -15,6 +15,10 @@ const (
 	// ConditionEstablished on a BGPPeer: every session that there should be is
 	// established. False names the nodes whose is not, and why.
 	ConditionEstablished = "seamark.dev/Established"
+	// ConditionAnnounced on a Service: each of its addresses is announced by a
+	// node; the message names them. It follows what happens within seconds or, when
+	// many addresses move at once, minutes: seamark get announcement says what is.
+	ConditionAnnounced = "seamark.dev/Announced"
 	// ConditionIPAMRequestSatisfied on a Service: every address it asked for
 	// was given. False carries the reason and what to do.
 	ConditionIPAMRequestSatisfied = "seamark.dev/IPAMRequestSatisfied"
@@ -327,6 +331,8 @@ type L2PolicyList struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=announcementslices,singular=announcementslice
+// +kubebuilder:printcolumn:name="First",type=string,JSONPath=`.announcements[0].address`
+// +kubebuilder:printcolumn:name="Last",type=string,JSONPath=`.announcements[-1:].address`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type AnnouncementSlice struct {
 	metav1.TypeMeta   `json:",inline"`

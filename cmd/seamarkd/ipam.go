@@ -23,15 +23,17 @@ type ipam struct {
 
 // leader is what the coordinator does besides placing addresses.
 type leader struct {
-	ipam ipam
-	tell teller
+	ipam      ipam
+	tell      teller
+	announced announced
 }
 
-// run returns when ctx ends and both are done.
+// run returns when ctx ends and all are done.
 func (l leader) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { l.tell.cluster(ctx) })
+	wg.Go(func() { l.announced.run(ctx) })
 	l.ipam.run(ctx)
 }
 

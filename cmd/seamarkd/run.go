@@ -79,7 +79,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
-		Lead:      leader{ipam{db, writer, src, log}, tell}.run,
+		Lead:      leader{ipam{db, writer, src, log}, tell, announced{db, writer, src, log}}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   decide.outside,
 		Appliance: node.mode == modeLB, DrainOnCordon: node.drainOnCordon,

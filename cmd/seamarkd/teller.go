@@ -23,7 +23,7 @@ const settle = time.Second
 func (t teller) node(ctx context.Context) error {
 	var before *state.Snapshot
 	return t.db.Follow(ctx, redecide, func(state.Snapshot) {
-		if now, ok := t.settled(ctx); ok {
+		if now, ok := settled(ctx, t.db); ok {
 			t.tell(news.OfNode(t.db, before, now))
 			before = &now
 		}
@@ -41,7 +41,7 @@ func (t teller) cluster(ctx context.Context) {
 		}
 		if before != nil {
 			var ok bool
-			if now, ok = t.settled(ctx); !ok {
+			if now, ok = settled(ctx, t.db); !ok {
 				return
 			}
 		}
@@ -53,13 +53,13 @@ func (t teller) cluster(ctx context.Context) {
 
 // settled waits for what belongs together. When ctx ends meanwhile it is not
 // ok: what is not decided here any more is no news.
-func (t teller) settled(ctx context.Context) (now state.Snapshot, ok bool) {
+func settled(ctx context.Context, db *state.DB) (now state.Snapshot, ok bool) {
 	select {
 	case <-ctx.Done():
 		return now, false
 	case <-time.After(settle):
 	}
-	now = t.db.Snapshot()
+	now = db.Snapshot()
 	return now, ctx.Err() == nil
 }
 

@@ -38,6 +38,7 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 		"PoolStatus":      poolStatus,
 		"PolicyStatus":    policyStatus,
 		"ObjectStatus":    objectStatus,
+		"AnnouncedStatus": announcedStatus,
 		"NodeLease":       nodeLease,
 		"Drain":           drain,
 		"Assignments":     assignments,

@@ -176,6 +176,60 @@ func objectStatus(s *suite) {
 	}
 }
 
+// A Service says who announces its addresses beside what LB-IPAM says there, and
+// neither touches the other's condition.
+func announcedStatus(s *suite) {
+	s.create(webService)
+	svc := s.service(func(svc state.Service) bool { return svc.Name.Name == "web" })
+	given := state.Allocation{Service: svc.Name, UID: svc.UID, Addrs: addrs("192.168.10.211"), Pools: []string{"blue"}, Reason: state.ReasonSatisfied, Message: "given"}
+	row := state.AnnouncedStatus{Service: svc.Name, UID: svc.UID, Reason: state.ReasonAnnounced, Message: "192.168.10.211 by node n1 on eth1"}
+	both := func(what string, status metav1.ConditionStatus, message string) {
+		s.Helper()
+		s.wait(what, func(snap state.Snapshot) bool {
+			svc, _ := s.DB.Services.Get(snap, svc.RowKey())
+			c := meta.FindStatusCondition(svc.Conditions, v1alpha1.ConditionAnnounced)
+			return c != nil && c.Status == status && c.Message == message && state.ConditionTrue(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) &&
+				slices.Equal(svc.Ingress, given.Addrs)
+		})
+	}
+	say := func() {
+		s.Helper()
+		if err := s.Source.AnnouncedStatuses().Update(s.Context(), row); err != nil {
+			s.Fatal(err)
+		}
+	}
+	give := func() {
+		s.Helper()
+		if err := s.Source.Allocations().Update(s.Context(), given); err != nil {
+			s.Fatal(err)
+		}
+	}
+	say()
+	give()
+	both("both conditions", metav1.ConditionTrue, row.Message)
+	given.Message = "given again"
+	give()
+	row.Reason, row.Message = state.ReasonNoCandidate, "no node may announce 192.168.10.211"
+	say()
+	both("nobody announces it", metav1.ConditionFalse, row.Message)
+	before := s.get(source.KindService(), "default", "web").GetResourceVersion()
+	say()
+	if after := s.get(source.KindService(), "default", "web").GetResourceVersion(); after != before {
+		s.Errorf("what was said already was written again")
+	}
+	row.Reason, row.Message = "", ""
+	say()
+	s.wait("nothing is said", func(snap state.Snapshot) bool {
+		svc, _ := s.DB.Services.Get(snap, svc.RowKey())
+		return meta.FindStatusCondition(svc.Conditions, v1alpha1.ConditionAnnounced) == nil && state.ConditionTrue(svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied)
+	})
+	row.UID = "another"
+	row.Reason = state.ReasonAnnounced
+	say()
+	row.Service.Name = "nobody"
+	say()
+}
+
 func poolStatus(s *suite) {
 	s.create(everyKind)
 	target := s.Source.PoolStatuses()

@@ -170,6 +170,13 @@ func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] {
 		}}
 }
 
+// AnnouncedStatuses implements source.Source.
+func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] {
+	return statuses[state.AnnouncedStatus]{store: s.store, change: func(row state.AnnouncedStatus) (source.StatusChange, bool) {
+		return source.AnnouncedStatusChange(s.db, s.db.Snapshot(), row)
+	}}
+}
+
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }
 

@@ -41,6 +41,7 @@ type Source struct {
 	pools       *statuses[state.PoolStatus]
 	policies    *statuses[state.PolicyStatus]
 	objects     *statuses[state.ObjectStatus]
+	announced   *statuses[state.AnnouncedStatus]
 	assignments *source.Assignments
 
 	mu    sync.Mutex
@@ -82,6 +83,9 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		row.Problem = ""
 		return source.ObjectStatusChange(row)
 	})
+	s.announced = newStatuses(s, func(row state.AnnouncedStatus) (source.StatusChange, bool) {
+		return source.AnnouncedStatusChange(db, db.Snapshot(), row)
+	}, nil)
 	s.assignments = source.NewAssignments(sliceStore{s})
 	return s, nil
 }
@@ -128,6 +132,9 @@ func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] { return s.po
 
 // ObjectStatuses implements source.Source.
 func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] { return s.objects }
+
+// AnnouncedStatuses implements source.Source.
+func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] { return s.announced }
 
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }

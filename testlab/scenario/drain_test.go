@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/seamark-lb/seamark/testlab"
 	"github.com/seamark-lb/seamark/testlab/traffic"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -47,6 +50,17 @@ func TestDrain(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, explained)
 		}
 	}
+
+	l.eventually("the Service names the node", func() error {
+		var svc struct {
+			Status struct{ Conditions []metav1.Condition }
+		}
+		l.must(l.tryJSON(&svc, ctr, "get", "service", "webpod"))
+		if c := meta.FindStatusCondition(svc.Status.Conditions, "seamark.dev/Announced"); c == nil || c.Status != "True" || !strings.Contains(c.Message, "by node "+second) {
+			return fmt.Errorf("conditions %+v", svc.Status.Conditions)
+		}
+		return nil
+	})
 
 	l.daemon(first, testlab.Stop)
 	l.daemon(first, testlab.Start)
