@@ -196,6 +196,24 @@ func TestL2PolicyRow(t *testing.T) {
 	}
 }
 
+func TestNodeStopping(t *testing.T) {
+	for _, tc := range []struct {
+		condition corev1.NodeCondition
+		want      bool
+	}{
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: "False", Reason: "KubeletNotReady", Message: "node is shutting down"}, true},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: "False", Reason: "KubeletNotReady", Message: "[container runtime is down, node is shutting down]"}, true},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: "False", Reason: "KubeletNotReady", Message: "container runtime is down"}, false},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: "Unknown", Reason: "NodeStatusUnknown", Message: "Kubelet stopped posting node status."}, false},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: "True", Message: "kubelet is posting ready status"}, false},
+	} {
+		node := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{tc.condition}}}
+		if row, _ := source.NodeRow(node); row.Stopping != tc.want {
+			t.Errorf("%+v: stopping %v", tc.condition, row.Stopping)
+		}
+	}
+}
+
 func TestNodeLease(t *testing.T) {
 	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Appliance: true, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},

@@ -85,6 +85,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Appliance: node.mode == modeLB, DrainOnCordon: node.drainOnCordon,
 	})
 
+	ctx, end := departure{db: db, node: node.name, release: announcer.Release, within: releaseWithin, log: log}.outlast(ctx)
+	defer end()
 	// The announcer's last word is a write to the store: what it needs for that
 	// ends after it.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))

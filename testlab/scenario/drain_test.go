@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,6 +99,58 @@ func TestDrain(t *testing.T) {
 	if sent == 0 || lost > 0 {
 		t.Errorf("%d of %d datagrams were lost", lost, sent)
 	}
+}
+
+// TestMachineShutsDown: a daemon that is stopped because its machine shuts down
+// hands its addresses over first. One that is only stopped keeps them.
+func TestMachineShutsDown(t *testing.T) {
+	t.Parallel()
+	l := upWith(t, testlab.Config{BinDir: withSystemctl(t)})
+	l.applyDemo()
+	l.shareVIP()
+	old := l.holder()
+	datagrams := l.datagrams(web, 100)
+	l.must(os.WriteFile(filepath.Join(l.dir(old), "run", "stopping"), nil, 0o600))
+	l.daemon(old, testlab.Stop)
+	now := other(old)
+	if a := l.announcement(now, vipText); a.Node != now || a.Reason != "Released" || a.Previous != old {
+		t.Errorf("when the daemon has stopped: %+v", a)
+	}
+	sent, lost := datagrams()
+	t.Logf("%d datagrams, %d lost", sent, lost)
+	if lost > 0 {
+		t.Errorf("%d of %d datagrams were lost", lost, sent)
+	}
+	l.must(os.Remove(filepath.Join(l.dir(old), "run", "stopping")))
+	l.daemon(old, testlab.Start)
+	l.leased(old)
+	l.seamark(now, "drain", now) // the machine is back, and may have addresses
+	l.movedFrom(now)
+}
+
+// withSystemctl is a folder with the programs under test and a systemctl, which
+// says that the machine of a host shuts down while there is a file "stopping" in
+// the host's run directory.
+func withSystemctl(t *testing.T) string {
+	t.Helper()
+	if reason := whyNot(); reason != "" {
+		t.Skip(reason)
+	}
+	dir := t.TempDir()
+	programs, err := os.ReadDir(binDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range programs {
+		if err := os.Symlink(filepath.Join(binDir, p.Name()), filepath.Join(dir, p.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const script = "#!/bin/sh\nif [ -e \"${SEAMARK_SOCKET%/*}/stopping\" ]; then echo stopping; exit 1; fi\necho running\n"
+	if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // handedOver wants ARP answered without a noticeable pause, in the end by one

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,7 +84,7 @@ func upWith(t *testing.T, config testlab.Config) lab {
 		t.Skip(reason)
 	}
 	begin := time.Now()
-	config.Name, config.BinDir = newLabName(), binDir
+	config.Name, config.BinDir = newLabName(), cmp.Or(config.BinDir, binDir)
 	inner, err := testlab.Up(interrupted, config)
 	if err != nil {
 		t.Fatal(err)
