@@ -76,7 +76,7 @@ func TestBFDMetrics(t *testing.T) {
 		db.BFDStates.Put(tx, state.BFDState{Local: address(100), Remote: address(102), Interface: "eth1", Phase: state.BFDInit, Owner: "l2"})
 	})
 	m := newMetrics(t, counter.services)
-	m.others = append(m.others, bfdMetrics{db, func() bfd.Counts {
+	m.more = append(m.more, bfdMetrics{db, func() bfd.Counts {
 		return bfd.Counts{Sent: 7, NotSent: 1, Received: 5, Refused: map[string]uint64{"no such session": 3}}
 	}})
 	lines := scrape(t, m)

@@ -125,6 +125,8 @@ func why(in announce.Inputs, s announce.Standing) string {
 		return "its interface is down; it reports " + interfacesOf(in, s.Node)
 	case announce.BarNoLocalBackend:
 		return "the Service's externalTrafficPolicy is Local, and no backend there is ready"
+	case announce.BarNoBackend:
+		return "no backend of the Service serves anywhere, and the policies withdraw the address then (withoutBackends)"
 	}
 	return string(s.Bar)
 }

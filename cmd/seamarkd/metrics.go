@@ -25,9 +25,9 @@ type metrics struct {
 	verdicts func() ([]kernel.Verdict, error)
 	counts   func() (control.Counts, error) // with or without backends
 	report   func() collect.Report
-	// others are counted by themselves.
-	others []prometheus.Collector
-	log    *slog.Logger
+	log      *slog.Logger
+	// more is served besides.
+	more []prometheus.Collector
 }
 
 var _ prometheus.Collector = metrics{}
@@ -133,8 +133,7 @@ func (m metrics) serve(ctx context.Context, addr string) error {
 
 func (m metrics) handler() (http.Handler, error) {
 	registry := prometheus.NewRegistry()
-	own := append([]prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}, m.others...)
-	for _, c := range own {
+	for _, c := range append([]prometheus.Collector{m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}, m.more...) {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -142,7 +142,9 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Target: bfdSpeaker, Gate: decide.decided(db.BFDSessions.Name())}).Run)
 	part("speak BFD", bfdSpeaker.Run)
 	observe := newObserver(kern, maps, frontends, db, node.observe, log)
-	observe.metrics.others = []prometheus.Collector{bfdMetrics{db, bfdSpeaker.Counts}}
+	addresses := newAnnounceMetrics(db, node.name, announcer)
+	observe.metrics.more = []prometheus.Collector{addresses, bfdMetrics{db, bfdSpeaker.Counts}}
+	part("count addresses", addresses.taken.run)
 	part("observe", observe.run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
 	part("watch claims", func(ctx context.Context) error {
