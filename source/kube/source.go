@@ -41,7 +41,6 @@ type Source struct {
 	pools       *statuses[state.PoolStatus]
 	policies    *statuses[state.PolicyStatus]
 	objects     *statuses[state.ObjectStatus]
-	announced   *statuses[state.AnnouncedStatus]
 	assignments *source.Assignments
 
 	mu    sync.Mutex
@@ -83,9 +82,6 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		row.Problem = ""
 		return source.ObjectStatusChange(row)
 	})
-	s.announced = newStatuses(s, func(row state.AnnouncedStatus) (source.StatusChange, bool) {
-		return source.AnnouncedStatusChange(db, db.Snapshot(), row)
-	}, nil)
 	s.assignments = source.NewAssignments(sliceStore{s})
 	return s, nil
 }
@@ -134,7 +130,7 @@ func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] { return s.po
 func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] { return s.objects }
 
 // AnnouncedStatuses implements source.Source.
-func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] { return s.announced }
+func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] { return announced{s} }
 
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }
