@@ -301,7 +301,7 @@ func (a *Announcer) keepFence(ctx context.Context, f *fence, target *responderTa
 
 func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
 	lastRead := a.cfg.LastRead() // before the snapshot, which is no older
-	until, resumed, ok := f.next(a.cfg.Clock.Boottime(), a.lease.Renewed(), lastRead)
+	until, resumed, ok := f.next(a.cfg.Clock.Boottime(), a.lease.Renewed(), lastRead, a.lease.Valid())
 	if !ok {
 		a.lease.arm(false)
 		return nil

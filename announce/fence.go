@@ -9,7 +9,8 @@ import "time"
 //
 // Once it has run out, as after a crash or a long pause, the addresses may be
 // another's and the claim may have gone unheard. Then nothing is pushed until
-// the lease was renewed and the store read.
+// the lease was renewed and the store read, and holds since then: the daemon may
+// have been kept from running once more.
 type fence struct {
 	duration time.Duration // that each push is good for
 	until    time.Duration // of the last push
@@ -20,12 +21,12 @@ type fence struct {
 // of CLOCK_BOOTTIME. ok is false when nothing may be pushed. resumed says that
 // the fence had lapsed: what the kernel holds must be compared with the store
 // before the push. renewed is when the last successful renewal was begun,
-// lastRead when the store was last read.
-func (f *fence) next(now, renewed, lastRead time.Duration) (until time.Duration, resumed, ok bool) {
+// lastRead when the store was last read, and valid whether the lease is.
+func (f *fence) next(now, renewed, lastRead time.Duration, valid bool) (until time.Duration, resumed, ok bool) {
 	if f.lapsed == 0 && now >= f.until {
 		f.lapsed = now
 	}
-	if f.lapsed != 0 && (renewed < f.lapsed || lastRead < f.lapsed) {
+	if f.lapsed != 0 && (!valid || renewed < f.lapsed || lastRead < f.lapsed) {
 		return 0, false, false
 	}
 	return now + f.duration, f.lapsed != 0, true

@@ -10,34 +10,37 @@ const sec = time.Second
 
 func TestFence(t *testing.T) {
 	for _, tc := range []struct {
-		name                         string
-		until                        time.Duration // the kernel has
-		lapsedAt                     time.Duration // when it was looked at before, 0: never
-		now, renewed, lastRead, want time.Duration // 0: nothing to push
-		resumed                      bool
+		name                   string
+		until                  time.Duration // the kernel has
+		lapsedAt               time.Duration // when it was looked at before, 0: never
+		now, renewed, lastRead time.Duration
+		valid                  bool
+		want                   time.Duration // 0: nothing to push
+		resumed                bool
 	}{
-		{"goes on", 103 * sec, 0, 102 * sec, 0, 0, 105 * sec, false},
-		{"goes on without a store", 103 * sec, 0, 102 * sec, 50 * sec, 50 * sec, 105 * sec, false},
-		{"ran out", 103 * sec, 0, 103 * sec, 102 * sec, 102 * sec, 0, false},
-		{"never ran", 0, 0, 10 * sec, 0, 0, 0, false},
-		{"ran out, renewed only", 103 * sec, 110 * sec, 111 * sec, 110 * sec, 109 * sec, 0, false},
-		{"ran out, read only", 103 * sec, 110 * sec, 111 * sec, 109 * sec, 110 * sec, 0, false},
-		{"ran out, renewed and read", 103 * sec, 110 * sec, 111 * sec, 110 * sec, 110 * sec, 114 * sec, true},
+		{"goes on", 103 * sec, 0, 102 * sec, 0, 0, true, 105 * sec, false},
+		{"goes on without a store", 103 * sec, 0, 102 * sec, 50 * sec, 50 * sec, false, 105 * sec, false},
+		{"ran out", 103 * sec, 0, 103 * sec, 102 * sec, 102 * sec, false, 0, false},
+		{"never ran", 0, 0, 10 * sec, 0, 0, false, 0, false},
+		{"ran out, renewed only", 103 * sec, 110 * sec, 111 * sec, 110 * sec, 109 * sec, false, 0, false},
+		{"ran out, read only", 103 * sec, 110 * sec, 111 * sec, 109 * sec, 110 * sec, true, 0, false},
+		{"ran out, renewed and read", 103 * sec, 110 * sec, 111 * sec, 110 * sec, 110 * sec, true, 114 * sec, true},
+		{"ran out, renewed and read, and paused since", 103 * sec, 110 * sec, 130 * sec, 111 * sec, 111 * sec, false, 0, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := fence{duration: 3 * sec, until: tc.until}
 			if tc.lapsedAt != 0 {
-				if _, _, ok := f.next(tc.lapsedAt, 0, 0); ok {
+				if _, _, ok := f.next(tc.lapsedAt, 0, 0, false); ok {
 					t.Fatal("pushed what had lapsed")
 				}
 			}
-			until, resumed, ok := f.next(tc.now, tc.renewed, tc.lastRead)
+			until, resumed, ok := f.next(tc.now, tc.renewed, tc.lastRead, tc.valid)
 			if ok != (tc.want != 0) || until != tc.want || resumed != tc.resumed {
 				t.Errorf("next is %v, resumed %v, ok %v; want %v, resumed %v", until, resumed, ok, tc.want, tc.resumed)
 			}
 			if ok {
 				f.pushed(until)
-				if _, resumed, ok := f.next(tc.now+sec, 0, 0); !ok || resumed {
+				if _, resumed, ok := f.next(tc.now+sec, 0, 0, false); !ok || resumed {
 					t.Error("does not go on after a push")
 				}
 			}

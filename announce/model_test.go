@@ -247,7 +247,7 @@ func (m *model) run(d *modelDaemon) {
 		if m.breach == returnsBlindly {
 			d.fence.until = now + 1
 		}
-		until, resumed, ok := d.fence.next(now, d.term.renewed, d.lastRead)
+		until, resumed, ok := d.fence.next(now, d.term.renewed, d.lastRead, d.term.valid(now, d.lastRead))
 		if ok && !(m.breach == fencedByStore && !d.term.valid(now, d.lastRead)) {
 			if resumed {
 				maps.DeleteFunc(n.kernel, func(a netip.Addr, _ *modelEntry) bool { return !d.holds(a) })
