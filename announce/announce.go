@@ -49,6 +49,8 @@ type Config struct {
 	Responder Responder
 	// Sender of announcements; a Socket when nil.
 	Sender Sender
+	// Asker asks for other machines on this node's segments; an AskSocket when nil.
+	Asker Asker
 	// Outside says which devices of this node, which is given as the store has
 	// it, a policy without interfaces means.
 	Outside func(state.Node, state.Device) bool
@@ -70,6 +72,7 @@ type Announcer struct {
 	cfg      Config
 	lease    *leaseKeeper
 	observer *observer
+	prober   *prober
 	claims   chan Claim
 	macs     []net.HardwareAddr // last told to the responder
 
@@ -83,7 +86,10 @@ func New(cfg Config) *Announcer {
 		cfg.Clock = SystemClock{}
 	}
 	a := &Announcer{Counts: &Counts{}, cfg: cfg, claims: make(chan Claim, 1024)}
+	a.prober = &prober{node: cfg.Node, db: cfg.DB, clock: cfg.Clock, timing: cfg.Timing, asker: cfg.Asker, log: cfg.Log,
+		report: a.unheard, verdicts: func() map[string]Verdict { return a.observer.seen.Load().verdicts }, changed: make(chan struct{})}
 	a.lease = newLeaseKeeper(cfg.Node, cfg.Timing, cfg.Clock, cfg.DB, cfg.Leases, cfg.LastRead, a.report, cfg.Log)
+	a.lease.heard = a.prober.watch
 	a.observer = newObserver(cfg.DB, cfg.Clock, cfg.Timing, cfg.LastRead, a.tellClusterMACs)
 	return a
 }
@@ -125,6 +131,14 @@ func (a *Announcer) Run(ctx context.Context) error {
 		defer socket.Close()
 		sender = socket
 	}
+	if a.prober.asker == nil {
+		socket, err := OpenAskSocket()
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		a.prober.asker = socket
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	herald := newHerald(a.cfg.When, a.cfg.Clock, sender, a.lease.Valid, a.cfg.Log, a.Counts)
@@ -150,6 +164,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		stretched = a.leaveFence(fence)
 	})
 	wg.Go(func() { a.observer.run(ctx) })
+	wg.Go(func() { a.prober.run(ctx) })
 	wg.Go(func() { a.decideLocal(ctx) })
 	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
 	wg.Go(func() { referee.run(ctx) })
@@ -177,7 +192,15 @@ func (a *Announcer) Run(ctx context.Context) error {
 // every second, and would be refused at 256 KiB.
 const maxReportedAddrs = 256
 
+// report is what the lease says of the node.
 func (a *Announcer) report(snap state.Snapshot) (nodeReport, bool) {
+	report, known := a.unheard(snap)
+	a.prober.fill(report.interfaces)
+	return report, known
+}
+
+// unheard is report, without what is heard on the wire.
+func (a *Announcer) unheard(snap state.Snapshot) (nodeReport, bool) {
 	db := a.cfg.DB
 	if !db.Devices.Synced(snap) || !db.L2Policies.Synced(snap) || !db.Nodes.Synced(snap) {
 		return nodeReport{}, false
@@ -217,16 +240,52 @@ const localDecided = "decided/announcements"
 
 func (a *Announcer) decideLocal(ctx context.Context) {
 	db := a.cfg.DB
+	var heard, valid, seen <-chan struct{}
+	var down map[string]bool
 	_ = db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
+		heard, valid, seen = a.prober.watch(), a.lease.check(), a.observer.seen.Load().changed // before they are asked
 		if !db.Assigned.Synced(snap) || !db.Devices.Synced(snap) {
 			return
 		}
-		rows := Local(db.Assigned.Rows(snap), db.Devices.Rows(snap), a.cfg.Node)
+		now := a.steppedDown(snap)
+		a.tellSteppedDown(down, now)
+		down = now
+		devices := db.Devices.Rows(snap)
+		for i, d := range devices {
+			devices[i].Up = d.Up && !down[d.Name]
+		}
+		rows := Local(db.Assigned.Rows(snap), devices, a.cfg.Node)
 		a.cfg.Writer.Update(func(tx *state.Tx) {
 			state.Want(tx, db.Announcements, rows, a.cfg.Clock.Wall())
 			tx.Mark(localDecided)
 		})
-	}, db.Assigned.Watch(), db.Devices.Watch(), db.MarksChanged)
+	}, db.Assigned.Watch(), db.Devices.Watch(), db.MarksChanged, func(state.Snapshot) <-chan struct{} { return heard },
+		func(state.Snapshot) <-chan struct{} { return valid }, func(state.Snapshot) <-chan struct{} { return seen })
+}
+
+// steppedDown returns the interfaces that this node is not to announce on, for
+// they are cut off from their segments.
+func (a *Announcer) steppedDown(snap state.Snapshot) map[string]bool {
+	report, known := a.report(snap)
+	if !known {
+		return nil
+	}
+	own := state.NodeLease{Node: a.cfg.Node, Interfaces: report.interfaces}
+	return steppedDown(own, a.cfg.DB.NodeLeases.Rows(snap), a.observer.seen.Load().verdicts, a.lease.Valid())
+}
+
+func (a *Announcer) tellSteppedDown(before, now map[string]bool) {
+	for name := range now {
+		if !before[name] {
+			a.cfg.Log.Warn("interface cut off from its segment: this node announces nothing there until it hears the others again, and they it",
+				"interface", name)
+		}
+	}
+	for name := range before {
+		if !now[name] {
+			a.cfg.Log.Info("interface joined with its segment again", "interface", name)
+		}
+	}
 }
 
 func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.Reconciler[state.Announcement] {

@@ -228,6 +228,7 @@ type clusterNode struct {
 	wire      *wireLog
 	announcer *Announcer
 	hears     atomic.Pointer[Announcer] // claims; of the daemon that runs
+	unplugged atomic.Bool               // from the segment
 	stop      func() error
 	lead      func(context.Context)
 }
@@ -290,7 +291,7 @@ func (n *clusterNode) start() {
 				n.lead(ctx)
 			}
 		},
-		Responder: n.responder, Sender: n.wire, Outside: func(state.Node, state.Device) bool { return false },
+		Responder: n.responder, Sender: n.wire, Asker: &fakeAsker{node: n, answers: make(chan Answer, 16)}, Outside: func(state.Node, state.Device) bool { return false },
 	})
 	n.hears.Store(n.announcer)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -315,7 +316,7 @@ func (n *clusterNode) served() {
 func (c *cluster) hear(from *clusterNode, mac net.HardwareAddr, addr netip.Addr) {
 	at := SystemClock{}.Boottime()
 	for _, n := range c.nodes {
-		if n == from {
+		if n == from || n.unplugged.Load() || from.unplugged.Load() {
 			continue
 		}
 		muted := false

@@ -38,6 +38,7 @@ const (
 	BarNoInterface    Bar = "NoInterface"    // no interface that the policies name
 	BarOffLink        Bar = "OffLink"        // the address belongs to a subnet that its interfaces are not on
 	BarInterfaceDown  Bar = "InterfaceDown"  // the interface is down
+	BarCutOff         Bar = "CutOff"         // the others on the segment do not hear it, or it does not hear them
 	BarNoLocalBackend Bar = "NoLocalBackend" // externalTrafficPolicy Local, and no ready backend there
 	BarNoBackend      Bar = "NoBackend"      // no backend serves anywhere, and the policies withdraw the address then
 )
@@ -70,6 +71,7 @@ type site struct {
 	verdicts map[string]Verdict
 	backends map[state.ObjectName]map[string]bool // nodes with a ready one; "" is no node
 	onNodes  map[state.ObjectName]bool            // that have an endpoint on a node
+	cut      map[nodeInterface]bool               // that are up, and not connected with the others
 	served   map[state.ObjectName]bool            // that have a ready backend, or one that serves while it terminates
 	// drainCordoned is Inputs.DrainCordoned.
 	drainCordoned bool
@@ -84,6 +86,7 @@ func survey(in Inputs) *site {
 		cache: map[string]map[string]Standing{},
 	}
 	s.policies, _ = compilePolicies(in.Policies, in.Pools)
+	s.cut = cutOff(in.Leases, in.Verdicts)
 	for _, n := range in.Nodes {
 		s.names = append(s.names, n.Name)
 	}
@@ -276,6 +279,10 @@ func (s *site) stand(w wantedAddr, name string) Standing {
 	interfaces = slices.DeleteFunc(interfaces, func(i state.LeaseInterface) bool { return !i.Up })
 	if len(interfaces) == 0 {
 		return barred(BarInterfaceDown)
+	}
+	interfaces = slices.DeleteFunc(interfaces, func(i state.LeaseInterface) bool { return s.cut[nodeInterface{name, i.Name}] })
+	if len(interfaces) == 0 {
+		return barred(BarCutOff)
 	}
 	if w.idle {
 		return barred(BarNoBackend)

@@ -68,6 +68,18 @@ func (c *fakeClock) Advance(d time.Duration) {
 	}
 }
 
+// waitedFor says whether somebody waits for d from now on.
+func (c *fakeClock) waitedFor(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, at := range c.waiting {
+		if at == c.now+d {
+			return true
+		}
+	}
+	return false
+}
+
 // fakeResponder is a kernel that answers ARP, as the maps have it.
 type fakeResponder struct {
 	mu      sync.Mutex
@@ -292,3 +304,20 @@ func (c *fakeClient) Prune(_ context.Context, wanted []state.Assignment) error {
 		})
 	})
 }
+
+// fakeAsker asks a cluster's nodes, whose kernels answer whatever their daemons do.
+type fakeAsker struct {
+	node    *clusterNode
+	answers chan Answer
+}
+
+func (f *fakeAsker) Ask(ifindex int, _ net.HardwareAddr, _, asked netip.Addr, _ net.HardwareAddr) error {
+	for _, n := range f.node.cluster.nodes {
+		if addr(n.id) == asked && !n.unplugged.Load() && !f.node.unplugged.Load() {
+			f.answers <- Answer{ifindex, asked, net.HardwareAddr{2, 0, 0, 0, 0, byte(n.id)}}
+		}
+	}
+	return nil
+}
+
+func (f *fakeAsker) Answers() <-chan Answer { return f.answers }

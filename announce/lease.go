@@ -46,7 +46,9 @@ type leaseKeeper struct {
 	lastRead func() time.Duration
 	// report is what the lease says of the node; false before it is known.
 	report func(state.Snapshot) (nodeReport, bool)
-	log    *slog.Logger
+	// heard returns a channel that closes when something else is heard on the wire.
+	heard func() <-chan struct{}
+	log   *slog.Logger
 
 	renewing sync.Mutex // held while a renewal is under way
 	mu       sync.Mutex
@@ -99,7 +101,7 @@ func (k *leaseKeeper) status() LeaseStatus {
 func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
 	lastRead func() time.Duration, report func(state.Snapshot) (nodeReport, bool), log *slog.Logger) *leaseKeeper {
 	return &leaseKeeper{node: node, timing: t, clock: clock, db: db, writer: w, lastRead: lastRead, report: report, log: log,
-		changed: make(chan struct{})}
+		heard: func() <-chan struct{} { return nil }, changed: make(chan struct{})}
 }
 
 // Valid says whether the lease is, by this node's own clock.
@@ -195,7 +197,7 @@ func (k *leaseKeeper) run(ctx context.Context) {
 func (k *leaseKeeper) pause(ctx context.Context, started, next time.Duration) {
 	for ctx.Err() == nil {
 		now := k.clock.Boottime()
-		snap := k.db.Snapshot()
+		snap, heard := k.db.Snapshot(), k.heard()
 		if k.news(snap) {
 			next = min(next, started+k.timing.Renew/4) // a flapping link does not flood the store
 		}
@@ -205,6 +207,7 @@ func (k *leaseKeeper) pause(ctx context.Context, started, next time.Duration) {
 		select {
 		case <-ctx.Done():
 		case <-k.clock.After(next - now):
+		case <-heard:
 		case <-k.db.Devices.Changed(snap):
 		case <-k.db.L2Policies.Changed(snap):
 		case <-k.db.Nodes.Changed(snap):

@@ -69,7 +69,8 @@ func onLink(prefixes []netip.Prefix) []netip.Prefix {
 
 func sameInterface(a, b state.LeaseInterface) bool {
 	return a.Name == b.Name && a.MAC == b.MAC && a.Up == b.Up &&
-		slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.Gateways, b.Gateways)
+		slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.Gateways, b.Gateways) &&
+		slices.Equal(a.Heard, b.Heard) && slices.Equal(a.Silent, b.Silent) && a.Gateway == b.Gateway
 }
 
 // ClusterMACs returns the addresses that the other nodes announce from, sorted.

@@ -47,7 +47,7 @@ func TestReport(t *testing.T) {
 	}
 	outside := func(d state.Device) bool { return strings.HasPrefix(d.Name, "eth") }
 	got := fmt.Sprint(Report(devices, policies, state.Node{Name: "a", Labels: map[string]string{"name": "a"}}, outside))
-	want := "[{bond0 02:00:00:00:00:03 true [] []} {eth0 02:00:00:00:00:02 false [] []} {eth1 02:00:00:00:00:01 true [192.168.10.0/24] [192.168.10.200]}]"
+	want := "[{bond0 02:00:00:00:00:03 true [] [] [] [] } {eth0 02:00:00:00:00:02 false [] [] [] [] } {eth1 02:00:00:00:00:01 true [192.168.10.0/24] [192.168.10.200] [] [] }]"
 	if got != want {
 		t.Errorf("report %s\nwant %s", got, want)
 	}

@@ -33,6 +33,8 @@ const (
 	deafToClaims   breach = "a claim of another node mutes nobody"
 	returnsBlindly breach = "a daemon whose fence has run out answers on before it has read the store"
 	fencedByStore  breach = "the fence is pushed only while the lease is valid"
+	sticksToWire   breach = "a node that hears no one answers on"
+	trustsDeaf     breach = "who does not answer the node's daemon is taken for dead"
 	forgetsHolder  breach = "placement forgets who holds an address"
 )
 
@@ -110,6 +112,9 @@ type modelDaemon struct {
 	decided       []state.Assignment
 	nextPlacement time.Duration
 	nextRefresh   time.Duration
+	// What it heard on the wire, last.
+	heard            state.LeaseInterface
+	heardAt, nextAsk time.Duration
 }
 
 type model struct {
@@ -123,6 +128,7 @@ type model struct {
 	slow    time.Duration // extra latency of the store
 	faultAt time.Duration // of the last change of the world
 	wireAt  time.Duration // of the last change of links, islands or power
+	storeAt time.Duration // of the last change of ways to the store
 	none    map[netip.Addr]time.Duration
 	log     []string
 	failure string // the first rule that did not hold
@@ -256,6 +262,10 @@ func (m *model) run(d *modelDaemon) {
 			d.fence.pushed(until)
 		}
 	}
+	if now >= d.nextAsk {
+		d.nextAsk = now + time.Second
+		m.ask(d, now)
+	}
 	m.announce(d, now)
 	m.elect(d, now)
 	if d.leading && now >= d.nextPlacement {
@@ -297,6 +307,9 @@ func (m *model) read(d *modelDaemon, now time.Duration) {
 		if !d.paused {
 			since := d.liveness.since
 			d.liveness.Observe(m.boot(d.node), d.lastRead, d.leases)
+			if d.liveness.since != since {
+				m.storeAt = m.now
+			}
 			if d.liveness.since != since && d.leading {
 				m.faultAt = m.now // a read got lost: every lease has a full duration afresh
 			}
@@ -306,9 +319,8 @@ func (m *model) read(d *modelDaemon, now time.Duration) {
 
 func (m *model) renew(d *modelDaemon, now, duration time.Duration) {
 	d.renewing = true
-	n := d.node
-	l := lease(n.name, n.id)
-	l.Duration, l.Interfaces[0].Up, l.Released = duration, n.linkUp, n.released
+	n, l := d.node, m.lease(d)
+	l.Duration = duration
 	m.call(n, func() {
 		m.store.renewals++
 		for _, o := range m.nodes {
@@ -335,6 +347,54 @@ func (m *model) renew(d *modelDaemon, now, duration time.Duration) {
 	})
 }
 
+// modelGateway is on island 0, and so are the clients.
+var modelGateway = addr(200)
+
+// lease is what the daemon would report now.
+func (m *model) lease(d *modelDaemon) state.NodeLease {
+	n := d.node
+	l := lease(n.name, n.id)
+	l.Addrs, l.Released = []netip.Addr{addr(100 + n.id)}, n.released
+	i := &l.Interfaces[0]
+	i.Up, i.Gateways = n.linkUp, []netip.Addr{modelGateway}
+	if m.boot(n)-d.heardAt < modelTiming.heardFor() {
+		i.Heard, i.Silent, i.Gateway = d.heard.Heard, d.heard.Silent, d.heard.Gateway
+	}
+	return l
+}
+
+// ask is the prober's round: the kernels of machines that are joined answer.
+func (m *model) ask(d *modelDaemon, now time.Duration) {
+	n, was := d.node, d.heard
+	d.heard, d.heardAt = state.LeaseInterface{}, now
+	own := m.lease(d)
+	leases := append(slices.DeleteFunc(slices.Clone(d.leases), func(l state.NodeLease) bool { return l.Node == n.name }), own)
+	for _, a := range asks(n.name, leases, d.liveness.Verdicts(), map[string]bool{"eth1": inDoubt(was)})["eth1"] {
+		answers := n.linkUp && n.island == 0
+		if a.node != "" {
+			o := m.nodes[slices.IndexFunc(m.nodes, func(o *modelNode) bool { return o.name == a.node })]
+			answers = n.linkUp && o.powered && o.linkUp && o.island == n.island
+			if m.breach == trustsDeaf {
+				answers = answers && o.daemon != nil && !o.daemon.paused
+			}
+		}
+		switch {
+		case a.node == "" && answers:
+			d.heard.Gateway = state.Heard
+		case a.node == "":
+			d.heard.Gateway = state.Silent
+		case answers:
+			d.heard.Heard = append(d.heard.Heard, a.node)
+		default:
+			d.heard.Silent = append(d.heard.Silent, a.node)
+		}
+	}
+	if !sameInterface(was, d.heard) {
+		d.nextRenew = min(d.nextRenew, now+modelTiming.Renew/4)
+		m.logf("%s hears %v, not %v, gateway %s", n.name, d.heard.Heard, d.heard.Silent, d.heard.Gateway)
+	}
+}
+
 // announce is Local, the reconciler, the responder and the referee.
 func (m *model) announce(d *modelDaemon, now time.Duration) {
 	n := d.node
@@ -350,7 +410,11 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 		return
 	}
 	wanted := map[netip.Addr]state.Announcement{}
-	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp}}, n.name) {
+	down := steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), valid)
+	if m.breach == sticksToWire {
+		down = nil
+	}
+	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
 	}
 	for a := range n.kernel {

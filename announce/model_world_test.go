@@ -21,8 +21,44 @@ func (m *model) checkMove(d *modelDaemon, row state.Assignment, from string, ver
 		m.fail("%s takes %s from %s, whose lease was valid by its own count", d.node.name, row.Addr, from)
 	case verdict == Expired && d.unrenewed[from] < modelTiming.Duration/6:
 		m.fail("%s takes %s from %s, which it could see unrenewed for %v only", d.node.name, row.Addr, from, d.unrenewed[from])
-	case verdict == Live && slices.ContainsFunc(d.leases, func(l state.NodeLease) bool { return l.Node == from && l.Interfaces[0].Up }):
+	case row.Reason == state.ReasonCutOff:
+		if m.settled() && m.joined() {
+			m.fail("%s takes %s from %s as cut off, and all have long been joined", d.node.name, row.Addr, from)
+		}
+	case verdict == Live && row.Node != "" && slices.ContainsFunc(d.leases, func(l state.NodeLease) bool { return l.Node == from && l.Interfaces[0].Up }):
 		m.fail("%s takes %s from %s, which is live and up: %s", d.node.name, row.Addr, from, row.Reason)
+	}
+}
+
+// joined says whether all nodes are on the wire together.
+func (m *model) joined() bool {
+	return !slices.ContainsFunc(m.nodes, func(n *modelNode) bool { return !n.powered || !n.linkUp || n.island != 0 })
+}
+
+// settled says whether the wire and the ways to the store have been the same
+// for long enough that all know how they stand.
+func (m *model) settled() bool {
+	return m.slow == 0 && m.now-max(m.wireAt, m.storeAt) > 2*modelTiming.Duration
+}
+
+// checkAlone: a node that has lost all others, who have the gateway, answers no more.
+func (m *model) checkAlone(n *modelNode, a netip.Addr) {
+	d := n.daemon
+	if !m.settled() || n.island == 0 || d == nil || d.paused || len(d.heard.Silent) == 0 || m.rightful(n) && m.now-m.faultAt < 2*modelTiming.Duration {
+		return
+	}
+	others := 0
+	for _, o := range m.nodes {
+		switch {
+		case o == n:
+		case o.powered && o.linkUp && o.island == n.island:
+			return // not alone
+		case o.healthy() && o.island == 0:
+			others++
+		}
+	}
+	if others > 1 {
+		m.fail("%s answers for %s, alone on its island", n.name, a)
 	}
 }
 
@@ -36,7 +72,7 @@ func (m *model) answers(n *modelNode, a netip.Addr) bool {
 	return n.powered && n.linkUp && e != nil && !e.muted && m.boot(n) < n.until
 }
 
-// healthy nodes could hold any address.
+// healthy nodes could hold any address, where the clients are.
 func (n *modelNode) healthy() bool {
 	return n.powered && n.linkUp && n.api && !n.released && n.daemon != nil && !n.daemon.paused
 }
@@ -44,7 +80,7 @@ func (n *modelNode) healthy() bool {
 func (m *model) check() {
 	healthy := 0
 	for _, n := range m.nodes {
-		if n.healthy() {
+		if n.healthy() && n.island == 0 {
 			healthy++
 		}
 	}
@@ -59,7 +95,10 @@ func (m *model) check() {
 			if !m.answers(n, a) {
 				continue
 			}
-			answering++
+			m.checkAlone(n, a)
+			if n.island == 0 {
+				answering++
+			}
 			island := islands[n.island]
 			island.answer = append(island.answer, n.name)
 			if m.rightful(n) {
@@ -89,7 +128,7 @@ func (m *model) check() {
 			bound += modelTiming.Grace
 		}
 		if gone := m.now - max(m.none[a], m.faultAt); gone > bound {
-			m.fail("%s is answered for by nobody for %v, with %d healthy nodes of %d", a, gone, healthy, len(m.nodes))
+			m.fail("%s is answered for by nobody that clients reach for %v, with %d healthy nodes of %d", a, gone, healthy, len(m.nodes))
 		}
 	}
 }
@@ -137,7 +176,7 @@ func (m *model) faults() {
 	}
 	m.faultAt = m.now
 	n := m.nodes[m.rng.IntN(len(m.nodes))]
-	switch m.rng.IntN(14) {
+	switch m.rng.IntN(15) {
 	case 0:
 		n.powered, n.daemon, n.until = !n.powered, nil, 0
 		n.kernel = map[netip.Addr]*modelEntry{}
@@ -158,12 +197,14 @@ func (m *model) faults() {
 		m.logf("%s on island %d", n.name, n.island)
 	case 3, 4:
 		n.api = !n.api
+		m.storeAt = m.now
 		m.logf("%s api %v", n.name, n.api)
 	case 5:
 		up := m.rng.IntN(2) == 0
 		for _, o := range m.nodes {
 			o.api = up
 		}
+		m.storeAt = m.now
 		m.logf("api of all %v", up)
 	case 6, 7: // killed
 		if n.daemon != nil {
@@ -188,6 +229,7 @@ func (m *model) faults() {
 		}
 	case 11:
 		m.slow = []time.Duration{0, 300 * time.Millisecond, 600 * time.Millisecond, 5 * time.Second}[m.rng.IntN(4)]
+		m.storeAt = m.now
 		m.logf("store slow by %v", m.slow)
 	case 12:
 		m.slow = 0
@@ -203,13 +245,17 @@ func (m *model) faults() {
 			}
 			o.linkUp, o.island, o.api, o.released = true, 0, true, false
 		}
-		m.wireAt = m.now
+		m.wireAt, m.storeAt = m.now, m.now
 		m.logf("all mended")
 	case 13: // drained, or taken back
 		if n.daemon != nil {
 			n.released = !n.released
 			m.logf("%s released %v", n.name, n.released)
 		}
+	case 14: // one cable for both
+		n.island, n.api = 1, false
+		m.wireAt, m.storeAt = m.now, m.now
+		m.logf("%s on island 1, without api", n.name)
 	}
 }
 
@@ -262,7 +308,7 @@ func TestModel(t *testing.T) {
 
 // The model notices when a rule is broken.
 func TestModelNotices(t *testing.T) {
-	for _, b := range []breach{wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
+	for _, b := range []breach{sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
 		t.Run(string(b), func(t *testing.T) {
 			for seed := range uint64(100) {
 				if m := newModel(seed, b).play(modelSteps); m.failure != "" {

@@ -126,7 +126,8 @@ func Place(in Inputs, now time.Time) []state.Assignment {
 			!(w.failback && stand.Preference < highestPreference(candidates, site.verdicts)) {
 			last = stand.Node
 		}
-		move(&rows[i], cmp.Or(last, choose(candidates, site.verdicts, load, w.service())), candidates, site.verdicts, now)
+		bar := site.stand(w, cmp.Or(rows[i].Node, rows[i].Previous)).Bar
+		move(&rows[i], cmp.Or(last, choose(candidates, site.verdicts, load, w.service())), bar, candidates, site.verdicts, now)
 		load.add(rows[i].Node, w.service())
 	}
 	if slices.ContainsFunc(in.Policies, state.L2Policy.Unread) {
@@ -206,8 +207,8 @@ func choose(candidates map[string]Standing, verdicts map[string]Verdict, l load,
 	return best
 }
 
-// move hands row to node, "" for nobody.
-func move(row *state.Assignment, node string, candidates map[string]Standing, verdicts map[string]Verdict, now time.Time) {
+// move hands row to node, "" for nobody. bar is what keeps the last holder from it.
+func move(row *state.Assignment, node string, bar Bar, candidates map[string]Standing, verdicts map[string]Verdict, now time.Time) {
 	was := row.Node
 	if node == was && !row.Since.IsZero() {
 		return // still nobody
@@ -224,7 +225,9 @@ func move(row *state.Assignment, node string, candidates map[string]Standing, ve
 		row.Reason = state.ReasonReleased
 	case verdicts[row.Previous] == Expired || verdicts[row.Previous] == NoLease:
 		row.Reason = state.ReasonLeaseExpired
-	case candidates[row.Previous].Node != "":
+	case bar == BarCutOff:
+		row.Reason = state.ReasonCutOff
+	case bar == "":
 		row.Reason = state.ReasonPreferred
 	default:
 		row.Reason = state.ReasonNotCandidate

@@ -169,6 +169,9 @@ type leaseInterface struct {
 	Up       bool           `json:"up"`
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
 	Gateways []netip.Addr   `json:"gateways,omitempty"`
+	Heard    []string       `json:"heard,omitempty"`
+	Silent   []string       `json:"silent,omitempty"`
+	Gateway  state.Hearing  `json:"gateway,omitempty"`
 }
 
 // SetNodeLease writes row into a Lease: all but metadata's own fields and the

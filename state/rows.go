@@ -393,7 +393,21 @@ type LeaseInterface struct {
 	Prefixes []netip.Prefix
 	// Gateways that the node's default routes through it lead to.
 	Gateways []netip.Addr
+	// Heard and Silent are, of the other nodes on the same segment, those that
+	// answered when this one last asked, and those that did not: a few of all.
+	Heard, Silent []string
+	// Gateway is whether the gateway answered.
+	Gateway Hearing
 }
+
+// Hearing is what came of asking for a machine.
+type Hearing string
+
+// The hearings; "" where nobody was asked.
+const (
+	Heard  Hearing = "heard"
+	Silent Hearing = "silent"
+)
 
 // RowKey of a NodeLease is the node's name.
 func (l NodeLease) RowKey() string { return l.Node }

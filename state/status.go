@@ -27,6 +27,7 @@ const (
 	ReasonReleased        Reason = "Released"     // the last holder gave it up
 	ReasonNotCandidate    Reason = "NotCandidate" // the last holder no longer matches a policy
 	ReasonPreferred       Reason = "Preferred"    // the node is preferred to the last holder, and the policy fails back
+	ReasonCutOff          Reason = "CutOff"       // the last holder is no longer on the segment: power, cable or port
 	ReasonNoCandidate     Reason = "NoCandidate"  // no node may announce it
 	// ReasonAnnounced is of an AnnouncedStatus: each address has its node.
 	ReasonAnnounced Reason = "Announced"

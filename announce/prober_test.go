@@ -1,0 +1,265 @@
+package announce
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// A node that is cut off from its segment steps down by itself, and another
+// takes over, though its lease is renewed all the while over another network.
+func TestCutOffNodeStepsDown(t *testing.T) {
+	c := newCluster(t, "a", "b", "c")
+	eventually(t, 10*sec, "the address is placed", func() bool { return c.assigned().Node != "" })
+	for _, n := range c.nodes {
+		n.served()
+	}
+	first := c.node(c.assigned().Node)
+	eventually(t, 5*sec, "the holder answers", func() bool { return c.answering() == first.name })
+	reports := func(node string, such func(state.LeaseInterface) bool) func() bool {
+		return func() bool {
+			c.store.mu.Lock()
+			defer c.store.mu.Unlock()
+			l := c.store.leases[node]
+			return len(l.Interfaces) == 1 && such(l.Interfaces[0])
+		}
+	}
+	for _, n := range c.nodes {
+		eventually(t, 5*sec, n.name+" hears the others", reports(n.name, func(i state.LeaseInterface) bool { return len(i.Heard) == 2 && len(i.Silent) == 0 }))
+	}
+
+	first.unplugged.Store(true)
+	eventually(t, 5*sec, "it hears no one", reports(first.name, func(i state.LeaseInterface) bool { return len(i.Heard) == 0 && len(i.Silent) == 2 }))
+	eventually(t, 5*sec, "another answers", func() bool { s := c.answering(); return len(s) == 1 && s != first.name })
+	if a := c.assigned(); a.Reason != state.ReasonCutOff || a.Previous != first.name {
+		t.Errorf("moved as %+v", a)
+	}
+	if !first.announcer.lease.Valid() {
+		t.Error("its lease is not valid: nothing is shown")
+	}
+	second := c.node(c.assigned().Node)
+	first.unplugged.Store(false)
+	eventually(t, 5*sec, "it hears the others again", reports(first.name, func(i state.LeaseInterface) bool { return len(i.Heard) == 2 }))
+	if got := c.answering(); got != second.name {
+		t.Errorf("after it was plugged in again %q answers, want %s", got, second.name)
+	}
+
+	// Whose daemon has stopped is there; whose machine is off is not, and loses
+	// its addresses before its lease, stretched for the restart, is over.
+	if err := second.stop(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	for end := stopped.Add(quick.Grace / 4); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		if got := c.answering(); got != second.name {
+			t.Fatalf("while its daemon is stopped %q answers, want %s", got, second.name)
+		}
+	}
+	second.unplugged.Store(true)
+	eventually(t, 5*sec, "another takes it", func() bool { a := c.assigned(); return a.Node != second.name && a.Reason == state.ReasonCutOff })
+}
+
+// askerChannels hands questions to a test, and its answers on.
+type askerChannels struct {
+	asked   chan netip.Addr
+	answers chan Answer
+}
+
+func (a askerChannels) Ask(_ int, _ net.HardwareAddr, _, addr netip.Addr, _ net.HardwareAddr) error {
+	a.asked <- addr
+	return nil
+}
+
+func (a askerChannels) Answers() <-chan Answer { return a.answers }
+
+// What BFD hears is not asked for, and what it loses is asked for at once.
+func TestProberFollowsBFD(t *testing.T) {
+	db, w := state.New()
+	clock := newFakeClock()
+	asked := make(chan netip.Addr, 100)
+	answers := make(chan Answer, 100)
+	w.Update(func(tx *state.Tx) {
+		dev := eth1
+		dev.Prefixes = []netip.Prefix{netip.PrefixFrom(addr(1), 24)}
+		db.Devices.Put(tx, dev)
+		for _, l := range []state.NodeLease{heard("b", ""), heard("c", "")} {
+			l.Interfaces[0].Gateways = nil
+			db.NodeLeases.Put(tx, l)
+		}
+		db.BFDStates.Put(tx, state.BFDState{Local: addr(1), Remote: addr(2), Interface: "eth1", Phase: state.BFDUp, WasUp: true})
+	})
+	own := state.LeaseInterface{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.PrefixFrom(addr(0), 24)}}
+	p := &prober{node: "a", db: db, clock: clock, timing: DefaultTiming, log: quiet, changed: make(chan struct{}), asker: askerChannels{asked, answers},
+		report: func(state.Snapshot) (nodeReport, bool) {
+			return nodeReport{interfaces: []state.LeaseInterface{own}, addrs: []netip.Addr{addr(1)}}, true
+		},
+		verdicts: func() map[string]Verdict { return map[string]Verdict{"a": Live, "b": Live, "c": Live} }}
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { defer close(done); p.run(ctx) }()
+	defer func() { cancel(); <-done }()
+	next := func() netip.Addr {
+		t.Helper()
+		select {
+		case a := <-asked:
+			return a
+		case <-time.After(10 * sec):
+			t.Fatal("asks nobody")
+			panic("unreachable")
+		}
+	}
+	hears := func() state.LeaseInterface {
+		i := []state.LeaseInterface{own}
+		p.fill(i)
+		return i[0]
+	}
+
+	changed := p.watch()
+	if a := next(); a != addr(3) {
+		t.Fatalf("asks for %s first, want c alone", a)
+	}
+	answers <- Answer{eth1.Index + 1, addr(3), nil} // on another interface
+	answers <- Answer{eth1.Index, addr(9), nil}     // another machine
+	answers <- Answer{eth1.Index, addr(3), net.HardwareAddr{2, 0, 0, 0, 0, 3}}
+	<-changed
+	if i := hears(); len(i.Heard) != 2 || len(i.Silent) != 0 || i.Gateway != "" {
+		t.Errorf("hears %+v", i)
+	}
+
+	// It is not time yet: only the loss makes it ask.
+	clock.Advance(time.Millisecond)
+	changed = p.watch()
+	w.Update(func(tx *state.Tx) {
+		db.BFDStates.Put(tx, state.BFDState{Local: addr(1), Remote: addr(2), Interface: "eth1", Phase: state.BFDDown, WasUp: true, Diag: state.BFDTimeExpired})
+	})
+	for try := range askTries {
+		want := []netip.Addr{addr(2)}
+		if try == 0 {
+			want = append(want, addr(3))
+		}
+		for _, a := range want {
+			if got := next(); got != a {
+				t.Fatalf("try %d asks for %s, want %s", try, got, a)
+			}
+		}
+		if try == 0 {
+			answers <- Answer{eth1.Index, addr(3), nil}
+		}
+		eventually(t, 5*sec, "waits for b's answer", func() bool { return clock.waitedFor(DefaultTiming.tick()) && len(answers) == 0 })
+		clock.Advance(DefaultTiming.tick())
+	}
+	<-changed
+	if i := hears(); len(i.Silent) != 1 || i.Silent[0] != "b" || len(i.Heard) != 1 {
+		t.Errorf("hears %+v, want c alone", i)
+	}
+	// What was heard long ago says nothing.
+	clock.mu.Lock()
+	clock.now += DefaultTiming.heardFor()
+	clock.mu.Unlock()
+	if i := hears(); len(i.Heard)+len(i.Silent) != 0 {
+		t.Errorf("after a pause hears %+v", i)
+	}
+}
+
+// A process that was kept from running does not take for silence what it did not hear.
+func TestTryIsVoidAfterAPause(t *testing.T) {
+	clock := newFakeClock()
+	p := &prober{clock: clock, timing: DefaultTiming, asker: askerChannels{make(chan netip.Addr, 9), nil}, learned: map[machine]net.HardwareAddr{}, log: quiet}
+	for wait, want := range map[time.Duration]bool{DefaultTiming.tick(): true, time.Minute: false} {
+		valid := make(chan bool)
+		go func() { valid <- p.try(t.Context(), []question{{from: machine{2, addr(2)}}}) }()
+		eventually(t, 5*sec, "waits for answers", func() bool { return clock.waitedFor(DefaultTiming.tick()) })
+		clock.Advance(wait)
+		if got := <-valid; got != want {
+			t.Errorf("after %v: valid %v", wait, got)
+		}
+	}
+}
+
+// A Linux machine answers for its own address, with no daemon there, and not
+// for another; and not at all once its link is down.
+func TestAskSocket(t *testing.T) {
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root and no -short: makes network namespaces")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test and takes its namespace along
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	here, err := netns.New()
+	must(err)
+	defer here.Close()
+	there, err := netns.New()
+	must(err)
+	defer there.Close()
+	must(netns.Set(here))
+	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a0", HardwareAddr: mac1}, PeerName: "b0", PeerNamespace: netlink.NsFd(there)}))
+	a0, err := netlink.LinkByName("a0")
+	must(err)
+	must(netlink.AddrAdd(a0, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 10, 1), Mask: net.CIDRMask(24, 32)}}))
+	must(netlink.LinkSetUp(a0))
+	far, err := netlink.NewHandleAt(there)
+	must(err)
+	defer far.Close()
+	b0, err := far.LinkByName("b0")
+	must(err)
+	must(far.AddrAdd(b0, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 10, 2), Mask: net.CIDRMask(24, 32)}}))
+	must(far.LinkSetUp(b0))
+
+	socket, err := OpenAskSocket()
+	must(err)
+	defer socket.Close()
+	ask := func(i int, to net.HardwareAddr) {
+		t.Helper()
+		must(socket.Ask(a0.Attrs().Index, mac1, addr(1), addr(i), to))
+	}
+	answered := func(to net.HardwareAddr) func() bool {
+		return func() bool {
+			ask(2, to)
+			select {
+			case a := <-socket.Answers():
+				if a.Addr != addr(2) || a.Ifindex != a0.Attrs().Index || a.MAC.String() != b0.Attrs().HardwareAddr.String() {
+					t.Fatalf("answer %+v", a)
+				}
+				return true
+			case <-time.After(20 * time.Millisecond):
+				return false
+			}
+		}
+	}
+	eventually(t, 5*sec, "it answers a question to all", answered(nil))
+	eventually(t, 5*sec, "it answers a question to itself", answered(b0.Attrs().HardwareAddr))
+	for len(socket.Answers()) > 0 {
+		<-socket.Answers()
+	}
+	ask(3, nil)
+	ask(2, nil) // the answer to this one comes after none to that
+	if a := <-socket.Answers(); a.Addr != addr(2) {
+		t.Errorf("%s answers", a.Addr)
+	}
+	must(far.LinkSetDown(b0))
+	eventually(t, 5*sec, "no carrier", func() bool {
+		a0, err = netlink.LinkByName("a0")
+		must(err)
+		return a0.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
+	})
+	_ = socket.Ask(a0.Attrs().Index, mac1, addr(1), addr(2), nil) // sent or not, nobody hears it
+	select {
+	case a := <-socket.Answers():
+		t.Errorf("a machine whose link is down answers: %+v", a)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
