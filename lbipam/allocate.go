@@ -1,321 +1,227 @@
 package lbipam
 
 import (
-	"cmp"
-	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
-	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
-	"k8s.io/apimachinery/pkg/api/meta"
 )
 
-// Inputs is all that LB-IPAM looks at. The order of the rows does not matter.
-type Inputs struct {
-	// Services of every kind: what is not LB-IPAM's to serve may hold
-	// addresses of the pools.
-	Services   []state.Service
-	Pools      []state.Pool
-	Namespaces []state.Namespace
-	Nodes      []state.Node
-	Leases     []state.NodeLease
-	// Left is what is other projects'.
-	Left state.Leavings
-}
-
-// serves says whether LB-IPAM is to serve svc.
-func (in Inputs) serves(svc state.Service) bool {
-	return svc.ForSeamark() && in.Left.Service(svc) == ""
-}
-
-// Ready says whether the sources have told all that ReadInputs reads and that
-// an allocation could be wrong without.
-func Ready(db *state.DB, r state.Reader) bool {
-	return db.Services.Synced(r) && db.Pools.Synced(r) && db.Namespaces.Synced(r) && db.Nodes.Synced(r) && db.Agents.Synced(r)
-}
-
-// ReadInputs takes the Inputs from the tables, with what was decided and is
-// still on its way to the store.
-func ReadInputs(db *state.DB, r state.Reader) Inputs {
-	return Inputs{
-		Services:   Remember(db.Services.Rows(r), db.Allocations.Rows(r)),
-		Pools:      db.Pools.Rows(r),
-		Namespaces: db.Namespaces.Rows(r),
-		Nodes:      db.Nodes.Rows(r),
-		Leases:     db.NodeLeases.Rows(r),
-		Left:       state.LeavingsOf(db, r),
-	}
-}
-
-// Allocate returns what every Service that is Seamark's gets, in the order of
-// their names, and what is left in every pool, in the order of theirs.
+// Allocator holds who has which address, for as long as nothing but Services
+// changes. It is a value that is carried from one decision to the next: it has
+// no clock and no lock, and what it says depends on what it was told alone.
 //
-// Addresses a Service carries (Ingress) that lie in any pool stay its own;
-// of two Services that carry the same one and may not share it, the older has
-// it. Then addresses that are asked for are given, oldest Service first, and
-// then, of each family still wanted, the lowest that the Service may share, or
-// the lowest free one. A carried address that is no longer asked for stays
-// until one that is can be given, and is free for others when it is out of the
+// Addresses that were decided, and those a Service carries, stay its own if they
+// lie in any pool; of two Services that carry the same one and may not share it,
+// the older has it. Then addresses that are asked for are given, oldest Service first, and then,
+// of each family still wanted, the lowest that the Service may share, or the
+// lowest free one. A carried address that is no longer asked for stays until
+// one that is can be given, and is free for others when it is out of the
 // Service's status.
 //
 // What nodes, gateways, clusterIPs, externalIPs and Services of other load
 // balancers have is not free; but nothing that was given is taken for it.
-func (in Inputs) Allocate() ([]state.Allocation, []state.PoolStatus) {
-	a := newAllocator(in)
-	a.adopt()
-	for _, c := range a.claims {
-		a.giveRequested(c)
-	}
-	a.openPools()
-	for _, c := range a.claims {
-		a.giveLowest(c)
-	}
-	return a.allocations(), a.poolStatuses()
-}
-
-// Remember returns services as they will be when what was decided before is
-// in their status: with each decided address carried. It keeps a decision in
-// force while it is on its way to the store.
-func Remember(services []state.Service, decided []state.Allocation) []state.Service {
-	byName := make(map[state.ObjectName]state.Allocation, len(decided))
-	for _, d := range decided {
-		if d.Status.Wanted() {
-			byName[d.Service] = d
-		}
-	}
-	services = slices.Clone(services)
-	for i, svc := range services {
-		d, ok := byName[svc.Name]
-		if !ok || d.UID != svc.UID {
-			continue
-		}
-		ingress := slices.Clone(svc.Ingress)
-		for _, addr := range d.Addrs {
-			if !slices.Contains(ingress, addr) {
-				ingress = append(ingress, addr)
-			}
-		}
-		services[i].Ingress = ingress
-	}
-	return services
-}
-
-// allocator is one pass.
-type allocator struct {
-	pools  []*pool  // by age
-	prefer []*pool  // by preference
-	claims []*claim // by age of the Service
+type Allocator struct {
+	in         Inputs // without Services and Decided
+	namespaces map[string]map[string]string
+	pools      []*pool // by age
+	prefer     []*pool // by preference
+	index      index   // of pools
+	claims     map[state.ObjectName]*claim
 	// tenancies are the addresses that Services have, reserved those of the
-	// pools that are others'.
+	// pools that are others', reserves which of them are by a Service's own doing.
 	tenancies map[netip.Addr]*tenancy
 	reserved  map[netip.Addr][]reservation
+	reserves  map[state.ObjectName][]reserve
 	groups    map[string]*group // by sharing key
 	// kept are the pools that may hold what no pool is known to.
 	kept map[netip.Addr]*pool
+
+	// opened: what is free in the pools is known, and kept so.
+	opened bool
+	// Who waits for what: addresses asked for, addresses carried that are
+	// another's (how many), any address of a family (by age), and the second
+	// of two families.
+	waiting   map[netip.Addr][]*claim
+	contested map[netip.Addr]int
+	short     [2][]*claim
+	withheld  map[*claim]bool
+	// loose are the claims that hold what is neither in the Service's status nor
+	// to be: the next Change frees it.
+	loose map[*claim]bool
+	// touched is what a Change has changed so far; nil when there is none.
+	touched map[touch]bool
 }
 
-// claim is one Service and what it has been given so far.
-type claim struct {
-	svc       *state.Service
-	age       int // the place among the claims
-	namespace namespaceLabels
-	families  []family
-	// requested and carried addresses of each family; carried are those this
-	// Service has.
-	requested, carried, given [2][]netip.Addr
-	// reasons are why something wanted was not given.
-	reasons  []state.Reason
-	messages []string
-}
-
-// reservation is why LB-IPAM does not give an address: who has it, as "the
-// address of node a". service is set when another field of a Service's has it.
-type reservation struct {
-	holder  string
-	service state.ObjectName
-}
-
-func newAllocator(in Inputs) *allocator {
-	a := &allocator{
-		pools:     newPools(in.Pools),
-		tenancies: make(map[netip.Addr]*tenancy, len(in.Services)),
-		reserved:  map[netip.Addr][]reservation{},
-		groups:    map[string]*group{},
-		kept:      map[netip.Addr]*pool{},
+// New decides for all Services.
+func New(in Inputs) *Allocator {
+	a := newAllocator(in)
+	claims := a.newClaims(in)
+	for _, c := range claims {
+		a.adopt(c, c.decided())
 	}
-	a.prefer = slices.Clone(a.pools)
-	slices.SortFunc(a.prefer, byPreference)
-	namespaces := make(map[string]map[string]string, len(in.Namespaces))
-	for _, n := range in.Namespaces {
-		namespaces[n.Name] = n.Labels
+	for _, c := range claims {
+		a.adopt(c, c.svc.Ingress)
 	}
-	for i := range in.Services {
-		if svc := &in.Services[i]; in.serves(*svc) {
-			a.claims = append(a.claims, newClaim(svc, namespaces[svc.Name.Namespace]))
-		}
+	for _, c := range claims {
+		a.giveRequested(c)
 	}
-	slices.SortFunc(a.claims, func(c, d *claim) int {
-		return cmp.Or(c.svc.Created.Compare(d.svc.Created), c.svc.Name.Compare(d.svc.Name))
-	})
-	for i, c := range a.claims {
-		c.age = i
+	a.open()
+	for _, c := range claims {
+		a.giveLowest(c)
 	}
-	a.reserve(in)
+	for _, c := range claims {
+		a.conclude(c)
+	}
 	return a
 }
 
-func newClaim(svc *state.Service, namespace map[string]string) *claim {
-	c := &claim{svc: svc, namespace: namespaceLabels{svc.Name.Namespace, namespace}}
-	for _, f := range []family{ipv4, ipv6} {
-		if slices.Contains(svc.Families, f.String()) {
-			c.families = append(c.families, f)
+func newAllocator(in Inputs) *Allocator {
+	a := &Allocator{
+		in:         in,
+		namespaces: make(map[string]map[string]string, len(in.Namespaces)),
+		pools:      newPools(in.Pools),
+		claims:     make(map[state.ObjectName]*claim, len(in.Services)),
+		tenancies:  make(map[netip.Addr]*tenancy, len(in.Services)),
+		reserved:   map[netip.Addr][]reservation{},
+		reserves:   map[state.ObjectName][]reserve{},
+		groups:     map[string]*group{},
+		kept:       map[netip.Addr]*pool{},
+		waiting:    map[netip.Addr][]*claim{},
+		contested:  map[netip.Addr]int{},
+		withheld:   map[*claim]bool{},
+		loose:      map[*claim]bool{},
+	}
+	a.prefer = slices.Clone(a.pools)
+	slices.SortFunc(a.prefer, byPreference)
+	a.index = newIndex(a.pools)
+	for _, n := range in.Namespaces {
+		a.namespaces[n.Name] = n.Labels
+	}
+	a.reserveAll(in)
+	a.in.Services, a.in.Decided = nil, nil
+	return a
+}
+
+// newClaims returns the claims of the Services that are Seamark's, by age.
+func (a *Allocator) newClaims(in Inputs) []*claim {
+	decided := make(map[state.ObjectName]*state.Allocation, len(in.Decided))
+	for i := range in.Decided {
+		if d := &in.Decided[i]; d.Status.Wanted() {
+			decided[d.Service] = d
 		}
 	}
-	if len(c.families) == 2 && svc.Families[0] == ipv6.String() {
-		slices.Reverse(c.families)
-	}
-	if len(c.families) == 0 {
-		c.families = []family{ipv4}
-	}
-	for _, addr := range svc.RequestedIPs {
-		f := familyOf(addr)
-		if !slices.Contains(c.families, f) {
-			c.refuse(state.ReasonWrongFamily, fmt.Sprintf("%s is %s, but spec.ipFamilies of the Service is %s: add the family there, or ask for another address",
-				c.asked(addr), f, list(c.families, family.String)))
+	claims := make([]*claim, 0, len(in.Services))
+	for i := range in.Services {
+		svc := &in.Services[i]
+		if !in.serves(*svc) {
 			continue
 		}
-		if !slices.Contains(c.requested[f], addr) {
-			c.requested[f] = append(c.requested[f], addr)
+		var before state.Allocation
+		if d := decided[svc.Name]; d != nil {
+			before = *d
 		}
+		c := newClaim(svc, a.namespaces[svc.Name.Namespace], before)
+		a.claims[svc.Name] = c
+		claims = append(claims, c)
 	}
-	return c
+	slices.SortFunc(claims, older)
+	return claims
 }
 
-// asked begins a message about an address that c asks for.
-func (c *claim) asked(addr netip.Addr) string {
-	return fmt.Sprintf("%s, asked for in %s,", addr, c.svc.RequestField)
-}
-
-func (c *claim) refuse(reason state.Reason, message string) {
-	if slices.Contains(c.messages, message) {
-		return // both families lack the same
-	}
-	c.reasons = append(c.reasons, reason)
-	c.messages = append(c.messages, message)
-}
-
-// mayUse says whether c takes addresses of p: it names none, or p.
-func (c *claim) mayUse(p *pool) bool { return c.svc.Pool == "" || p.Called(c.svc.Pool) }
-
-// reserve records which addresses of pools others have.
-func (a *allocator) reserve(in Inputs) {
-	pools := state.IndexPools(in.Pools)
-	reserve := func(addrs []netip.Addr, holder string, service state.ObjectName) {
-		for _, addr := range addrs {
-			if _, ok := pools.Holding(addr.Unmap()); ok {
-				a.reserved[addr.Unmap()] = append(a.reserved[addr.Unmap()], reservation{holder, service})
-			}
+// adopt lets c have what it carries. What Seamark gave and no pool holds stays
+// while there is a pool that cannot be read: it may hold it.
+func (a *Allocator) adopt(c *claim, carries []netip.Addr) {
+	for _, addr := range carries {
+		f := familyOf(addr)
+		if slices.Contains(c.carried[f], addr) || slices.Contains(c.contested, addr) {
+			continue
 		}
-	}
-	for addr, h := range state.Holders(in.Services, in.Nodes, in.Leases, nil) {
-		if _, ok := pools.Holding(addr); ok {
-			a.reserved[addr] = []reservation{{holder: h.String()}}
-		}
-	}
-	for _, svc := range in.Services {
-		if len(svc.ExternalIPs) > 0 {
-			reserve(svc.ExternalIPs, "in spec.externalIPs of Service "+svc.Name.String(), svc.Name)
-		}
-		if svc.Type == "LoadBalancer" && !in.serves(svc) {
-			whose := "of loadBalancerClass " + svc.Class
-			if by := in.Left.Service(svc); by != "" {
-				whose = "which is left to " + by
-			}
-			reserve(svc.Ingress, "in the status of Service "+svc.Name.String()+", "+whose, svc.Name)
-		}
-	}
-	for _, all := range a.reserved {
-		slices.SortFunc(all, func(r, s reservation) int {
-			return cmp.Or(r.service.Compare(s.service), strings.Compare(r.holder, s.holder))
-		})
-	}
-}
-
-// reservedFrom returns who but c has the address, "" when nobody has.
-func (a *allocator) reservedFrom(c *claim, addr netip.Addr) string {
-	for _, r := range a.reserved[addr] {
-		if r.service != c.svc.Name {
-			return r.holder
-		}
-	}
-	return ""
-}
-
-// adopt lets every Service have what it carries. What Seamark gave and no pool
-// holds stays while there is a pool that cannot be read: it may hold it.
-func (a *allocator) adopt() {
-	unread := slices.IndexFunc(a.pools, func(p *pool) bool { return p.Unread() })
-	for _, c := range a.claims {
-		ours := meta.FindStatusCondition(c.svc.Conditions, v1alpha1.ConditionIPAMRequestSatisfied) != nil
-		for _, addr := range c.svc.Ingress {
-			f := familyOf(addr)
-			if slices.Contains(c.carried[f], addr) {
+		if a.poolOf(addr) == nil {
+			unread := slices.IndexFunc(a.pools, func(p *pool) bool { return p.Unread() })
+			if unread < 0 || !c.ours() {
 				continue
 			}
-			if a.poolOf(addr) == nil {
-				if unread < 0 || !ours {
-					continue
-				}
-				a.kept[addr] = a.pools[unread]
-			}
-			if t := a.tenancies[addr]; t != nil && t.refuses(c).any() {
-				continue
-			}
-			a.settle(c, addr)
-			c.carried[f] = append(c.carried[f], addr)
+			a.kept[addr] = a.pools[unread]
 		}
+		if t := a.tenancies[addr]; t != nil && t.refuses(c).any() {
+			c.contested = append(c.contested, addr)
+			continue
+		}
+		a.settle(c, addr)
+		c.carried[f] = append(c.carried[f], addr)
 	}
 }
 
 // settle makes c a tenant of the address.
-func (a *allocator) settle(c *claim, addr netip.Addr) {
+func (a *Allocator) settle(c *claim, addr netip.Addr) {
+	c.holds = append(c.holds, addr)
+	a.touch(addr, c)
 	if t := a.tenancies[addr]; t != nil {
 		t.join(c)
 		return
 	}
-	t := &tenancy{first: c}
+	t := newTenancy(c)
 	a.tenancies[addr] = t
 	if key := c.svc.Sharing; key != "" {
-		if a.groups[key] == nil {
-			a.groups[key] = &group{}
-		}
-		a.groups[key].add(addr, t)
+		a.group(key).add(addr, t)
 	}
+	if a.opened && len(a.reserved[addr]) == 0 {
+		for _, p := range a.index.pools(addr) {
+			p.occupy(addr)
+		}
+	}
+}
+
+// release ends all tenancies of c.
+func (a *Allocator) release(c *claim) {
+	for _, addr := range c.holds {
+		a.touch(addr, c)
+		t, g := a.tenancies[addr], a.groups[c.svc.Sharing]
+		if g != nil {
+			g.freed(addr, portsOf(c))
+		}
+		if t.leave(c); len(t.tenants) > 0 {
+			continue
+		}
+		delete(a.tenancies, addr)
+		delete(a.kept, addr)
+		if g != nil {
+			if g.remove(addr); g.empty() {
+				delete(a.groups, c.svc.Sharing)
+			}
+		}
+		if len(a.reserved[addr]) == 0 {
+			for _, p := range a.index.pools(addr) {
+				p.vacate(addr)
+			}
+		}
+	}
+	c.holds = nil
 }
 
 // poolOf returns the pool that addr is in: of several, one that gives, or else the oldest.
-func (a *allocator) poolOf(addr netip.Addr) *pool {
-	var found *pool
-	for _, p := range a.pools {
-		if p.addrs.contains(addr) && (found == nil || found.conflict != "" && p.conflict == "") {
-			found = p
-		}
+func (a *Allocator) poolOf(addr netip.Addr) *pool {
+	if s := a.index.find(addr); s != nil {
+		return s.giver
 	}
-	if found == nil {
-		return a.kept[addr]
-	}
-	return found
+	return a.kept[addr]
 }
 
 // giveRequested gives what c asks for by address, or else what it carries.
-func (a *allocator) giveRequested(c *claim) {
+func (a *Allocator) giveRequested(c *claim) {
 	for _, f := range c.families {
+		c.given[f] = nil
 		for _, addr := range c.requested[f] {
-			if a.give(c, addr) {
-				c.given[f] = append(c.given[f], addr)
+			if !slices.Contains(c.holds, addr) {
+				if a.denies(c, addr).any() {
+					continue
+				}
+				a.settle(c, addr)
 			}
+			c.given[f] = append(c.given[f], addr)
 		}
 		if len(c.given[f]) == 0 {
 			c.given[f] = c.carried[f]
@@ -323,51 +229,8 @@ func (a *allocator) giveRequested(c *claim) {
 	}
 }
 
-// give makes c a tenant of an address it asks for, or says why it cannot be.
-func (a *allocator) give(c *claim, addr netip.Addr) bool {
-	if slices.Contains(c.carried[familyOf(addr)], addr) {
-		return true
-	}
-	t, p := a.tenancies[addr], a.poolOf(addr)
-	if t != nil {
-		if refusal := t.refuses(c); refusal.any() {
-			c.refuse(state.ReasonAlreadyAssigned, fmt.Sprintf("%s belongs to %s: ask for another address, or take it from that Service first",
-				c.asked(addr), refusal))
-			return false
-		}
-	} else if p == nil {
-		c.refuse(state.ReasonOutsidePools, a.outsideText(c, addr))
-		return false
-	} else if holder := a.reservedFrom(c, addr); holder != "" {
-		c.refuse(state.ReasonAlreadyAssigned, fmt.Sprintf("%s is %s: ask for another address", c.asked(addr), holder))
-		return false
-	}
-	if !c.mayUse(p) {
-		c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s is in pool %s, but %s names pool %s: make the two agree",
-			c.asked(addr), p.Name, c.svc.PoolField, c.svc.Pool))
-		return false
-	}
-	if why := p.refuses(c, true); why != "" {
-		c.refuse(state.ReasonPoolNotAllowed, fmt.Sprintf("%s is in pool %s, which does not give it: %s: ask for another address, or change the pool",
-			c.asked(addr), p.Name, why))
-		return false
-	}
-	a.settle(c, addr)
-	return true
-}
-
-// openPools fills in what is free in the pools that give.
-func (a *allocator) openPools() {
-	used := a.used()
-	for _, p := range a.pools {
-		if p.closed == "" {
-			p.open(used)
-		}
-	}
-}
-
-// used returns every address that is not free, in ascending order.
-func (a *allocator) used() []netip.Addr {
+// open fills in what is free in the pools.
+func (a *Allocator) open() {
 	used := make([]netip.Addr, 0, len(a.tenancies)+len(a.reserved))
 	for addr := range a.tenancies {
 		used = append(used, addr)
@@ -376,71 +239,71 @@ func (a *allocator) used() []netip.Addr {
 		used = append(used, addr)
 	}
 	slices.SortFunc(used, netip.Addr.Compare)
-	return slices.Compact(used)
+	used = slices.Compact(used)
+	for _, p := range a.pools {
+		p.open(used)
+	}
+	a.opened = true
 }
 
 // giveLowest gives c one address of each family that it wants, has none of and
-// asks for none of by address.
-func (a *allocator) giveLowest(c *claim) {
+// asks for none of by address. It returns whether that changes what c has.
+func (a *Allocator) giveLowest(c *claim) bool {
+	was := c.withheld
+	var found [2]netip.Addr
+	whole := true
 	for _, f := range c.families {
-		if len(c.given[f]) > 0 || len(c.requested[f]) > 0 {
-			continue
+		if c.lacks(f) {
+			found[f] = a.lowest(c, f)
 		}
-		addr, ok := a.lowestShared(c, f)
-		if !ok {
-			addr, ok = a.lowestFree(c, f)
-		}
-		if !ok {
-			c.refuse(a.shortage(c, f))
-			continue
-		}
-		a.settle(c, addr)
-		c.given[f] = []netip.Addr{addr}
+		whole = whole && (len(c.given[f]) > 0 || found[f].IsValid())
 	}
+	if c.withheld = !whole && c.needsBoth(); c.withheld {
+		return !was
+	}
+	changed := was
+	for _, f := range c.families {
+		if found[f].IsValid() {
+			a.settle(c, found[f])
+			c.given[f] = []netip.Addr{found[f]}
+			changed = true
+		}
+	}
+	return changed
 }
 
-func (a *allocator) lowestFree(c *claim, f family) (netip.Addr, bool) {
+// lowest returns the lowest address of the family that c may share, or the
+// lowest free one in the best pool; not valid when there is none.
+func (a *Allocator) lowest(c *claim, f family) netip.Addr {
+	if addr, ok := a.lowestShared(c, f); ok {
+		return addr
+	}
 	for _, p := range a.prefer {
-		if !c.mayUse(p) || len(p.free[f]) == 0 || p.refuses(c, c.svc.Pool != "") != "" {
+		if len(p.free[f]) == 0 || !c.mayUse(p) || p.refuses(c, c.svc.Pool != "") != "" {
 			continue
 		}
-		if addr, ok := p.takeLowest(f); ok {
-			return addr, true
+		if addr, ok := p.lowest(f); ok {
+			return addr
 		}
 	}
-	return netip.Addr{}, false
+	return netip.Addr{}
 }
 
-func (a *allocator) allocations() []state.Allocation {
-	byName := slices.Clone(a.claims)
-	slices.SortFunc(byName, func(c, d *claim) int { return c.svc.Name.Compare(d.svc.Name) })
-	rows := make([]state.Allocation, 0, len(byName))
-	for _, c := range byName {
-		row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: state.ReasonSatisfied}
-		if len(c.reasons) > 0 {
-			row.Reason = c.reasons[0]
-		}
-		messages := c.messages
-		for _, f := range c.families {
-			for _, addr := range c.given[f] {
-				row.Addrs = append(row.Addrs, addr)
-				row.Pools = append(row.Pools, a.poolOf(addr).Name)
-			}
-			if why := a.unshared(c, f); why != "" {
-				messages = append(messages, why)
-			}
-		}
-		row.Message = strings.Join(messages, "; ")
-		rows = append(rows, row)
+// Allocations returns the decisions, in the order of the Services' names.
+func (a *Allocator) Allocations() []state.Allocation {
+	claims := slices.SortedFunc(maps.Values(a.claims), func(c, d *claim) int { return c.svc.Name.Compare(d.svc.Name) })
+	rows := make([]state.Allocation, len(claims))
+	for i, c := range claims {
+		rows[i] = c.row
 	}
 	return rows
 }
 
-func (a *allocator) poolStatuses() []state.PoolStatus {
-	used := a.used()
+// PoolStatuses returns what is left in every pool, in the order of their names.
+func (a *Allocator) PoolStatuses() []state.PoolStatus {
 	rows := make([]state.PoolStatus, len(a.pools))
 	for i, p := range a.pools {
-		rows[i] = p.status(used)
+		rows[i] = p.status()
 	}
 	slices.SortFunc(rows, func(a, b state.PoolStatus) int { return strings.Compare(a.Pool, b.Pool) })
 	return rows

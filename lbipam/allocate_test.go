@@ -44,6 +44,10 @@ func families(f ...string) func(*state.Service) {
 	return func(s *state.Service) { s.Families = f }
 }
 
+func prefers(f ...string) func(*state.Service) {
+	return func(s *state.Service) { s.Families, s.FamilyPolicy = f, "PreferDualStack" }
+}
+
 func labelled(key, value string) func(*state.Service) {
 	return func(s *state.Service) { s.Labels = map[string]string{key: value} }
 }
@@ -238,10 +242,42 @@ func TestAllocate(t *testing.T) {
 			[]state.Service{svc("a", 1, families("IPv4", "IPv6"), asks("10.0.0.3"))},
 			[]state.Pool{pl("p", 0, few+" fd00::1")},
 			"a 10.0.0.3@p fd00::1@p\n"},
-		{"one of two families cannot be had",
-			[]state.Service{svc("a", 1, families("IPv4", "IPv6"))},
+		{"one of two families cannot be had: both or none, and nothing is used up",
+			[]state.Service{svc("a", 1, families("IPv4", "IPv6")), svc("b", 2)},
 			[]state.Pool{pl("p", 0, few)},
-			"a 10.0.0.1@p NoPool: no pool holds IPv6 addresses: create one, or add a block\n"},
+			"a NoPool: no pool holds IPv6 addresses: create one, or add a block; it gets both families or none: write PreferDualStack as spec.ipFamilyPolicy to have one alone\n" +
+				"b 10.0.0.1@p\n"},
+		{"one of two families cannot be had: what was given stays",
+			[]state.Service{svc("a", 1, families("IPv4", "IPv6"), carries("10.0.0.2"))},
+			[]state.Pool{pl("p", 0, few)},
+			"a 10.0.0.2@p NoPool: no pool holds IPv6 addresses: create one, or add a block\n"},
+		{"one of two families is asked for, and the other cannot be had: it is kept, and not given",
+			[]state.Service{svc("a", 1, families("IPv4", "IPv6"), asks("10.0.0.1")), svc("b", 2)},
+			[]state.Pool{pl("p", 0, few)},
+			"a NoPool: no pool holds IPv6 addresses: create one, or add a block; it gets both families or none: write PreferDualStack as spec.ipFamilyPolicy to have one alone\n" +
+				"b 10.0.0.2@p\n"},
+		{"one of two families is another's",
+			[]state.Service{svc("a", 1, families("IPv4", "IPv6"), asks("10.0.0.1")), svc("b", 0, asks("10.0.0.1"))},
+			[]state.Pool{pl("p", 0, few+" fd00::1-fd00::9")},
+			"a AlreadyAssigned: 10.0.0.1, asked for in spec.loadBalancerIP, belongs to Service default/b: ask for another address, or take it from that Service first; it gets both families or none: write PreferDualStack as spec.ipFamilyPolicy to have one alone\n" +
+				"b 10.0.0.1@p\n"},
+		{"both preferred, and had",
+			[]state.Service{svc("a", 1, prefers("IPv6", "IPv4"))},
+			[]state.Pool{pl("p", 0, few+" fd00::1-fd00::9")},
+			"a fd00::1@p 10.0.0.1@p\n"},
+		{"both preferred: one will do, and it is said",
+			[]state.Service{svc("a", 1, prefers("IPv4", "IPv6")), svc("b", 2, prefers("IPv6", "IPv4"))},
+			[]state.Pool{pl("p", 0, few), pl("six", 0, "fd00::1", disabled)},
+			"a 10.0.0.1@p Satisfied: IPv4 alone, as PreferDualStack allows: no pool gives this Service an IPv6 address: six (disabled): change one of them, or create another\n" +
+				"b 10.0.0.2@p Satisfied: IPv4 alone, as PreferDualStack allows: no pool gives this Service an IPv6 address: six (disabled): change one of them, or create another\n"},
+		{"both preferred, and neither had",
+			[]state.Service{svc("a", 1, prefers("IPv4", "IPv6"))},
+			nil,
+			"a NoPool: no pool holds IPv4 addresses: create one, or add a block; no pool holds IPv6 addresses: create one, or add a block\n"},
+		{"both preferred: one that is asked for must be had",
+			[]state.Service{svc("a", 1, prefers("IPv4", "IPv6"), asks("fd00::9"))},
+			[]state.Pool{pl("p", 0, few)},
+			"a 10.0.0.1@p OutsidePools: fd00::9, asked for in spec.loadBalancerIP, is in no pool, and no pool holds IPv6 addresses: create one that holds it\n"},
 		{"a family no longer wanted is given up",
 			[]state.Service{svc("a", 1, carries("10.0.0.1", "fd00::1"))},
 			[]state.Pool{pl("p", 0, few+" fd00::1")},
@@ -336,23 +372,25 @@ func TestPoolStatuses(t *testing.T) {
 	}
 }
 
-// TestRemember: a decision that is not in the Service's status yet holds.
-func TestRemember(t *testing.T) {
+// A decision that is not in the Service's status yet holds.
+func TestDecidedHolds(t *testing.T) {
 	pools := []state.Pool{pl("p", 0, few)}
 	late := svc("late", 1)
 	decided, _ := allocate([]state.Service{late}, pools)
 	older := svc("early", 0) // learnt of only now
-	rows, _ := allocate(Remember([]state.Service{older, late}, decided), pools)
+	rows, _ := Inputs{Services: []state.Service{older, late}, Decided: decided, Pools: pools}.Allocate()
 	if got, want := text(rows), "early 10.0.0.2@p\nlate 10.0.0.1@p\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	recreated := late
 	recreated.UID = "another"
-	rows, _ = allocate(Remember([]state.Service{older, recreated}, decided), pools)
+	rows, _ = Inputs{Services: []state.Service{older, recreated}, Decided: decided, Pools: pools}.Allocate()
 	if got, want := text(rows), "early 10.0.0.1@p\nlate 10.0.0.2@p\n"; got != want {
 		t.Errorf("recreated: got\n%swant\n%s", got, want)
 	}
-	if len(late.Ingress) != 0 {
-		t.Error("Remember changed its argument")
+	decided[0].Status.Phase = state.Deleting
+	rows, _ = Inputs{Services: []state.Service{older, late}, Decided: decided, Pools: pools}.Allocate()
+	if got, want := text(rows), "early 10.0.0.1@p\nlate 10.0.0.2@p\n"; got != want {
+		t.Errorf("taken back: got\n%swant\n%s", got, want)
 	}
 }

@@ -7,6 +7,9 @@
 // Services with one sharing key may have one address. What others have of a
 // pool, such as a node or a gateway, is not free.
 //
-// What a Service carries in its status it keeps: the allocator has no memory
-// of its own, so a restart, or another coordinator, moves nothing.
+// What a Service carries in its status it keeps: that is all the memory there
+// is from one daemon to the next, so a restart, or another coordinator, moves
+// nothing. From one decision to the next an Allocator is carried, so that one
+// Service's change costs what it touches, and not a look at all of them; a test
+// holds it against a decision for all, step by step.
 package lbipam

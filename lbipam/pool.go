@@ -14,33 +14,18 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 )
 
-// family of an address: an index of what there is of each.
-type family int
-
-const (
-	ipv4 family = iota
-	ipv6
-)
-
-// String is the family as state.Service.Families names it.
-func (f family) String() string { return [...]string{"IPv4", "IPv6"}[f] }
-
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return ipv4
-	}
-	return ipv6
-}
-
 // pool is a state.Pool made ready to be asked.
 type pool struct {
 	state.Pool
 	addrs set
-	// free addresses that may still be given without being asked for by
-	// address: what an incremental allocator would keep from pass to pass.
-	// total is all that the pool has to give, free or not.
-	free  [2]set
-	total [2]*big.Int
+	// free addresses of each family, size what it holds of each, used how
+	// many of all are not free.
+	free [2]set
+	size [2]*big.Int
+	used int64
+	// buggy counts the pool's addresses that are not to be given unless they
+	// are asked for, of all and of those in use. 0 when all are given.
+	buggy, buggyUsed int64
 
 	services, namespaces labels.Selector
 	// conflict and invalid are the PoolStatus columns.
@@ -79,6 +64,12 @@ func newPools(rows []state.Pool) []*pool {
 
 func newPool(row state.Pool) *pool {
 	p := &pool{Pool: row, addrs: newSet(row.Ranges), invalid: row.Invalid}
+	for _, f := range []family{ipv4, ipv6} {
+		p.size[f] = p.addrs.of(f).size()
+	}
+	if p.AvoidBuggyIPs {
+		p.buggy = p.addrs.buggy()
+	}
 	p.services = p.selector("spec.serviceSelector", row.ServiceSelector)
 	p.namespaces = p.selector("spec.namespaceSelector", row.NamespaceSelector)
 	return p
@@ -124,46 +115,64 @@ func (p *pool) refuses(c *claim, asked bool) string {
 // open fills in what is free: all that is not used (ascending).
 func (p *pool) open(used []netip.Addr) {
 	free := p.addrs.minus(used)
+	left := new(big.Int)
 	for _, f := range []family{ipv4, ipv6} {
-		// A copy: what is taken from it is cut off in place.
-		p.free[f] = slices.Clone(free.of(f))
-		p.total[f] = p.addrs.of(f).size()
-		p.total[f].Sub(p.total[f], p.withheld(p.free[f]))
+		p.free[f] = slices.Clip(free.of(f)) // which grow apart
+		left.Add(left, p.free[f].size())
+	}
+	if p.AvoidBuggyIPs {
+		p.buggyUsed = p.buggy - free.buggy()
+	}
+	p.used = new(big.Int).Sub(new(big.Int).Add(p.size[ipv4], p.size[ipv6]), left).Int64()
+}
+
+// occupy takes a free address of the pool, vacate gives it back.
+func (p *pool) occupy(addr netip.Addr) {
+	p.free[familyOf(addr)].remove(addr)
+	p.count(addr, 1)
+}
+
+func (p *pool) vacate(addr netip.Addr) {
+	p.free[familyOf(addr)].add(addr)
+	p.count(addr, -1)
+}
+
+func (p *pool) count(addr netip.Addr, n int64) {
+	p.used += n
+	if p.avoids(addr) {
+		p.buggyUsed += n
 	}
 }
 
-// withheld counts those of the free addresses that are only given when they
-// are asked for.
-func (p *pool) withheld(free set) *big.Int {
-	if !p.AvoidBuggyIPs {
-		return new(big.Int)
-	}
-	return big.NewInt(free.buggy())
-}
+// avoids says whether the pool gives the address only to who asks for it.
+func (p *pool) avoids(addr netip.Addr) bool { return p.AvoidBuggyIPs && buggy(addr) }
 
-// takeLowest removes and returns the lowest free address that may be given
-// without being asked for.
-func (p *pool) takeLowest(f family) (netip.Addr, bool) {
-	for {
-		addr, ok := p.free[f].takeLowest()
-		if !ok || !p.AvoidBuggyIPs || !buggy(addr) {
-			return addr, ok
-		}
+// lowest returns the lowest free address that is given without being asked for.
+func (p *pool) lowest(f family) (netip.Addr, bool) { return p.free[f].lowest(p.AvoidBuggyIPs) }
+
+// withheld counts the free addresses that are only given when they are asked for.
+func (p *pool) withheld() *big.Int { return big.NewInt(p.buggy - p.buggyUsed) }
+
+// counts says how much of a family a pool that has none left has given, as "3 of 3".
+func (p *pool) counts(f family) string {
+	total := p.size[f]
+	if f == ipv4 {
+		total = new(big.Int).Sub(total, p.withheld())
 	}
+	return fmt.Sprintf("%s of %s", total, total)
 }
 
 // status counts the pool's addresses, those left out that are only given when
-// they are asked for and were not; used are all that are not free (ascending).
-func (p *pool) status(used []netip.Addr) state.PoolStatus {
-	free := p.addrs.minus(used)
-	size, left := p.addrs.size(), free.size()
-	inUse := new(big.Int).Sub(size, left)
-	available := left.Sub(left, p.withheld(free))
+// they are asked for and were not.
+func (p *pool) status() state.PoolStatus {
+	total := new(big.Int).Add(p.size[ipv4], p.size[ipv6])
+	total.Sub(total, p.withheld())
+	used := big.NewInt(p.used)
 	return state.PoolStatus{
 		Pool:      p.Name,
-		Total:     new(big.Int).Add(inUse, available).String(),
-		Available: available.String(),
-		Used:      inUse.String(),
+		Total:     total.String(),
+		Available: new(big.Int).Sub(total, used).String(),
+		Used:      used.String(),
 		Conflict:  p.conflict,
 		Invalid:   p.invalid,
 	}

@@ -55,6 +55,7 @@ func world(rng *rand.Rand) Inputs {
 	for i := range rng.IntN(12) {
 		s := svc(fmt.Sprintf("s%d", i), rng.IntN(3), families([][]string{{"IPv4"}, {"IPv6"}, {"IPv4", "IPv6"}}[rng.IntN(3)]...))
 		s.Ingress, s.RequestedIPs = some(3), some(2)
+		s.FamilyPolicy = []string{"", "PreferDualStack"}[rng.IntN(2)]
 		if rng.IntN(3) == 0 {
 			s.Labels = map[string]string{"app": "x"}
 		}
@@ -213,22 +214,20 @@ func TestRestartMovesNothing(t *testing.T) {
 	for range worlds {
 		in := world(rng)
 		rows, _ := in.Allocate()
-		written, half := slices.Clone(in.Services), slices.Clone(in.Services)
-		for i, s := range in.Services {
-			at := slices.IndexFunc(rows, func(r state.Allocation) bool { return r.Service == s.Name })
-			if at < 0 {
-				continue
-			}
-			written[i].Ingress = rows[at].Addrs
+		all, half := written(in.Services, rows), slices.Clone(in.Services)
+		for i := range half {
 			if rng.IntN(2) == 0 {
-				half[i].Ingress = rows[at].Addrs
+				half[i] = all[i]
 			}
 		}
 		// What is given up becomes free, so more may be given; nothing may move.
-		for _, services := range [][]state.Service{written, Remember(half, rows), Remember(in.Services, rows)} {
-			later := in
-			later.Services = services
-			again, _ := later.Allocate()
+		for _, later := range []struct {
+			services []state.Service
+			decided  []state.Allocation
+		}{{all, nil}, {half, rows}, {in.Services, rows}} {
+			in := in
+			in.Services, in.Decided = later.services, later.decided
+			again, _ := in.Allocate()
 			for i, r := range rows {
 				for _, a := range r.Addrs {
 					if !slices.Contains(again[i].Addrs, a) && !replaced(in.Services, again[i], a) {
@@ -238,6 +237,21 @@ func TestRestartMovesNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// written returns the Services with what was decided in their status.
+func written(services []state.Service, decided []state.Allocation) []state.Service {
+	rows := make(map[state.ObjectName]state.Allocation, len(decided))
+	for _, r := range decided {
+		rows[r.Service] = r
+	}
+	services = slices.Clone(services)
+	for i, s := range services {
+		if r, ok := rows[s.Name]; ok {
+			services[i].Ingress = r.Addrs
+		}
+	}
+	return services
 }
 
 // replaced says whether r's Service has in the place of a an address that it asks for.

@@ -102,19 +102,56 @@ func (s set) of(f family) set {
 	return s[i:]
 }
 
-// takeLowest removes and returns the lowest address.
-func (s *set) takeLowest() (netip.Addr, bool) {
-	if len(*s) == 0 {
-		return netip.Addr{}, false
+// lowest returns the lowest address, or the lowest that is not buggy.
+func (s set) lowest(avoid bool) (netip.Addr, bool) {
+	for _, r := range s {
+		a := r.From
+		for avoid && buggy(a) && a != r.To {
+			a = a.Next() // two are buggy in a row at most
+		}
+		if !avoid || !buggy(a) {
+			return a, true
+		}
 	}
-	r := &(*s)[0]
-	a := r.From
-	if a == r.To {
-		*s = (*s)[1:]
-	} else {
+	return netip.Addr{}, false
+}
+
+// remove takes out an address that is there.
+func (s *set) remove(a netip.Addr) {
+	i := s.at(a)
+	r := &(*s)[i]
+	switch {
+	case r.From == r.To && i == 0:
+		*s = (*s)[1:] // what is given is the lowest, mostly
+	case r.From == r.To:
+		*s = slices.Delete(*s, i, i+1)
+	case r.From == a:
 		r.From = a.Next()
+	case r.To == a:
+		r.To = a.Prev()
+	default:
+		above := state.Range{From: a.Next(), To: r.To}
+		r.To = a.Prev()
+		*s = slices.Insert(*s, i+1, above)
 	}
-	return a, true
+}
+
+// add puts in an address that is not there.
+func (s *set) add(a netip.Addr) {
+	i := s.at(a)
+	follows := i > 0 && (*s)[i-1].To == a.Prev()
+	precedes := i < len(*s) && (*s)[i].From == a.Next()
+	switch {
+	case follows && precedes:
+		(*s)[i-1].To = (*s)[i].To
+		*s = slices.Delete(*s, i, i+1)
+	case follows:
+		(*s)[i-1].To = a
+	case precedes:
+		(*s)[i].From = a
+	default:
+		*s = slices.Insert(*s, i, state.Range{From: a, To: a})
+	}
 }
 
 // size counts the addresses.

@@ -116,15 +116,84 @@ func TestSetAgainstMap(t *testing.T) {
 			t.Fatalf("%v overlap %v = %v, want from %v", s, u, shared, lowestShared)
 		}
 		last := netip.Addr{}
-		for n := rest.size().Int64(); n > 0; n-- {
-			a, ok := rest.takeLowest()
+		for range rest.size().Int64() {
+			a, ok := rest.lowest(false)
 			if !ok || !inS[a] || inGone[a] || last.IsValid() && a.Compare(last) <= 0 {
-				t.Fatalf("takeLowest gave %v after %v (%v)", a, last, ok)
+				t.Fatalf("lowest is %v after %v (%v)", a, last, ok)
 			}
+			rest.remove(a)
 			last = a
 		}
-		if a, ok := rest.takeLowest(); ok {
-			t.Fatalf("takeLowest gave %s of an empty set", a)
+		if a, ok := rest.lowest(false); ok {
+			t.Fatalf("lowest is %s in an empty set", a)
+		}
+	}
+}
+
+// Sets that addresses come to and go from, one by one, are as if made of them at once.
+func TestSetChanges(t *testing.T) {
+	rng := rand.New(rand.NewPCG(21, 22))
+	edges := []netip.Addr{ip("0.0.0.0"), ip("0.0.0.1"), ip("10.0.0.254"), ip("10.0.0.255"), ip("10.0.1.0"), ip("10.0.1.1"), ip("10.0.1.2"),
+		ip("255.255.255.254"), ip("255.255.255.255")}
+	for range 500 {
+		var s set
+		in := map[netip.Addr]bool{}
+		for range 60 {
+			a := edges[rng.IntN(len(edges))]
+			if in[a] {
+				delete(in, a)
+				s.remove(a)
+			} else {
+				in[a] = true
+				s.add(a)
+			}
+			var ranges []state.Range
+			lowest := netip.Addr{}
+			for _, e := range edges {
+				if in[e] {
+					ranges = append(ranges, state.Range{From: e, To: e})
+					if !lowest.IsValid() && !buggy(e) {
+						lowest = e
+					}
+				}
+			}
+			if want := newSet(ranges); !slices.Equal(s, want) {
+				t.Fatalf("%v, want %v", s, want)
+			}
+			if got, ok := s.lowest(true); got != lowest || ok != lowest.IsValid() {
+				t.Fatalf("lowest of %v is %v, want %v", s, got, lowest)
+			}
+		}
+	}
+}
+
+// The index says of every address what a look at each pool would.
+func TestIndex(t *testing.T) {
+	rng := rand.New(rand.NewPCG(23, 24))
+	for range worlds {
+		pools := newPools(world(rng).Pools)
+		x := newIndex(pools)
+		for i := range 32 {
+			six := ip("fd00::").As16()
+			six[15] = byte(i)
+			for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), netip.AddrFrom16(six)} {
+				var holding []*pool
+				var giver *pool
+				for _, p := range pools {
+					if p.Holds(a) {
+						holding = append(holding, p)
+						if giver == nil || giver.conflict != "" && p.conflict == "" {
+							giver = p
+						}
+					}
+				}
+				if got := x.pools(a); !slices.Equal(got, holding) {
+					t.Fatalf("%s: %d pools, want %d", a, len(got), len(holding))
+				}
+				if s := x.find(a); s != nil && s.giver != giver {
+					t.Fatalf("%s is of pool %s, want %s", a, s.giver.Name, giver.Name)
+				}
+			}
 		}
 	}
 }

@@ -13,15 +13,17 @@ import (
 // tenancy is an address and the Services that have it: one, or several with
 // one sharing key, each of which would share it with each other.
 type tenancy struct {
-	first  *claim
-	shared bool // there is more than first
+	first   *claim // the oldest
+	tenants []*claim
 	// What is known of all tenants, once somebody asks to share:
 	ports map[port]*claim
-	// one of each namespace and list of namespaces that it shares with
+	// the oldest of each namespace and list of namespaces that it shares with
 	kinds []*claim
 	local bool   // some have externalTrafficPolicy Local
-	odd   *claim // one with other pods than the first's; nil when there is none
+	odd   *claim // the oldest with other pods than the first's; nil when there is none
 }
+
+func newTenancy(c *claim) *tenancy { return &tenancy{first: c, tenants: []*claim{c}} }
 
 // port is what two Services cannot both have on one address.
 type port struct {
@@ -92,10 +94,14 @@ func (t *tenancy) refuses(c *claim) refusal {
 			return refusal{tenant: t.ports[p], cause: samePort, port: p}
 		}
 	}
+	var alien *claim
 	for _, tenant := range t.kinds {
-		if !consent(c, tenant) {
-			return refusal{tenant: tenant, cause: noConsent}
+		if !consent(c, tenant) && (alien == nil || older(tenant, alien) < 0) {
+			alien = tenant
 		}
+	}
+	if alien != nil {
+		return refusal{tenant: alien, cause: noConsent}
 	}
 	if t.local || c.svc.ExternalTrafficPolicyLocal {
 		switch {
@@ -118,9 +124,14 @@ func (t *tenancy) has(p port) bool {
 func (t *tenancy) know() {
 	if t.ports == nil {
 		t.ports = map[port]*claim{}
-		t.take(t.first)
+		for _, c := range t.tenants {
+			t.take(c)
+		}
 	}
 }
+
+// forget is for when what is known is no longer so.
+func (t *tenancy) forget() { t.ports, t.kinds, t.local, t.odd = nil, nil, false, nil }
 
 // consent says whether the two may share by their namespaces.
 func consent(c, o *claim) bool {
@@ -140,11 +151,14 @@ func samePods(c, o *claim) bool {
 
 // join adds a tenant that is not refused.
 func (t *tenancy) join(c *claim) {
-	t.shared = true
-	if !samePods(c, t.first) {
-		t.odd = c
+	t.tenants = append(t.tenants, c)
+	switch {
+	case older(c, t.first) < 0:
+		t.first = c
+		t.forget()
+	case t.ports != nil:
+		t.take(c)
 	}
-	t.take(c)
 }
 
 func (t *tenancy) take(c *claim) {
@@ -152,10 +166,37 @@ func (t *tenancy) take(c *claim) {
 		t.ports[p] = c
 	}
 	t.local = t.local || c.svc.ExternalTrafficPolicyLocal
-	if !slices.ContainsFunc(t.kinds, func(o *claim) bool {
+	if !samePods(c, t.first) && c != t.first && (t.odd == nil || older(c, t.odd) < 0) {
+		t.odd = c
+	}
+	alike := slices.IndexFunc(t.kinds, func(o *claim) bool {
 		return o.svc.Name.Namespace == c.svc.Name.Namespace && slices.Equal(o.svc.SharingWith, c.svc.SharingWith)
-	}) {
+	})
+	switch {
+	case alike < 0:
 		t.kinds = append(t.kinds, c)
+	case older(c, t.kinds[alike]) < 0:
+		t.kinds[alike] = c
+	}
+}
+
+// leave removes a tenant.
+func (t *tenancy) leave(c *claim) {
+	at := slices.Index(t.tenants, c)
+	t.tenants = slices.Delete(t.tenants, at, at+1)
+	if len(t.tenants) == 0 {
+		return
+	}
+	if t.first == c {
+		t.first = slices.MinFunc(t.tenants, older)
+		t.forget()
+		return
+	}
+	for _, p := range portsOf(c) {
+		delete(t.ports, p)
+	}
+	if c.svc.ExternalTrafficPolicyLocal || t.odd == c || slices.Contains(t.kinds, c) {
+		t.forget()
 	}
 }
 
@@ -165,6 +206,9 @@ type group struct {
 	// from is where to begin to look for an address without the port: it is
 	// taken on all before.
 	from [2]map[port]int
+	// short are the Services that have no address of some family, alone those
+	// that share none.
+	short, alone map[*claim]bool
 }
 
 type holding struct {
@@ -172,10 +216,45 @@ type holding struct {
 	*tenancy
 }
 
+// group returns that of the key.
+func (a *Allocator) group(key string) *group {
+	g := a.groups[key]
+	if g == nil {
+		g = &group{short: map[*claim]bool{}, alone: map[*claim]bool{}}
+		a.groups[key] = g
+	}
+	return g
+}
+
+// empty says whether nobody has the key.
+func (g *group) empty() bool {
+	return len(g.held[ipv4])+len(g.held[ipv6])+len(g.short)+len(g.alone) == 0
+}
+
+func (g *group) wait(c *claim, short, alone bool) {
+	if short {
+		g.short[c] = true
+	}
+	if alone {
+		g.alone[c] = true
+	}
+}
+
+func (g *group) unwait(c *claim) {
+	delete(g.short, c)
+	delete(g.alone, c)
+}
+
+// at returns the place of the address, and whether it is there.
+func (g *group) at(addr netip.Addr) (family, int, bool) {
+	f := familyOf(addr)
+	i, there := slices.BinarySearchFunc(g.held[f], addr, func(h holding, a netip.Addr) int { return h.addr.Compare(a) })
+	return f, i, there
+}
+
 // add takes in an address that a Service of the group is the first to have.
 func (g *group) add(addr netip.Addr, t *tenancy) {
-	f := familyOf(addr)
-	i, _ := slices.BinarySearchFunc(g.held[f], addr, func(h holding, a netip.Addr) int { return h.addr.Compare(a) })
+	f, i, _ := g.at(addr)
 	g.held[f] = slices.Insert(g.held[f], i, holding{addr, t})
 	if i == len(g.held[f])-1 {
 		return
@@ -187,6 +266,27 @@ func (g *group) add(addr netip.Addr, t *tenancy) {
 			g.from[f][p] = from + 1
 		default:
 			g.from[f][p] = i
+		}
+	}
+}
+
+// freed takes in that the ports are no longer taken on the address.
+func (g *group) freed(addr netip.Addr, ports []port) {
+	f, i, _ := g.at(addr)
+	for _, p := range ports {
+		if from, known := g.from[f][p]; known && i < from {
+			g.from[f][p] = i
+		}
+	}
+}
+
+// remove takes out an address that no Service has any longer.
+func (g *group) remove(addr netip.Addr) {
+	f, i, _ := g.at(addr)
+	g.held[f] = slices.Delete(g.held[f], i, i+1)
+	for p, from := range g.from[f] {
+		if i < from {
+			g.from[f][p] = from - 1
 		}
 	}
 }
@@ -209,7 +309,7 @@ func (g *group) without(c *claim, f family) []holding {
 }
 
 // lowestShared returns the lowest address of c's group that c can have, too.
-func (a *allocator) lowestShared(c *claim, f family) (netip.Addr, bool) {
+func (a *Allocator) lowestShared(c *claim, f family) (netip.Addr, bool) {
 	g := a.groups[c.svc.Sharing]
 	if g == nil {
 		return netip.Addr{}, false
@@ -224,7 +324,7 @@ func (a *allocator) lowestShared(c *claim, f family) (netip.Addr, bool) {
 
 // mayShareFrom says why c cannot have an address of p that its group has, ""
 // when it can.
-func (a *allocator) mayShareFrom(c *claim, p *pool) string {
+func (a *Allocator) mayShareFrom(c *claim, p *pool) string {
 	if !c.mayUse(p) {
 		return fmt.Sprintf("%s names pool %s", c.svc.PoolField, c.svc.Pool)
 	}
@@ -234,18 +334,16 @@ func (a *allocator) mayShareFrom(c *claim, p *pool) string {
 // unshared says why c, though it has a sharing key and a choice, does not
 // share the lowest address that an older Service of its group has; "" when it
 // does, or there is none.
-func (a *allocator) unshared(c *claim, f family) string {
+func (a *Allocator) unshared(c *claim, f family) string {
 	g := a.groups[c.svc.Sharing]
 	if g == nil || len(g.held[f]) == 0 || len(c.requested[f]) > 0 {
 		return ""
 	}
-	for _, addr := range c.given[f] {
-		if a.tenancies[addr].shared {
-			return ""
-		}
+	if a.shares(c, f) {
+		return ""
 	}
 	lowest := g.held[f][0]
-	if lowest.first.age >= c.age {
+	if older(lowest.first, c) >= 0 {
 		return ""
 	}
 	if refusal := lowest.refuses(c); refusal.any() {
@@ -255,4 +353,14 @@ func (a *allocator) unshared(c *claim, f family) string {
 		return fmt.Sprintf("%s of its sharing key is not shared: it is of pool %s: %s", lowest.addr, p.Name, a.mayShareFrom(c, p))
 	}
 	return ""
+}
+
+// shares says whether c has an address of the family with others.
+func (a *Allocator) shares(c *claim, f family) bool {
+	return slices.ContainsFunc(c.given[f], func(addr netip.Addr) bool { return len(a.tenancies[addr].tenants) > 1 })
+}
+
+// alone says whether unshared may have something to say of c.
+func (a *Allocator) alone(c *claim) bool {
+	return slices.ContainsFunc(c.families, func(f family) bool { return len(c.requested[f]) == 0 && !a.shares(c, f) })
 }

@@ -152,7 +152,7 @@ func TestSharing(t *testing.T) {
 				t.Errorf("got\n%swant\n%s", got, c.want)
 			}
 			// What is said stays so when it is in the Services' status.
-			again, statusesAgain := allocate(Remember(c.services, rows), c.pools)
+			again, statusesAgain := Inputs{Services: c.services, Decided: rows, Pools: c.pools}.Allocate()
 			if got := text(again); got != c.want {
 				t.Errorf("again, got\n%swant\n%s", got, c.want)
 			}

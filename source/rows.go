@@ -30,6 +30,8 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		Families:    serviceFamilies(s),
 		Conditions:  s.Status.Conditions,
 
+		FamilyPolicy: string(familyPolicy(s)),
+
 		HealthCheckNodePort:        uint16(s.Spec.HealthCheckNodePort),
 		ExternalTrafficPolicyLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
@@ -85,9 +87,17 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 	return row, problems
 }
 
+func familyPolicy(s *corev1.Service) corev1.IPFamilyPolicy {
+	if p := s.Spec.IPFamilyPolicy; p != nil {
+		return *p
+	}
+	return ""
+}
+
 // serviceFamilies are the families that load balancer addresses are wanted
 // for: those of the spec, or else of the cluster IPs, or else IPv4; both when
-// the policy is a dual-stack one.
+// the policy is a dual-stack one. But who prefers both, and got a clusterIP of
+// one alone, is in a cluster that has only that one for its pods.
 func serviceFamilies(s *corev1.Service) []string {
 	var families []string
 	add := func(family string) {
@@ -108,7 +118,11 @@ func serviceFamilies(s *corev1.Service) []string {
 	if len(families) == 0 {
 		add(string(corev1.IPv4Protocol))
 	}
-	if p := s.Spec.IPFamilyPolicy; p != nil && *p != corev1.IPFamilyPolicySingleStack {
+	clusterIPs := slices.DeleteFunc(append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...), func(ip string) bool {
+		return ip == "" || ip == corev1.ClusterIPNone
+	})
+	switch p := familyPolicy(s); {
+	case p == corev1.IPFamilyPolicyRequireDualStack, p == corev1.IPFamilyPolicyPreferDualStack && len(clusterIPs) == 0:
 		add(string(corev1.IPv4Protocol))
 		add(string(corev1.IPv6Protocol))
 	}

@@ -83,7 +83,7 @@ func TestPoolRanges(t *testing.T) {
 }
 
 func TestServiceFamilies(t *testing.T) {
-	dual, single := corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicySingleStack
+	dual, single, both := corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyRequireDualStack
 	for _, test := range []struct {
 		spec corev1.ServiceSpec
 		want string
@@ -95,10 +95,17 @@ func TestServiceFamilies(t *testing.T) {
 		{corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{"IPv6"}, IPFamilyPolicy: &dual}, "[IPv6 IPv4]"},
 		{corev1.ServiceSpec{IPFamilyPolicy: &dual}, "[IPv4 IPv6]"},
 		{corev1.ServiceSpec{ClusterIP: "None"}, "[IPv4]"},
+		{corev1.ServiceSpec{ClusterIP: "None", IPFamilyPolicy: &dual}, "[IPv4 IPv6]"},
+		{corev1.ServiceSpec{ClusterIP: "10.96.0.1", IPFamilyPolicy: &dual, IPFamilies: []corev1.IPFamily{"IPv4"}}, "[IPv4]"}, // the cluster has no IPv6
+		{corev1.ServiceSpec{ClusterIPs: []string{"fd00::1", "10.96.0.1"}, IPFamilyPolicy: &dual, IPFamilies: []corev1.IPFamily{"IPv6", "IPv4"}}, "[IPv6 IPv4]"},
+		{corev1.ServiceSpec{ClusterIP: "10.96.0.1", IPFamilyPolicy: &both, IPFamilies: []corev1.IPFamily{"IPv4"}}, "[IPv4 IPv6]"},
 	} {
 		row, problems := source.ServiceRow(&corev1.Service{Spec: test.spec})
 		if got := fmt.Sprint(row.Families); got != test.want || len(problems) > 0 {
 			t.Errorf("%+v: families %s (%v), want %s", test.spec, got, problems, test.want)
+		}
+		if p := test.spec.IPFamilyPolicy; p != nil && row.FamilyPolicy != string(*p) {
+			t.Errorf("%+v: policy %q", test.spec, row.FamilyPolicy)
 		}
 	}
 }

@@ -105,6 +105,9 @@ type Service struct {
 	// Families that LoadBalancer addresses are wanted for, in order of
 	// preference: "IPv4", "IPv6".
 	Families []string
+	// FamilyPolicy is spec.ipFamilyPolicy: with PreferDualStack, one of two
+	// Families will do.
+	FamilyPolicy string
 	// Ingress is status.loadBalancer.ingress[].ip: what the Service carries
 	// now, whoever wrote it.
 	Ingress []netip.Addr
