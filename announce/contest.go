@@ -19,10 +19,35 @@ type contests struct {
 	// was heard last.
 	open     map[entryKey]time.Duration
 	defended map[entryKey]time.Duration
+	// kept are those that were settled for us, with when.
+	kept map[entryKey]time.Duration
+	told telling
+}
+
+// telling bounds what is logged of claims: a flood of them has no more to say.
+type telling struct {
+	began     time.Duration
+	told, not int
+}
+
+const mostTold = 10 // claims in defendInterval
+
+// may says whether to tell of one more, and of how many it was not told before.
+func (t *telling) may(now time.Duration) (ok bool, untold int) {
+	if t.told == 0 || now-t.began >= defendInterval {
+		untold = t.not
+		*t = telling{began: now}
+	}
+	if t.told == mostTold {
+		t.not++
+		return false, 0
+	}
+	t.told++
+	return true, untold
 }
 
 func newContests() *contests {
-	return &contests{open: map[entryKey]time.Duration{}, defended: map[entryKey]time.Duration{}}
+	return &contests{open: map[entryKey]time.Duration{}, defended: map[entryKey]time.Duration{}, kept: map[entryKey]time.Duration{}}
 }
 
 // claimed records a cluster node's claim and says whether it opened the contest.
@@ -68,6 +93,19 @@ func (c *contests) closed(k entryKey, lastRead time.Duration) {
 func (c *contests) forget(k entryKey) {
 	delete(c.open, k)
 	delete(c.defended, k)
+	delete(c.kept, k)
+}
+
+// keep records that a contest was settled for us. It says whether neighbours are to
+// hear of it in a burst: those of contests that come one after another, as forged
+// claims make them, would be a storm.
+func (c *contests) keep(k entryKey, now time.Duration) bool {
+	last, before := c.kept[k]
+	if before && now-last < defendInterval {
+		return false
+	}
+	c.kept[k] = now
+	return true
 }
 
 // referee hears claims and settles contests.
@@ -126,7 +164,7 @@ func (r *referee) look() {
 			r.hear(Claim{h.Addr, h.Ifindex, h.ClaimMAC, h.ClaimedAt, true})
 		}
 	}
-	for _, m := range []map[entryKey]time.Duration{r.contests.open, r.contests.defended} {
+	for _, m := range []map[entryKey]time.Duration{r.contests.open, r.contests.defended, r.contests.kept} {
 		for k := range m {
 			if !there[k] {
 				r.contests.forget(k)
@@ -141,18 +179,25 @@ func (r *referee) hear(c Claim) {
 	if c.Muted {
 		if r.contests.claimed(k, c.At) {
 			r.counts.ClusterClaims.Add(1)
-			r.log.Warn("address claimed by another node of the cluster: silent until the store says whose it is",
-				"addr", c.Addr, "claimant", r.nodeOf(c.MAC), "mac", c.MAC)
+			if ok, untold := r.contests.told.may(r.clock.Boottime()); ok {
+				r.log.Warn("address claimed by another node of the cluster: silent until the store says whose it is",
+					"addr", c.Addr, "claimant", r.nodeOf(c.MAC), "mac", c.MAC, "untold", untold)
+			}
 			r.herald.Mute(k, true)
 			r.setReason(k, state.ReasonMuted)
 		}
 		return
 	}
+	if r.isOurs(c.MAC) {
+		return // another interface of this node, on the same segment
+	}
 	r.counts.StrangerClaims.Add(1)
 	if r.contests.defend(k, r.clock.Boottime(), r.lease.Valid()) {
 		r.counts.Defences.Add(1)
-		r.log.Warn("address claimed by a machine that is no node of the cluster: find it by its hardware address and take the address from it",
-			"addr", c.Addr, "mac", c.MAC, "interface", r.interfaceName(c.Ifindex))
+		if ok, untold := r.contests.told.may(r.clock.Boottime()); ok {
+			r.log.Warn("address claimed by a machine that is no node of the cluster: find it by its hardware address and take the address from it",
+				"addr", c.Addr, "mac", c.MAC, "interface", r.interfaceName(c.Ifindex), "untold", untold)
+		}
 		r.herald.Once(k)
 	}
 }
@@ -178,11 +223,15 @@ func (r *referee) settle() {
 			continue
 		}
 		r.counts.Kept.Add(1)
-		r.log.Info("address kept", "addr", k.addr, "generation", assigned.Generation)
 		r.contests.closed(k, lastRead)
 		r.setReason(k, "")
 		r.herald.Mute(k, false)
-		r.herald.Again(k)
+		if r.contests.keep(k, r.clock.Boottime()) {
+			r.log.Info("address kept", "addr", k.addr, "generation", assigned.Generation)
+			r.herald.Again(k)
+		} else {
+			r.herald.Once(k)
+		}
 	}
 }
 
@@ -204,6 +253,15 @@ func (r *referee) interfaceName(ifindex int) string {
 		}
 	}
 	return ""
+}
+
+func (r *referee) isOurs(mac net.HardwareAddr) bool {
+	for d := range r.db.Devices.All(r.db.Snapshot()) {
+		if d.MAC == mac.String() {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *referee) nodeOf(mac net.HardwareAddr) string {

@@ -182,20 +182,20 @@ func (h *herald) run(ctx context.Context) {
 	batch := max(h.when.PerSecond/100, 1)
 	pause := time.Second * time.Duration(batch) / time.Duration(h.when.PerSecond)
 	failed := map[int]string{} // last error by interface
+	var paced time.Duration    // when the next batch may begin
 	for sent := 0; ctx.Err() == nil; {
+		wake := h.wake
 		c, send, wait := h.next(h.clock.Boottime())
 		if send && h.may() {
 			h.send(c, failed)
 			if sent++; sent%batch == 0 {
-				wait = pause
+				now := h.clock.Boottime()
+				paced = max(paced, now-pause) + pause // a timer that was late is made up for
+				wake, wait = nil, paced-now
 			}
 		}
-		if wait == 0 {
+		if wait <= 0 {
 			continue
-		}
-		wake := h.wake
-		if wait == pause {
-			wake = nil
 		}
 		select {
 		case <-ctx.Done():

@@ -13,9 +13,11 @@ import (
 // Local returns what the node announces: the addresses assigned to it, on
 // those of their interfaces that it has and that are up. Sorted by key.
 func Local(assigned []state.Assignment, devices []state.Device, node string) []state.Announcement {
-	up := map[string]bool{}
+	up := map[string]state.Device{}
 	for _, d := range devices {
-		up[d.Name] = d.Up
+		if d.Up {
+			up[d.Name] = d
+		}
 	}
 	var rows []state.Announcement
 	for _, a := range assigned {
@@ -23,8 +25,9 @@ func Local(assigned []state.Assignment, devices []state.Device, node string) []s
 			continue
 		}
 		for _, name := range a.Interfaces {
-			if up[name] {
-				rows = append(rows, state.Announcement{Addr: a.Addr, Interface: name, Service: a.Service, Generation: a.Generation})
+			if d, ok := up[name]; ok {
+				rows = append(rows, state.Announcement{Addr: a.Addr, Interface: name, Service: a.Service, Generation: a.Generation,
+					Index: d.Index, MAC: d.MAC})
 			}
 		}
 	}

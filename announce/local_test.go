@@ -19,11 +19,13 @@ func TestLocal(t *testing.T) {
 		{Addr: addr(214), Service: web, Node: "a", Interfaces: []string{"eth2", "eth9"}, Generation: 1}, // down, absent
 		{Addr: addr(215), Service: web, Reason: state.ReasonNoCandidate},
 	}
+	devices[0].MAC, devices[2].MAC = "02:00:00:00:00:01", "02:00:00:00:00:03"
 	var got []string
 	for _, row := range Local(assigned, devices, "a") {
-		got = append(got, fmt.Sprintf("%s#%d %s", row.RowKey(), row.Generation, row.Service))
+		got = append(got, fmt.Sprintf("%s#%d %s %d %s", row.RowKey(), row.Generation, row.Service, row.Index, row.MAC))
 	}
-	want := "192.168.10.211@eth1#1 default/web, 192.168.10.212@eth1#4 default/web, 192.168.10.212@eth3#4 default/web"
+	want := "192.168.10.211@eth1#1 default/web 2 02:00:00:00:00:01, 192.168.10.212@eth1#4 default/web 2 02:00:00:00:00:01, " +
+		"192.168.10.212@eth3#4 default/web 4 02:00:00:00:00:03"
 	if s := strings.Join(got, ", "); s != want {
 		t.Errorf("local rows %s\nwant %s", s, want)
 	}

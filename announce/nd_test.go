@@ -37,9 +37,15 @@ func TestUnsolicitedNA(t *testing.T) {
 	}
 }
 
-// link6 is a device a0 in the namespace of the test, and b0 at its other end in
+// cable is a device a0 in the namespace of the test, and b0 at its other end in
 // another, with the address fd00::c8.
-func link6(t *testing.T) (a0 netlink.Link, far *netlink.Handle, b0 netlink.Link) {
+type cable struct {
+	here, there netns.NsHandle
+	a0, b0      netlink.Link
+	far         *netlink.Handle
+}
+
+func newCable(t *testing.T) cable {
 	t.Helper()
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("needs root and no -short: makes network namespaces")
@@ -58,13 +64,13 @@ func link6(t *testing.T) (a0 netlink.Link, far *netlink.Handle, b0 netlink.Link)
 	must(err)
 	t.Cleanup(func() { here.Close() })
 	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a0", HardwareAddr: mac1}, PeerName: "b0", PeerNamespace: netlink.NsFd(there)}))
-	a0, err = netlink.LinkByName("a0")
+	a0, err := netlink.LinkByName("a0")
 	must(err)
 	must(netlink.LinkSetUp(a0))
-	far, err = netlink.NewHandleAt(there)
+	far, err := netlink.NewHandleAt(there)
 	must(err)
 	t.Cleanup(far.Close)
-	b0, err = far.LinkByName("b0")
+	b0, err := far.LinkByName("b0")
 	must(err)
 	six := &netlink.Addr{IPNet: &net.IPNet{IP: netip.MustParseAddr("fd00::c8").AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}
 	must(far.AddrAdd(b0, six))
@@ -76,13 +82,14 @@ func link6(t *testing.T) (a0 netlink.Link, far *netlink.Handle, b0 netlink.Link)
 		must(err)
 		return b0.Attrs().OperState == netlink.OperUp && a0.Attrs().OperState == netlink.OperUp
 	})
-	return a0, far, b0
+	return cable{here, there, a0, b0, far}
 }
 
 // A Linux neighbour that has an IPv6 address at another's hardware address
 // changes its mind at an unsolicited advertisement.
 func TestSocketMovesAnIPv6Neighbour(t *testing.T) {
-	a0, far, b0 := link6(t)
+	c := newCable(t)
+	a0, far, b0 := c.a0, c.far, c.b0
 	socket, err := OpenSocket()
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +140,7 @@ func joined(t *testing.T) map[string]bool {
 }
 
 func TestGroups(t *testing.T) {
-	a0, _, _ := link6(t)
+	a0 := newCable(t).a0
 	const many = 3000 // more than one socket may have
 	g := newGroups()
 	defer g.Close()

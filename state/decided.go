@@ -286,7 +286,10 @@ type Announcement struct {
 	Interface  string
 	Service    ObjectName
 	Generation int64
-	Status     Status
+	// Index and MAC of the interface: one that has others is announced on anew.
+	Index  int
+	MAC    string
+	Status Status
 }
 
 // RowKey of an Announcement is addr@interface.
