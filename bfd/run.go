@@ -100,11 +100,13 @@ func (s *Speaker) turn(r *reader) (fds []unix.PollFd, wait time.Duration, over b
 	for _, l := range s.listeners {
 		s.read(l, r)
 	}
-	for _, of := range s.sessions.tick(s.clock(), s.send) {
-		s.ended(of)
+	if ended := s.sessions.tick(s.clock(), s.send); len(ended) > 0 {
+		for _, of := range ended {
+			s.ended(of)
+		}
+		s.closeUnused()
 	}
 	s.note()
-	s.closeUnused()
 	for _, l := range s.listeners {
 		fds = append(fds, unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN})
 	}
@@ -150,6 +152,7 @@ func (s *Speaker) write() {
 	untold := s.untold
 	s.untold = map[string]*state.BFDState{}
 	s.mu.Unlock()
+	var turns []state.BFDState // up, or down
 	s.writer.Update(func(tx *state.Tx) {
 		for key, row := range untold {
 			old, known := s.db.BFDStates.Get(tx, key)
@@ -162,17 +165,17 @@ func (s *Speaker) write() {
 				row.Since = old.Since
 			}
 			s.db.BFDStates.Put(tx, *row)
-			s.logChange(old, *row)
+			if row.Up() != old.Up() {
+				turns = append(turns, *row)
+			}
 		}
 	})
-}
-
-func (s *Speaker) logChange(old, row state.BFDState) {
-	attrs := []any{"remote", row.Remote, "interface", row.Interface, "owner", row.Owner}
-	switch {
-	case row.Up() && !old.Up():
-		s.log.Info("BFD session up", attrs...)
-	case !row.Up() && old.Up():
-		s.log.Warn("BFD session down", append(attrs, "why", row.Diag, "remote state", row.RemotePhase)...)
+	for _, row := range turns { // a log that is slow holds up no table
+		attrs := []any{"remote", row.Remote, "interface", row.Interface, "owner", row.Owner}
+		if row.Up() {
+			s.log.Info("BFD session up", attrs...)
+		} else {
+			s.log.Warn("BFD session down", append(attrs, "why", row.Diag, "remote state", row.RemotePhase)...)
+		}
 	}
 }

@@ -61,10 +61,10 @@ func listen(at place) (l *listener, err error) {
 		return nil, err
 	}
 	options := []option{{unix.IPPROTO_IP, unix.IP_PKTINFO, 1}, {unix.IPPROTO_IP, unix.IP_RECVTTL, 1}}
-	var any unix.Sockaddr = &unix.SockaddrInet4{Port: at.port()}
+	var everywhere unix.Sockaddr = &unix.SockaddrInet4{Port: at.port()}
 	if at.v6 {
 		options = []option{{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1}, {unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1}}
-		any = &unix.SockaddrInet6{Port: at.port()}
+		everywhere = &unix.SockaddrInet6{Port: at.port()}
 	}
 	if err := setAll(fd, options); err != nil {
 		unix.Close(fd)
@@ -76,7 +76,7 @@ func listen(at place) (l *listener, err error) {
 			return nil, fmt.Errorf("attach filter: %w", err)
 		}
 	}
-	if err := unix.Bind(fd, any); err != nil {
+	if err := unix.Bind(fd, everywhere); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}

@@ -104,6 +104,7 @@ func (s *Speaker) Update(_ context.Context, row state.BFDSession) (err error) {
 		return err
 	}
 	s.sessions.set(row, s.clock())
+	s.closeUnused() // of an interface that was made anew
 	s.settle()
 	return nil
 }

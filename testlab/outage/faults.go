@@ -3,7 +3,6 @@ package outage
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/seamark-lb/seamark/testlab"
@@ -63,6 +62,9 @@ const moving = 12 * time.Second
 // Faults are those that are measured, in the order of the table.
 var Faults = []Fault{
 	{Name: "nothing at all", Inject: nothing, Heal: nothing, Lasts: 5 * time.Second, Dead: nobody},
+	{Name: "drained", Lasts: 3 * time.Second, Dead: nobody,
+		Inject: func(ctx context.Context, l lab, c cast) error { return l.tell(ctx, "drain", c.holder) },
+		Heal:   func(ctx context.Context, l lab, c cast) error { return l.tell(ctx, "undrain", c.holder) }},
 	{Name: "daemon restarted", Inject: daemonOf(testlab.Stop), Heal: daemonOf(testlab.Start), Lasts: time.Second, Dead: nobody},
 	{Name: "daemon SIGKILLed", Inject: daemonOf(testlab.Kill), Heal: daemonOf(testlab.Start), Lasts: moving, Dead: nobody},
 	{Name: "daemon SIGSTOPped", Inject: daemonOf(testlab.Pause), Heal: daemonOf(testlab.Resume), Lasts: moving, Dead: nobody},
@@ -86,13 +88,9 @@ var Faults = []Fault{
 
 // deleteLeases deletes the nodes' leases, as somebody who tidies up does.
 func deleteLeases(ctx context.Context, l lab, _ cast) error {
-	h, err := l.Host(back[0])
-	if err != nil {
-		return err
-	}
 	for _, node := range nodes {
-		if out, err := h.Command(ctx, "seamark", "delete", "lease", node).CombinedOutput(); err != nil {
-			return fmt.Errorf("delete lease of %s: %w: %s", node, err, out)
+		if err := l.tell(ctx, "delete", "lease", node); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -140,6 +140,18 @@ func (l lab) seamark(ctx context.Context, into any, node string, args ...string)
 	return json.Unmarshal(out.Bytes(), into)
 }
 
+// tell has a node behind the router run seamark.
+func (l lab) tell(ctx context.Context, args ...string) error {
+	h, err := l.Host(back[0])
+	if err != nil {
+		return err
+	}
+	if out, err := h.Command(ctx, "seamark", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("seamark %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
 // holder asks a node who announces the VIP.
 func (l lab) holder(ctx context.Context, from string) (string, error) {
 	var a struct{ Node string }
