@@ -358,14 +358,16 @@ func TestChangeOfIntervals(t *testing.T) {
 
 // Slower may be promised at once, and done only when the other side has heard it.
 func TestSlowerWaitsForAnswer(t *testing.T) {
-	w := newWire(t, 1).up()
+	w := newWire(t, 1)
+	w.b.row.Multiplier = 50 // a may be deaf for long
+	w.up()
 	w.a.row.MinTx = time.Second
 	w.a.set(w.a.row, w.now)
 	w.a.deaf = true // the answer is not heard
 	w.a.sent = nil
-	w.run(200 * ms)
-	if n := len(w.a.sent); n < 2 {
-		t.Errorf("%d packets in 200 ms: slower without an answer", n)
+	w.run(time.Second)
+	if n := len(w.a.sent); n < 10 {
+		t.Errorf("%d packets in 1 s: slower without an answer", n)
 	}
 	for _, p := range w.a.sent {
 		if p.minTx != time.Second || !p.poll {
@@ -416,6 +418,27 @@ func TestRemoteAsksForLess(t *testing.T) {
 	}
 	if n := count(demand); n > 1 {
 		t.Errorf("%d packets in 2 s in demand mode", n)
+	}
+}
+
+// Who polls without end gets a hundred answers a second, and the periodic packets all the same.
+func TestPolledWithoutEnd(t *testing.T) {
+	w := newWire(t, 1).up()
+	s := w.a.byKey[w.a.row.RowKey()]
+	w.b.deaf, w.a.deaf = true, true
+	w.a.sent = nil
+	for range 1000 {
+		s.receive(packet{phase: state.BFDUp, poll: true, multiplier: 3, mine: s.yours, yours: s.mine, minTx: 100 * ms, minRx: 100 * ms}, w.now)
+		w.run(ms)
+	}
+	finals := 0
+	for _, p := range w.a.sent {
+		if p.final {
+			finals++
+		}
+	}
+	if others := len(w.a.sent) - finals; finals < 90 || finals > 101 || others < 10 {
+		t.Errorf("%d answers and %d other packets in 1 s", finals, others)
 	}
 }
 
