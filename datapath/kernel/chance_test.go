@@ -57,7 +57,7 @@ func (n *node) addMoved(f family) {
 // A packet that the pod it was sent to does not know goes once to the other
 // backend of its slot.
 func TestSecondChance(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		n.addMoved(f)
 		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
 		ack := func(port uint16) packet.Layer { return transport(packet.ProtoTCP, 9, port) }

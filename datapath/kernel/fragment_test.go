@@ -35,8 +35,9 @@ func large(size int) packet.Payload {
 	return data
 }
 
-func TestFragmentsFollowTheFirst(t *testing.T) {
-	n := newNode(t)
+func TestFragmentsFollowTheFirst(t *testing.T) { atEachHook(t, fragmentsFollowTheFirst) }
+
+func fragmentsFollowTheFirst(n *node) {
 	for name, l4 := range map[string]struct {
 		proto     uint8
 		in, local packet.Layer
@@ -89,8 +90,9 @@ func TestFragmentsFollowTheFirst(t *testing.T) {
 	})
 }
 
-func TestFragments(t *testing.T) {
-	n := newNode(t)
+func TestFragments(t *testing.T) { atEachHook(t, fragments) }
+
+func fragments(n *node) {
 	udp := func(port uint16) []byte { return segment4(vip, packet.UDP{SrcPort: 1025, DstPort: port}, large(2000)) }
 	tcp := segment4(vip, packet.TCP{SrcPort: 1025, DstPort: portLocal, Flags: packet.PSH, Options: make([]byte, 20)}, large(2000))
 	sctp := segment4(vip, packet.SCTP{SrcPort: 1025, DstPort: portLocal}, large(2000))

@@ -49,6 +49,9 @@ type node struct {
 	host
 	*Kernel
 	out, second, pod netlink.Link
+	// inTC says that packets are balanced in tc: kindXDP stands for that then, with
+	// XDP's actions (tc_rows_test.go).
+	inTC bool
 }
 
 // newNode makes a node of the shared Kernel, in a namespace of its own.
@@ -256,6 +259,9 @@ func (n *node) program(kind string) *ebpf.Program {
 // run sends a frame into a program as if it came in on dev.
 func (n *node) run(kind string, dev netlink.Link, frame []byte) result {
 	n.t.Helper()
+	if kind == kindXDP && n.inTC {
+		return asInXDP(n.run(kindTCBalance, dev, frame))
+	}
 	options := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: skbContext(dev)}
 	if kind == kindXDP {
 		options.Context = xdpContext(dev, frame)
@@ -325,12 +331,15 @@ func (n *node) counts() map[countKey]bpfCount {
 // has to come out as it went in.
 func (n *node) expect(kind string, dev netlink.Link, in []byte, action uint32, reason string, out []byte) {
 	n.t.Helper()
-	r := n.run(kind, dev, in)
-	if r.action != action || r.reason != reason {
-		n.t.Errorf("%s: action %d for %q, want %d for %q, of\n%s", kind, int32(r.action), r.reason, int32(action), reason, packet.String(in))
-	}
 	if out == nil {
 		out = in
+	}
+	r := n.run(kind, dev, in)
+	if kind == kindXDP && n.inTC {
+		action, reason, out = n.wantInTC(dev, action, reason, out)
+	}
+	if r.action != action || r.reason != reason {
+		n.t.Errorf("%s: action %d for %q, want %d for %q, of\n%s", kind, int32(r.action), r.reason, int32(action), reason, packet.String(in))
 	}
 	if d := packet.Diff(out, r.out); d != "" {
 		n.t.Errorf("%s: packet is not as wanted:\n%s", kind, d)

@@ -23,9 +23,13 @@ type answers struct {
 	pod                 netip.Addr // local
 }
 
-// eachAnswers runs a test for IPv4 and IPv6, on one node.
+// eachAnswers runs a test for IPv4 and IPv6, on one node for both, with packets
+// balanced in XDP and in tc.
 func eachAnswers(t *testing.T, test func(a answers)) {
-	n := newNode(t)
+	atEachHook(t, func(n *node) { answersOf(n, test) })
+}
+
+func answersOf(n *node, test func(a answers)) {
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip)}, refusing)
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(portEmpty), Proto: packet.ProtoTCP}, bpfFrontend{Set: 7, Flags: refusing.Flags})
 	six := answers{node: n, v6: true, vip: netip.MustParseAddr("2001:db8:10::d3"), client: netip.MustParseAddr("2001:db8:99::c8"),
@@ -308,8 +312,9 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-func TestTooBig(t *testing.T) {
-	n := newNode(t)
+func TestTooBig(t *testing.T) { atEachHook(t, tooBig) }
+
+func tooBig(n *node) {
 	a := answers{node: n, vip: vip, client: client}
 	const mtu = 1480 // the device's less the outer header
 	tcp := packet.TCP{SrcPort: 1025, DstPort: portRemote}
@@ -443,8 +448,9 @@ func TestICMPErrors(t *testing.T) {
 }
 
 // An ICMP error on its way through the tunnel to the backend's node.
-func TestICMPErrorsInTunnel(t *testing.T) {
-	n := newNode(t)
+func TestICMPErrorsInTunnel(t *testing.T) { atEachHook(t, icmpErrorsInTunnel) }
+
+func icmpErrorsInTunnel(n *node) {
 	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(8080), ClientPort: be16(1025), Proto: packet.ProtoTCP}, bpfFlow{})
 	fault := func(to netip.Addr, src netip.Addr, port uint16) []packet.Layer {
 		quote := packet.Build(packet.IPv4{Src: src, Dst: client}, packet.TCP{SrcPort: port, DstPort: 1025})
@@ -470,8 +476,9 @@ func TestICMPErrorsInTunnel(t *testing.T) {
 
 // Errors about translated flows: those for the VIP are the backend's, those for
 // the node the client's.
-func TestICMPErrorsOfTranslated(t *testing.T) {
-	n := newNode(t)
+func TestICMPErrorsOfTranslated(t *testing.T) { atEachHook(t, icmpErrorsOfTranslated) }
+
+func icmpErrorsOfTranslated(n *node) {
 	const natPort, clientPort, backendPort = 61005, 1025, 8080
 	strange := netip.MustParseAddr("10.99.0.7") // no route to it
 	for _, from := range []netip.Addr{client, strange} {
@@ -511,8 +518,9 @@ func TestICMPErrorsOfTranslated(t *testing.T) {
 
 // Whatever is quoted: what goes on has right checksums, and what does not is
 // counted once (run sees to that).
-func TestICMPErrorsOfAnything(t *testing.T) {
-	n := newNode(t)
+func TestICMPErrorsOfAnything(t *testing.T) { atEachHook(t, icmpErrorsOfAnything) }
+
+func icmpErrorsOfAnything(n *node) {
 	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(8080), ClientPort: be16(1025), Proto: packet.ProtoTCP}, bpfFlow{})
 	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(5353), ClientPort: be16(1025), Proto: packet.ProtoUDP}, bpfFlow{})
 	quotes := [][]byte{
@@ -541,12 +549,12 @@ func TestICMPErrorsOfAnything(t *testing.T) {
 		r := n.run(kindXDP, n.out, frame)
 		went[r.reason]++
 		if text := packet.String(r.out); r.reason == "icmp_forwarded" && (strings.Contains(text, "wrong") || strings.Contains(text, "malformed")) {
-			t.Fatalf("from\n%s\ncame\n%s", packet.String(frame), text)
+			n.t.Fatalf("from\n%s\ncame\n%s", packet.String(frame), text)
 		}
 	}
 	for _, reason := range []string{"icmp_forwarded", "icmp_unknown", "truncated", "bad_header", "not_ours"} {
 		if went[reason] == 0 {
-			t.Errorf("none was %s: %v", reason, went)
+			n.t.Errorf("none was %s: %v", reason, went)
 		}
 	}
 }

@@ -229,3 +229,15 @@ func inEachFamily(t *testing.T, test func(n *node, f family)) {
 		})
 	}
 }
+
+// atEachHookInEachFamily is inEachFamily with packets balanced in XDP, and in tc.
+func atEachHookInEachFamily(t *testing.T, test func(n *node, f family)) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			atEachHook(t, func(n *node) {
+				n.addFamily(f)
+				test(n, f)
+			})
+		})
+	}
+}

@@ -27,7 +27,7 @@ var toOther, toRouter = packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Eth
 // from the VIP: each packet whole, with the checksums of its new ends.
 func TestSNAT(t *testing.T) {
 	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
 			for port, sport := range map[uint16]uint16{portSNAT: 1025, portSNATByFIB: 61234} {
 				n.sub(fmt.Sprintf("protocol %d to port %d", proto, port), func(n *node) {
@@ -62,7 +62,7 @@ func TestSNAT(t *testing.T) {
 
 // What is not translated, and what cannot be.
 func TestSNATDoesNot(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		in := func(hops uint8, l4 ...packet.Layer) []byte { return f.packet(fromRouter, f.client, f.vip, hops, l4...) }
 		answer := func(eth packet.Ethernet, src netip.Addr, l4 packet.Layer) []byte {
 			return f.packet(eth, src, f.node, 60, l4)
@@ -93,7 +93,7 @@ func TestSNATDoesNot(t *testing.T) {
 
 // A client whose MAC is not known is answered by tc, where the stack asks for it.
 func TestSNATToUnknownNeighbour(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
 		n.run(kindXDP, n.out, f.packet(fromRouter, f.unmet, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, packet.SYN)))
 		answer := f.packet(fromOther, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, packet.SYN|packet.ACK))
@@ -136,7 +136,7 @@ func TestSNATByAnotherDevice(t *testing.T) {
 
 // A next hop behind a VLAN gets its packets tagged.
 func TestSNATIntoVLAN(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		hop := bpfNextHop{Ifindex: uint32(n.out.Attrs().Index), Vlan: 7, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: otherMAC, Smac: nodeMAC}
 		n.put("next_hops", uint32(20), hop)
 		plain := f.packet(toOther, f.node, f.remotePod, 62, l4(packet.ProtoTCP, 62000, 8080, packet.SYN))
@@ -147,7 +147,7 @@ func TestSNATIntoVLAN(t *testing.T) {
 
 // Flows keep their way when the forwarding mode of a frontend changes.
 func TestSNATSwitched(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		in := func(proto uint8, sport, port uint16, flags uint8) []byte {
 			return f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, flags))
 		}
@@ -176,7 +176,7 @@ func TestSNATSwitched(t *testing.T) {
 // A flow keeps its backend whatever the tables say, for as long as that is there;
 // when it is over, its port begins another.
 func TestSNATKeepsBackend(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		other := netip.MustParseAddr("172.20.1.8")
 		if f.v6 {
 			other = netip.MustParseAddr("fd00:20:1::8")
@@ -318,7 +318,7 @@ func TestSNATTableFull(t *testing.T) {
 // each other, whatever the packets: right checksums stay right, and wrong ones
 // wrong by as much.
 func TestSNATThereAndBack(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for range 300 {
 			proto := []uint8{packet.ProtoTCP, packet.ProtoUDP}[random.IntN(2)]
@@ -351,7 +351,7 @@ func TestSNATThereAndBack(t *testing.T) {
 
 // What does not fit the way to the backend is answered by the VIP.
 func TestSNATTooBig(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		fits := 1300 - len(f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0))) + 14
 		in := f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0), make(packet.Payload, fits))
 		if r := n.run(kindXDP, n.out, in); r.reason != "forward_snat" {

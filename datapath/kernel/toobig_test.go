@@ -19,7 +19,7 @@ func answersIn(n *node, f family) answers {
 
 // What does not fit is answered with what would, in either family.
 func TestTooBigInFamilies(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		a := answersIn(n, f)
 		overhead, least := pick(a, 20, 40), pick(a, 68, 1280)
 		for _, size := range []int{1300 - overhead, 1301 - overhead, 1280, 1281, 1400, 1500} {
@@ -46,7 +46,7 @@ func TestTooBigInFamilies(t *testing.T) {
 // A router between the nodes knows of the tunnel alone; the client is told of the
 // packet inside.
 func TestErrorsOfTunnels(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		a := answersIn(n, f)
 		ip := func(src, dst netip.Addr, inner packet.Layer) packet.Layer {
 			proto := uint8(packet.ProtoUDP)
@@ -113,7 +113,7 @@ func TestErrorsOfTunnels(t *testing.T) {
 
 // The fragments of a packet go where the first one went, in either family.
 func TestFragmentsInFamilies(t *testing.T) {
-	inEachFamily(t, func(n *node, f family) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
 		a := answersIn(n, f)
 		segment := packet.Build(a.ip(f.client, f.vip, 63, 0), packet.UDP{SrcPort: 1025, DstPort: portSmall}, large(3000))[pick(a, 20, 40):]
 		frame := func(id uint32, offset int) []byte {
