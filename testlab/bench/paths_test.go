@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,9 +13,6 @@ import (
 // out of every path as went in, in the shape that it gives them, of connections
 // that it knows.
 func TestPathsDeliver(t *testing.T) {
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("needs root and no -short: it loads BPF programs into network namespaces")
-	}
 	const made, node, other, routed = "10.0.0.0/12", "192.168.10.1/32", "192.168.10.2/32", "192.168.21.1/32"
 	want := map[string]struct {
 		src, dst string

@@ -2,7 +2,9 @@ package bench
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -34,6 +36,9 @@ type traffic struct {
 
 func newTraffic(tb testing.TB) *traffic {
 	tb.Helper()
+	if testing.Short() || os.Geteuid() != 0 {
+		tb.Skip("needs root and no -short: it loads BPF programs into network namespaces")
+	}
 	g := &traffic{tb: tb, net: newNamespace(tb)}
 	must(tb, loadTrafficObjects(&g.objects, nil))
 	tb.Cleanup(func() { g.objects.Close() })
@@ -53,6 +58,9 @@ func (g *traffic) sinkXDP(n namespace, device string) { n.attachXDP(device, g.ob
 func (g *traffic) sinkTC(n namespace, device string) {
 	g.tb.Helper()
 	l, err := link.AttachTCX(link.TCXOptions{Program: g.objects.TrafficSinkTc, Attach: ebpf.AttachTCXIngress, Interface: n.dev(device).Attrs().Index})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		g.tb.Skip("needs Linux 6.6: it counts packets in tcx")
+	}
 	must(g.tb, err)
 	g.tb.Cleanup(func() { l.Close() })
 }
