@@ -225,7 +225,7 @@ func TestNodeLease(t *testing.T) {
 	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Appliance: true, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.10.200"), netip.MustParseAddr("fe80::1")},
-			Heard: []string{"n2"}, Silent: []string{"n3", "n4"}, Gateway: state.Silent},
+			Heard:    []string{"n2"}, Silent: []string{"n3", "n4"}, Gateway: state.Silent},
 		{Name: "eth2"}}, Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1")}
 	lease := &coordinationv1.Lease{}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 678901, time.UTC)
