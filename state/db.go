@@ -126,6 +126,10 @@ func (db *DB) Snapshot() Snapshot { return Snapshot{db.mem.Txn(false)} }
 type Writer struct {
 	db *DB
 	mu sync.Mutex
+	// commit is held while what was changed becomes visible. collectors change
+	// under both locks.
+	commit     sync.Mutex
+	collectors []*Collector
 }
 
 // Tx is one update in progress.
@@ -139,8 +143,11 @@ func (w *Writer) Update(f func(*Tx)) {
 	defer w.mu.Unlock()
 	txn := w.db.mem.Txn(true)
 	defer txn.Abort() // does nothing after Commit
+	if len(w.collectors) > 0 {
+		txn.TrackChanges()
+	}
 	f(&Tx{txn})
-	txn.Commit()
+	w.collect(txn)
 }
 
 // Mark records a fact without content, such as "synced/services".

@@ -66,6 +66,15 @@ func WantAlso[T Reconcilable[T]](tx *Tx, t Table[T], rows []T, now time.Time) bo
 	return changed
 }
 
+// Unwant makes the rows of those keys Deleting, as Want does with rows that are gone.
+func Unwant[T Reconcilable[T]](tx *Tx, t Table[T], keys []string, now time.Time) {
+	for _, key := range keys {
+		if old, ok := t.Get(tx, key); ok && old.RowStatus().Wanted() {
+			t.Put(tx, old.WithStatus(Status{Phase: Deleting, Changed: now}))
+		}
+	}
+}
+
 // Reconciler brings the rows of one table into a Target and keeps them there.
 type Reconciler[T Reconcilable[T]] struct {
 	DB     *DB

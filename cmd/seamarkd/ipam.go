@@ -52,25 +52,46 @@ func (p ipam) run(ctx context.Context) {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	decided := false
-	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
+	services := p.writer.Collect(p.db.Services.Name())
+	defer services.Close()
+	decider := &lbipam.Decider{DB: p.db}
+	var decided time.Time // for all Services
+	_ = p.db.Follow(ctx, redecide, func(state.Snapshot) {
+		snap, changed := services.Take()
 		if !lbipam.Ready(p.db, snap) {
-			return
+			return // all that is there is looked at, when it is
 		}
 		p.tellOthers(snap)
-		allocations, pools := lbipam.ReadInputs(p.db, snap).Allocate()
-		p.writer.Update(func(tx *state.Tx) {
-			state.Want(tx, p.db.Allocations, allocations, time.Now())
-			state.Want(tx, p.db.PoolStatuses, pools, time.Now())
-			state.Want(tx, p.db.ObjectStatuses, source.ObjectStatuses(p.db, tx), time.Now())
-		})
-		if !decided {
+		decision := decider.Decide(snap, changed, time.Since(decided) >= redecide)
+		p.want(decision)
+		if decided.IsZero() {
 			// Not before the first decision: pruning by empty tables would take all back.
-			decided = true
 			p.reconcile(ctx, &wg)
+		}
+		if decision.All {
+			decided = time.Now()
 		}
 	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.Namespaces.Watch(), p.db.Nodes.Watch(),
 		p.db.L2Policies.Watch(), p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
+}
+
+// want makes what was decided the wanted content of the tables.
+func (p ipam) want(d lbipam.Decision) {
+	now := time.Now()
+	p.writer.Update(func(tx *state.Tx) {
+		if d.All {
+			state.Want(tx, p.db.Allocations, d.Allocations, now)
+		} else {
+			state.WantAlso(tx, p.db.Allocations, d.Allocations, now)
+			gone := make([]string, len(d.Gone))
+			for i, name := range d.Gone {
+				gone[i] = name.String()
+			}
+			state.Unwant(tx, p.db.Allocations, gone, now)
+		}
+		state.Want(tx, p.db.PoolStatuses, d.Pools, now)
+		state.Want(tx, p.db.ObjectStatuses, source.ObjectStatuses(p.db, tx), now)
+	})
 }
 
 // tellOthers reports the programs of other projects that do what Seamark does.
