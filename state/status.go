@@ -20,6 +20,11 @@ const (
 	ReasonDisputed Reason = "Disputed"
 )
 
+// AllocationReasons are why a Service lacks an address that it wants.
+func AllocationReasons() []Reason {
+	return []Reason{ReasonNoPool, ReasonPoolExhausted, ReasonOutsidePools, ReasonAlreadyAssigned, ReasonPoolNotAllowed, ReasonWrongFamily}
+}
+
 // Reasons of an Assignment.
 const (
 	ReasonFirstAssignment Reason = "FirstAssignment"

@@ -143,7 +143,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("speak BFD", bfdSpeaker.Run)
 	observe := newObserver(kern, maps, frontends, db, node.observe, log)
 	addresses := newAnnounceMetrics(db, node.name, announcer)
-	observe.metrics.more = []prometheus.Collector{addresses, bfdMetrics{db, bfdSpeaker.Counts}}
+	observe.metrics.more = []prometheus.Collector{ipamMetrics{db}, addresses, bfdMetrics{db, bfdSpeaker.Counts}}
 	part("count addresses", addresses.taken.run)
 	part("observe", observe.run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
