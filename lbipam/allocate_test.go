@@ -372,6 +372,22 @@ func TestPoolStatuses(t *testing.T) {
 	}
 }
 
+// Whoever asks for very much is told a part of why it has none.
+func TestMessageIsBounded(t *testing.T) {
+	var asked []string
+	for i := range 64 {
+		asked = append(asked, fmt.Sprintf("192.0.2.%d", i))
+	}
+	pools := []state.Pool{}
+	for i := range 9 {
+		pools = append(pools, pl(fmt.Sprint(strings.Repeat("n", 250), i), i, fmt.Sprintf("10.0.%d.1 10.0.%d.3 10.0.%d.5 10.0.%d.7 10.0.%d.9", i, i, i, i, i)))
+	}
+	rows, _ := allocate([]state.Service{svc("a", 1, asks(asked...))}, pools)
+	if m := rows[0].Message; len(m) > 32<<10 || !strings.HasSuffix(m, "; and 48 more of what it asks for") {
+		t.Errorf("%d bytes, %q at the end", len(m), m[max(0, len(m)-60):])
+	}
+}
+
 // A decision that is not in the Service's status yet holds.
 func TestDecidedHolds(t *testing.T) {
 	pools := []state.Pool{pl("p", 0, few)}

@@ -117,6 +117,17 @@ func (e *explanation) add(reason state.Reason, message string) {
 	}
 }
 
+// maxMessages bounds what is said of one Service: a condition has room for 32 KiB.
+const maxMessages = 16
+
+func (e *explanation) text() string {
+	said := e.messages[:min(len(e.messages), maxMessages)]
+	if more := len(e.messages) - len(said); more > 0 {
+		said = append(slices.Clip(said), fmt.Sprintf("and %d more of what it asks for", more))
+	}
+	return strings.Join(said, "; ")
+}
+
 // explain says why c lacks what it lacks, as things are now, and notes what it
 // waits for.
 func (a *Allocator) explain(c *claim) explanation {
@@ -166,7 +177,7 @@ func (a *Allocator) explain(c *claim) explanation {
 func (a *Allocator) conclude(c *claim) bool {
 	a.unwait(c)
 	e := a.explain(c)
-	row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: e.reason, Message: strings.Join(e.messages, "; ")}
+	row := state.Allocation{Service: c.svc.Name, UID: c.svc.UID, Reason: e.reason, Message: e.text()}
 	for _, addr := range c.has() {
 		row.Addrs = append(row.Addrs, addr)
 		row.Pools = append(row.Pools, a.poolOf(addr).Name)

@@ -11,6 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
+// maxRequested bounds the addresses that one Service can ask for: an annotation
+// has room for tens of thousands, and each that is not given is said.
+const maxRequested = 64
+
 // setRequests fills in what the Service asks for: of LB-IPAM, in its spec, and
 // in the annotations that Seamark, Cilium and MetalLB have for it. wrong is
 // what nobody could give; unhonoured is what is right, and not done.
@@ -19,10 +23,15 @@ func setRequests(row *state.Service, s *corev1.Service) (wrong, unhonoured Probl
 	_, unhonoured = problemsOfFindings(findings)
 
 	var fields []string
-	ask := func(field, ip string) {
+	ask := func(field, ip string) bool {
+		if len(row.RequestedIPs) == maxRequested {
+			wrong.add(field, "ask for fewer, and make more Services", "asks for more than %d addresses", maxRequested)
+			return false
+		}
 		if a, ok := checkAddr(&wrong, field, ip); ok && !slices.Contains(row.RequestedIPs, a) {
 			row.RequestedIPs = append(row.RequestedIPs, a)
 		}
+		return len(wrong) < maxRequested
 	}
 	if ip := s.Spec.LoadBalancerIP; ip != "" {
 		fields = append(fields, "spec.loadBalancerIP")
@@ -31,7 +40,9 @@ func setRequests(row *state.Service, s *corev1.Service) (wrong, unhonoured Probl
 	if ips := settings.IPs; ips.Value != "" {
 		fields = append(fields, ips.Field())
 		for ip := range strings.SplitSeq(ips.Value, ",") {
-			ask(ips.Field(), strings.TrimSpace(ip))
+			if !ask(ips.Field(), strings.TrimSpace(ip)) {
+				break
+			}
 		}
 	}
 	row.RequestField = strings.Join(fields, " and ")

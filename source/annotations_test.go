@@ -121,6 +121,23 @@ func TestServiceRequests(t *testing.T) {
 	}
 }
 
+// An annotation that is full of addresses, right or wrong, is no load for anybody.
+func TestTooManyRequests(t *testing.T) {
+	for name, one := range map[string]func(i int) string{
+		"right": func(i int) string { return fmt.Sprintf("10.%d.%d.1", i/256, i%256) },
+		"wrong": func(i int) string { return "x" },
+	} {
+		var ips []string
+		for i := range 20_000 {
+			ips = append(ips, one(i))
+		}
+		row, problems := source.ServiceRow(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"seamark.dev/ips": strings.Join(ips, ",")}}})
+		if len(row.RequestedIPs) > 64 || len(problems) == 0 || len(problems) > 64 {
+			t.Errorf("%s: %d addresses are asked for, and %d problems", name, len(row.RequestedIPs), len(problems))
+		}
+	}
+}
+
 // A name that is none is told with the one that was meant.
 func TestMisspelledAnnotations(t *testing.T) {
 	for name, meant := range map[string]string{
