@@ -73,6 +73,7 @@ type Announcer struct {
 	lease    *leaseKeeper
 	observer *observer
 	prober   *prober
+	down     atomic.Pointer[map[string]bool] // interfaces that are cut off, as last decided
 	claims   chan Claim
 	macs     []net.HardwareAddr // last told to the responder
 
@@ -90,6 +91,7 @@ func New(cfg Config) *Announcer {
 		report: a.unheard, verdicts: func() map[string]Verdict { return a.observer.seen.Load().verdicts }, changed: make(chan struct{})}
 	a.lease = newLeaseKeeper(cfg.Node, cfg.Timing, cfg.Clock, cfg.DB, cfg.Leases, cfg.LastRead, a.report, cfg.Log)
 	a.lease.heard = a.prober.watch
+	a.down.Store(&map[string]bool{})
 	a.observer = newObserver(cfg.DB, cfg.Clock, cfg.Timing, cfg.LastRead, a.tellClusterMACs)
 	return a
 }
@@ -241,15 +243,13 @@ const localDecided = "decided/announcements"
 func (a *Announcer) decideLocal(ctx context.Context) {
 	db := a.cfg.DB
 	var heard, valid, seen <-chan struct{}
-	var down map[string]bool
 	_ = db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
 		heard, valid, seen = a.prober.watch(), a.lease.check(), a.observer.seen.Load().changed // before they are asked
 		if !db.Assigned.Synced(snap) || !db.Devices.Synced(snap) {
 			return
 		}
-		now := a.steppedDown(snap)
-		a.tellSteppedDown(down, now)
-		down = now
+		down := a.steppedDown(snap)
+		a.tellSteppedDown(*a.down.Swap(&down), down)
 		devices := db.Devices.Rows(snap)
 		for i, d := range devices {
 			devices[i].Up = d.Up && !down[d.Name]
@@ -301,7 +301,7 @@ func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.R
 		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
 			to, _ := db.Assigned.Get(snap, row.Addr.String())
 			another := to.Node != "" && to.Node != a.cfg.Node
-			if handover.stays(row, another && a.lease.Valid(), a.cfg.Clock.Boottime()) {
+			if handover.stays(row, another && a.lease.Valid() && !(*a.down.Load())[row.Interface], a.cfg.Clock.Boottime()) {
 				return state.ReasonHandingOver
 			}
 			return hold(db, snap, row, a.lease.MayTake())

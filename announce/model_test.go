@@ -115,6 +115,10 @@ type modelDaemon struct {
 	// What it heard on the wire, last.
 	heard            state.LeaseInterface
 	heardAt, nextAsk time.Duration
+	// down is steppedDown of downOf, the read, the round and the validity of the
+	// lease that it was made of.
+	down   map[string]bool
+	downOf [3]any
 }
 
 type model struct {
@@ -410,11 +414,10 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 		return
 	}
 	wanted := map[netip.Addr]state.Announcement{}
-	down := steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), valid)
-	if m.breach == sticksToWire {
-		down = nil
+	if of := [3]any{d.lastRead, d.heardAt, valid}; of != d.downOf && m.breach != sticksToWire {
+		d.down, d.downOf = steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), valid), of
 	}
-	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !down["eth1"]}}, n.name) {
+	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !d.down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
 	}
 	for a := range n.kernel {

@@ -123,6 +123,8 @@ func why(in announce.Inputs, s announce.Standing) string {
 		return "the address is of a subnet that its interfaces are not on; it reports " + interfacesOf(in, s.Node)
 	case announce.BarInterfaceDown:
 		return "its interface is down; it reports " + interfacesOf(in, s.Node)
+	case announce.BarCutOff:
+		return "the others on the segment do not hear it, or it does not hear them: look at its power, its cable, its switch port; it reports " + interfacesOf(in, s.Node)
 	case announce.BarNoLocalBackend:
 		return "the Service's externalTrafficPolicy is Local, and no backend there is ready"
 	case announce.BarNoBackend:
@@ -145,6 +147,9 @@ func interfacesOf(in announce.Inputs, node string) string {
 			}
 			for _, p := range i.Prefixes {
 				text += " " + p.String()
+			}
+			if len(i.Silent) > 0 {
+				text += " (hears nothing of " + strings.Join(i.Silent, ", ") + ")"
 			}
 			texts = append(texts, text)
 		}

@@ -84,7 +84,7 @@ func TestExplain(t *testing.T) {
 func TestWhy(t *testing.T) {
 	for _, bar := range []announce.Bar{announce.BarUnknownNode, announce.BarNoLease, announce.BarLeaseExpired, announce.BarDrained, announce.BarReleased,
 		announce.BarStopping, announce.BarCordoned, announce.BarExcluded, announce.BarNotSelected, announce.BarNoInterface, announce.BarOffLink,
-		announce.BarInterfaceDown, announce.BarNoLocalBackend, announce.BarNoBackend} {
+		announce.BarInterfaceDown, announce.BarCutOff, announce.BarNoBackend, announce.BarNoLocalBackend} {
 		if text := why(announce.Inputs{}, announce.Standing{Node: "a", Bar: bar}); text == string(bar) {
 			t.Errorf("%s says no more than its name", bar)
 		}
