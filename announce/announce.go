@@ -30,6 +30,7 @@ type Config struct {
 	DrainOnCordon bool
 	Timing        Timing     // what is 0 is of DefaultTiming
 	When          Gratuitous // what is 0 is of DefaultGratuitous
+	Detection     Detection  // what is 0 is of DefaultDetection
 	Clock         Clock      // SystemClock when nil
 
 	// Leases, LastRead, Lock and Assignments are the source's. LastRead is
@@ -146,9 +147,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 	herald := newHerald(a.cfg.When, a.cfg.Clock, sender, a.lease.Valid, a.cfg.Log, a.Counts)
 	groups := newGroups()
 	defer groups.Close()
-	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups, held: map[string]Held{}}
+	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups, held: map[string]Held{},
+		detector: newDetector(a.cfg.Detection, herald.when.PerSecond, a.cfg.Clock, sender, a.cfg.Responder, ownMAC(a.cfg.DB), a.cfg.Log)}
 	referee := &referee{node: a.cfg.Node, db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
-		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, counts: a.Counts,
+		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, detector: target.detector, counts: a.Counts,
 		claims: a.claims, every: a.cfg.Timing.tick()}
 	placer := &placer{db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
 		observer: a.observer, target: a.cfg.Assignments, policies: a.cfg.PolicyStatuses, drainCordoned: a.cfg.DrainOnCordon}
@@ -171,6 +173,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
 	wg.Go(func() { referee.run(ctx) })
 	wg.Go(func() { herald.run(ctx) })
+	wg.Go(func() { target.detector.run(ctx) })
 	// Without the store, to give the office back takes long, and so does the last
 	// renewal: neither waits for the other, or a restart would outlast the grace.
 	elected := make(chan error, 1)
@@ -288,14 +291,14 @@ func (a *Announcer) tellSteppedDown(before, now map[string]bool) {
 	}
 }
 
-func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.Reconciler[state.Announcement] {
+func (a *Announcer) reconciler(target *responderTarget) *state.Reconciler[state.Announcement] {
 	db := a.cfg.DB
-	var leaseChanged <-chan struct{}
+	var leaseChanged, detected <-chan struct{}
 	handover := newHandover(a.cfg.Timing)
 	return &state.Reconciler[state.Announcement]{
 		DB: db, Writer: a.cfg.Writer, Table: db.Announcements, Target: target, Log: a.cfg.Log, Now: a.cfg.Clock.Wall,
 		Gate: func(snap state.Snapshot) bool {
-			leaseChanged, handover.over = a.lease.check(), nil // before any Hold of this pass asks for them
+			leaseChanged, detected, handover.over = a.lease.check(), target.detector.changed(), nil // before any Hold of this pass asks for them
 			return state.Marked(snap, localDecided)
 		},
 		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
@@ -304,10 +307,13 @@ func (a *Announcer) reconciler(target state.Target[state.Announcement]) *state.R
 			if handover.stays(row, another && a.lease.Valid() && !(*a.down.Load())[row.Interface], a.cfg.Clock.Boottime()) {
 				return state.ReasonHandingOver
 			}
-			return hold(db, snap, row, a.lease.MayTake())
+			if reason := hold(db, snap, row, a.lease.MayTake()); reason != "" {
+				return reason
+			}
+			return target.Hold(snap, row)
 		},
 		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged },
-			func(state.Snapshot) <-chan struct{} { return handover.over }},
+			func(state.Snapshot) <-chan struct{} { return handover.over }, func(state.Snapshot) <-chan struct{} { return detected }},
 	}
 }
 

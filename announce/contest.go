@@ -119,6 +119,7 @@ type referee struct {
 	lastRead  func() time.Duration
 	responder Responder
 	herald    *herald
+	detector  *detector
 	counts    *Counts
 	claims    chan Claim
 	every     time.Duration
@@ -188,8 +189,8 @@ func (r *referee) hear(c Claim) {
 		}
 		return
 	}
-	if r.isOurs(c.MAC) {
-		return // another interface of this node, on the same segment
+	if ownMAC(r.db)(c.MAC) || r.detector.about(k) {
+		return // another interface of this node, on the same segment; or not our address yet
 	}
 	r.counts.StrangerClaims.Add(1)
 	if r.contests.defend(k, r.clock.Boottime(), r.lease.Valid()) {
@@ -255,13 +256,16 @@ func (r *referee) interfaceName(ifindex int) string {
 	return ""
 }
 
-func (r *referee) isOurs(mac net.HardwareAddr) bool {
-	for d := range r.db.Devices.All(r.db.Snapshot()) {
-		if d.MAC == mac.String() {
-			return true
+// ownMAC says whether a hardware address is of an interface of this node.
+func ownMAC(db *state.DB) func(net.HardwareAddr) bool {
+	return func(mac net.HardwareAddr) bool {
+		for d := range db.Devices.All(db.Snapshot()) {
+			if d.MAC == mac.String() {
+				return true
+			}
 		}
+		return false
 	}
-	return false
 }
 
 func (r *referee) nodeOf(mac net.HardwareAddr) string {

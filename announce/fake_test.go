@@ -102,8 +102,18 @@ func (r *fakeResponder) Set(addr netip.Addr, ifindex int, mac net.HardwareAddr, 
 	if e.Generation != generation {
 		e = Held{}
 	}
-	e.Addr, e.Ifindex, e.MAC, e.Generation = addr, ifindex, mac, generation
+	e.Addr, e.Ifindex, e.MAC, e.Generation, e.Probing = addr, ifindex, mac, generation, false
 	r.entries[k] = e
+	return nil
+}
+
+func (r *fakeResponder) Probe(addr netip.Addr, ifindex int, mac net.HardwareAddr, generation int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail != nil {
+		return r.fail
+	}
+	r.entries[entryKey{addr, ifindex}] = Held{Addr: addr, Ifindex: ifindex, MAC: mac, Generation: generation, Probing: true}
 	return nil
 }
 
@@ -164,6 +174,9 @@ func (r *fakeResponder) text() string {
 		if e.Muted {
 			s += " muted"
 		}
+		if e.Probing {
+			s += " probing"
+		}
 		s += "\n"
 	}
 	return s
@@ -174,14 +187,15 @@ func (r *fakeResponder) answers(addr netip.Addr, now time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.entries[entryKey{addr, 2}]
-	return ok && !e.Muted && now < r.until
+	return ok && !e.Muted && !e.Probing && now < r.until
 }
 
 // wireLog records what is sent.
 type wireLog struct {
-	mu    sync.Mutex
-	sent  []string
-	heard func(ifindex int, mac net.HardwareAddr, addr netip.Addr)
+	mu     sync.Mutex
+	sent   []string
+	probes []string
+	heard  func(ifindex int, mac net.HardwareAddr, addr netip.Addr)
 }
 
 func (w *wireLog) Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error {
@@ -191,6 +205,13 @@ func (w *wireLog) Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error
 	if w.heard != nil {
 		w.heard(ifindex, mac, addr)
 	}
+	return nil
+}
+
+func (w *wireLog) Probe(ifindex int, mac net.HardwareAddr, addr netip.Addr) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.probes = append(w.probes, fmt.Sprintf("%s@%d", addr, ifindex))
 	return nil
 }
 

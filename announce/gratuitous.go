@@ -49,6 +49,8 @@ func (g Gratuitous) withDefaults() Gratuitous {
 // Sender puts announcements of an address on the wire.
 type Sender interface {
 	Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error
+	// Probe asks whether another machine has the address, and claims nothing.
+	Probe(ifindex int, mac net.HardwareAddr, addr netip.Addr) error
 }
 
 // herald sends gratuitous ARP and unsolicited advertisements: a burst at a takeover, then now and then. One

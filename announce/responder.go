@@ -21,6 +21,8 @@ type Responder interface {
 	// hardware address. An entry that is there at the same generation stays
 	// as mute as it is; one of another generation begins anew, not muted.
 	Set(addr netip.Addr, ifindex int, mac net.HardwareAddr, generation int64) error
+	// Probe makes an entry that answers nothing and hears claims, anew, until Set.
+	Probe(addr netip.Addr, ifindex int, mac net.HardwareAddr, generation int64) error
 	// Delete of what is absent is no error.
 	Delete(addr netip.Addr, ifindex int) error
 	// Unmute makes an entry that heard a claim answer again.
@@ -45,6 +47,8 @@ type Held struct {
 	Muted     bool
 	ClaimedAt time.Duration
 	ClaimMAC  net.HardwareAddr
+	// Probing: it is not announced yet, but asked for.
+	Probing bool
 }
 
 // Claim is another machine's packet that says an address of ours is its own.
@@ -54,7 +58,7 @@ type Claim struct {
 	MAC     net.HardwareAddr
 	// At is CLOCK_BOOTTIME.
 	At time.Duration
-	// Muted: it is a cluster node, and the kernel has muted our entry.
+	// Muted: it is a cluster node, and our entry is mute.
 	Muted bool
 }
 

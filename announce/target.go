@@ -19,6 +19,7 @@ type responderTarget struct {
 	responder Responder
 	herald    *herald
 	groups    multicast
+	detector  *detector
 
 	mu   sync.Mutex
 	held map[string]Held // by RowKey: what this daemon set or found
@@ -32,37 +33,52 @@ type multicast interface {
 
 // Update is state.Target's.
 func (t *responderTarget) Update(_ context.Context, row state.Announcement) error {
-	dev, ok := t.db.Devices.Get(t.db.Snapshot(), row.Interface)
-	if !ok {
-		return fmt.Errorf("announce %s: no interface %s", row.Addr, row.Interface)
-	}
-	mac, err := net.ParseMAC(dev.MAC)
+	k, mac, err := t.entry(row)
 	if err != nil {
-		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was, known := t.held[row.RowKey()]
-	if known && was.Ifindex != dev.Index { // the interface was made anew
+	if known && was.Probing && was.Ifindex == k.ifindex {
+		if found, other := t.detector.known(k); found == taken {
+			return fmt.Errorf("announce %s on %s: the machine with hardware address %s has it: take the address from it; it is asked for again every minute",
+				row.Addr, row.Interface, other)
+		}
+	}
+	if known && was.Ifindex != k.ifindex { // the interface was made anew
 		if err := t.remove(row.RowKey(), was); err != nil {
 			return err
 		}
 		known = false
 	}
-	if err := t.groups.Join(dev.Index, row.Addr); err != nil {
+	if err := t.groups.Join(k.ifindex, row.Addr); err != nil {
 		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
 	}
-	if err := t.responder.Set(row.Addr, dev.Index, mac, row.Generation); err != nil {
+	if err := t.responder.Set(row.Addr, k.ifindex, mac, row.Generation); err != nil {
 		return fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
 	}
-	t.held[row.RowKey()] = Held{Addr: row.Addr, Ifindex: dev.Index, MAC: mac, Generation: row.Generation}
-	k := entryKey{row.Addr, dev.Index}
-	if known && was.Generation == row.Generation && bytes.Equal(was.MAC, mac) {
+	t.held[row.RowKey()] = Held{Addr: row.Addr, Ifindex: k.ifindex, MAC: mac, Generation: row.Generation}
+	t.detector.forget(k)
+	if known && !was.Probing && was.Generation == row.Generation && bytes.Equal(was.MAC, mac) {
 		t.herald.Keep(k, mac)
 	} else {
 		t.herald.Take(k, mac)
 	}
 	return nil
+}
+
+// entry is where a row's entry is, as of now, and with which hardware address.
+func (t *responderTarget) entry(row state.Announcement) (entryKey, net.HardwareAddr, error) {
+	dev, ok := t.db.Devices.Get(t.db.Snapshot(), row.Interface)
+	if !ok {
+		return entryKey{}, nil, fmt.Errorf("announce %s: no interface %s", row.Addr, row.Interface)
+	}
+	mac, err := net.ParseMAC(dev.MAC)
+	if err != nil {
+		return entryKey{}, nil, fmt.Errorf("announce %s on %s: %w", row.Addr, row.Interface, err)
+	}
+	return entryKey{row.Addr, dev.Index}, mac, nil
 }
 
 // Delete is state.Target's.
@@ -122,6 +138,7 @@ func (t *responderTarget) Prune(_ context.Context, wanted []state.Announcement) 
 // silence is for an entry that is out of the responder.
 func (t *responderTarget) silence(k entryKey) {
 	t.herald.Drop(k)
+	t.detector.forget(k)
 	t.groups.Leave(k.ifindex, k.addr)
 }
 

@@ -25,6 +25,7 @@ type rig struct {
 	responder *fakeResponder
 	herald    *herald
 	groups    fakeGroups
+	wire      *wireLog
 	target    *responderTarget
 }
 
@@ -42,10 +43,11 @@ func (g fakeGroups) Join(ifindex int, addr netip.Addr) error {
 func (g fakeGroups) Leave(ifindex int, addr netip.Addr) { delete(g, entryKey{addr, ifindex}) }
 
 func newRig() *rig {
-	r := &rig{clock: newFakeClock(), responder: newFakeResponder(), groups: fakeGroups{}}
+	r := &rig{clock: newFakeClock(), responder: newFakeResponder(), groups: fakeGroups{}, wire: &wireLog{}}
 	r.db, r.writer = state.New()
 	r.herald = newHerald(DefaultGratuitous, r.clock, &wireLog{}, func() bool { return true }, quiet, &Counts{})
-	r.target = &responderTarget{db: r.db, responder: r.responder, herald: r.herald, groups: r.groups, held: map[string]Held{}}
+	r.target = &responderTarget{db: r.db, responder: r.responder, herald: r.herald, groups: r.groups, held: map[string]Held{},
+		detector: newDetector(Detection{}, 5000, r.clock, r.wire, r.responder, ownMAC(r.db), quiet)}
 	r.device(eth1)
 	return r
 }
@@ -287,7 +289,7 @@ func TestReferee(t *testing.T) {
 				lease.term = term{until: claimed + time.Hour}
 			}
 			referee := &referee{node: "a", db: r.db, writer: r.writer, clock: r.clock, log: quiet, lease: lease, lastRead: lastRead,
-				responder: r.responder, herald: r.herald, counts: &Counts{}, contests: newContests()}
+				responder: r.responder, herald: r.herald, detector: r.target.detector, counts: &Counts{}, contests: newContests()}
 			if !tc.stranger {
 				r.responder.change(k, func(e *Held) { e.Muted, e.ClaimedAt, e.ClaimMAC = true, claimed, theirs })
 			}

@@ -49,25 +49,28 @@ static __always_inline void note_claim(int v6, struct announced *a, const union 
 	struct quota *q = bpf_map_lookup_elem(&claim_quotas, &zero);
 
 	copy_mac(key.mac, mac);
-	int muting = !a->muted && bpf_map_lookup_elem(&cluster_macs, &key);
+	int cluster = !!bpf_map_lookup_elem(&cluster_macs, &key);
+	int muting = cluster && !(a->muted & MUTED_CLAIMED);
 	int news = heard - a->claimed_at >= CLAIM_INTERVAL || !same_mac(a->claim_mac, key.mac);
 	if (muting)
-		a->muted = 1;
+		a->muted |= MUTED_CLAIMED;
 	__sync_fetch_and_add(&a->claims, 1);
-	if (!muting && !(news && q && take_from(q, CLAIMS_PER_TICK)))
+	if (!muting && !news)
 		return;
 	a->claimed_at = heard;
 	copy_mac(a->claim_mac, key.mac);
+	if (!muting && !(q && take_from(q, CLAIMS_PER_TICK)))
+		return; // the entry says it
 
 	struct claim *claim = bpf_ringbuf_reserve(&claims, sizeof(*claim), 0);
 	if (!claim)
-		return; // the entry says it, too
+		return;
 	claim->at = heard;
 	for (int i = 0; i < 4; i++)
 		claim->addr[i] = addr->v6[i];
 	claim->ifindex = device;
 	copy_mac(claim->mac, key.mac);
-	claim->muted = a->muted;
+	claim->muted = cluster;
 	claim->v6 = v6;
 	claim->pad = 0;
 	bpf_ringbuf_submit(claim, 0);

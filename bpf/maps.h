@@ -346,8 +346,14 @@ struct announced {
 	__u64 claimed_at; // of the last, CLOCK_BOOTTIME, ns
 	__u8 mac[6];      // answered with
 	__u8 claim_mac[6];
-	__u8 muted; // another cluster node claims it: silent until userspace says otherwise
+	__u8 muted; // MUTED_*: silent until userspace says otherwise
 	__u8 pad[3];
+};
+
+// Why an announced address is not answered for.
+enum muted {
+	MUTED_CLAIMED = 1, // another cluster node claims it
+	MUTED_PROBING = 2, // it is not announced yet: userspace asks who has it, and wants to hear of claims
 };
 
 struct mac_key {
@@ -361,7 +367,7 @@ struct claim {
 	__be32 addr[4]; // of IPv4 the first word
 	__u32 ifindex;
 	__u8 mac[6];
-	__u8 muted; // the entry was muted for it
+	__u8 muted; // a cluster node claims it, and the entry is mute
 	__u8 v6;
 	__u32 pad;
 };

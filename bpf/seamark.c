@@ -20,6 +20,7 @@ SHARE(enum, slot);
 SHARE(enum, backend_flags);
 SHARE(enum, flow_flags);
 SHARE(enum, nat_flags);
+SHARE(enum, muted);
 SHARE(enum, action);
 SHARE(struct, claim);
 SHARE(struct, event);

@@ -229,8 +229,11 @@ func dumpAnnounced(k AnnouncedKey, e AnnouncedEntry) string {
 	if e.Claims > 0 {
 		line += fmt.Sprintf(" last-claim=%s by %s", time.Duration(e.ClaimedAt), e.ClaimMAC)
 	}
-	if e.Muted != 0 {
+	if e.Muted&MutedClaimed != 0 {
 		line += " muted"
+	}
+	if e.Muted&MutedProbing != 0 {
+		line += " probing"
 	}
 	return line
 }

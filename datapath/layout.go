@@ -345,9 +345,18 @@ type AnnouncedEntry struct {
 	ClaimedAt  uint64 // of the last, CLOCK_BOOTTIME, ns
 	MAC        MAC
 	ClaimMAC   MAC
-	Muted      uint8 // 1: silent, since another cluster node claims it
+	Muted      Muted // why it is silent
 	_          [3]uint8
 }
+
+// Muted is why an entry is silent (enum muted); 0: it is not.
+type Muted uint8
+
+// The reasons of silence.
+const (
+	MutedClaimed Muted = 1 << iota // another cluster node claims the address
+	MutedProbing                   // it is asked for before it is announced
+)
 
 // MACKey is a key of cluster_macs.
 type MACKey struct {

@@ -29,6 +29,8 @@ type Held struct {
 	// ClaimMAC which; zero when none has.
 	ClaimedAt time.Duration
 	ClaimMAC  net.HardwareAddr
+	// Probing: not announced yet, silent, and listening for claims.
+	Probing bool
 }
 
 // Set makes the kernel answer for addr on the interface with mac. An entry
@@ -51,12 +53,29 @@ func (r *Responder) Set(addr netip.Addr, ifindex int, mac net.HardwareAddr, gene
 	if old.Generation == entry.Generation {
 		entry = old
 		entry.MAC = m
+		entry.Muted &^= MutedProbing
 	}
 	if ok && entry == old {
 		return nil
 	}
 	if err := r.maps.Announced.Update(key, entry); err != nil {
 		return fmt.Errorf("announce %s: write map announced: %w", addr, err)
+	}
+	return nil
+}
+
+// Probe makes an entry that answers nothing and hears claims, anew, until Set.
+func (r *Responder) Probe(addr netip.Addr, ifindex int, mac net.HardwareAddr, generation int64) error {
+	key, err := announcedKey(addr, ifindex)
+	if err != nil {
+		return fmt.Errorf("probe for %s: %w", addr, err)
+	}
+	m, err := macFrom(mac)
+	if err != nil {
+		return fmt.Errorf("probe for %s: %w", addr, err)
+	}
+	if err := r.maps.Announced.Update(key, AnnouncedEntry{Generation: uint64(generation), MAC: m, Muted: MutedProbing}); err != nil {
+		return fmt.Errorf("probe for %s: write map announced: %w", addr, err)
 	}
 	return nil
 }
@@ -83,10 +102,10 @@ func (r *Responder) Unmute(addr netip.Addr, ifindex int) error {
 	if err != nil {
 		return fmt.Errorf("unmute %s: read map announced: %w", addr, err)
 	}
-	if !ok || entry.Muted == 0 {
+	if !ok || entry.Muted&MutedClaimed == 0 {
 		return nil
 	}
-	entry.Muted = 0
+	entry.Muted &^= MutedClaimed
 	if err := r.maps.Announced.Update(key, entry); err != nil {
 		return fmt.Errorf("unmute %s: write map announced: %w", addr, err)
 	}
@@ -102,7 +121,7 @@ func (r *Responder) Held() ([]Held, error) {
 	list := make([]Held, 0, len(all))
 	for key, e := range all {
 		held := Held{Addr: key.Addr, Ifindex: int(key.Ifindex), MAC: e.MAC[:], Generation: int64(e.Generation),
-			Muted: e.Muted != 0, ClaimedAt: time.Duration(e.ClaimedAt)}
+			Muted: e.Muted&MutedClaimed != 0, Probing: e.Muted&MutedProbing != 0, ClaimedAt: time.Duration(e.ClaimedAt)}
 		if e.ClaimMAC != (MAC{}) {
 			held.ClaimMAC = e.ClaimMAC[:]
 		}

@@ -31,7 +31,7 @@ func TestResponder(t *testing.T) {
 	hear := func() {
 		t.Helper()
 		e, _, _ := fake.Announced.Lookup(key)
-		e.Claims, e.ClaimedAt, e.ClaimMAC, e.Muted = e.Claims+1, 5e9, MAC(other), 1
+		e.Claims, e.ClaimedAt, e.ClaimMAC, e.Muted = e.Claims+1, 5e9, MAC(other), e.Muted|MutedClaimed
 		if err := fake.Announced.Update(key, e); err != nil {
 			t.Fatal(err)
 		}
@@ -76,6 +76,16 @@ func TestResponder(t *testing.T) {
 		t.Errorf("set: %+v, want %s", h, six)
 	}
 	must(r.Delete(six, 2))
+	must(r.Probe(addr, 2, mac, 5), r.Unmute(addr, 2))
+	if h := held(); !h.Probing || h.Muted || h.Generation != 5 {
+		t.Errorf("probing: %+v", h)
+	}
+	hear()
+	must(r.Set(addr, 2, mac, 5))
+	if h := held(); h.Probing || !h.Muted {
+		t.Errorf("probed, and claimed meanwhile: %+v, want it mute", h)
+	}
+	must(r.Delete(addr, 2))
 	for _, bad := range []netip.Addr{{}, netip.MustParseAddr("ff02::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("224.0.0.1")} {
 		if r.Set(bad, 2, mac, 1) == nil {
 			t.Errorf("%s was taken", bad)

@@ -46,6 +46,7 @@ const (
 	ReasonMuted              Reason = "Muted"              // another cluster node claims the address
 	ReasonQueued             Reason = "Queued"             // its turn comes: writes of its kind are limited in rate
 	ReasonHandingOver        Reason = "HandingOver"        // it is another node's now, which has a moment to claim it
+	ReasonProbing            Reason = "Probing"            // whether another machine has the address is being asked
 )
 
 // Phase of a row on its way into a target.

@@ -344,6 +344,13 @@ type bpfMonitor struct {
 	Traces uint32
 }
 
+type bpfMuted uint32
+
+const (
+	bpfMutedMUTED_CLAIMED bpfMuted = 1
+	bpfMutedMUTED_PROBING bpfMuted = 2
+)
+
 type bpfNat struct {
 	_       structs.HostLayout
 	Saddr   uint32

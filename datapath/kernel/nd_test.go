@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -200,5 +201,44 @@ func TestNeighbourDiscoveryClaims(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("WatchClaims did not end with its context")
+	}
+}
+
+// An address that is asked for before it is announced is not answered for, and
+// whoever says to have it is noted.
+func TestProbedAddress(t *testing.T) {
+	n := newNode(t)
+	out := uint32(n.out.Attrs().Index)
+	probing := bpfAnnounced{Generation: 1, Mac: nodeMAC, Muted: uint8(bpfMutedMUTED_PROBING)}
+	key := bpfAnnouncedKey{Addr: be32(vip), Ifindex: out}
+	n.put("announced", key, probing)
+	key6 := n.announce6(probing)
+	n.expect(kindXDP, n.out, packet.Build(ask(vip)...), xdpPass, "arp_muted", nil)
+	n.expect(kindXDP, n.out, packet.Build(solicit(ndVIP)...), xdpPass, "nd_muted", nil)
+	// What answers our own probes.
+	reply := packet.Build(packet.Ethernet{Dst: nodeMAC, Src: strangeMAC},
+		packet.ARP{Op: packet.ARPReply, SenderMAC: strangeMAC, Sender: vip, TargetMAC: nodeMAC})
+	advertisement := packet.Build(packet.Ethernet{Dst: allMAC, Src: strangeMAC}, packet.IPv6{HopLimit: 255, Src: ndVIP, Dst: allNodes},
+		packet.ND{Type: packet.NDAdvertisement, Flags: packet.NDOverride, Target: ndVIP, Options: packet.TargetMAC(strangeMAC)})
+	entries := func() [2]bpfAnnounced {
+		t.Helper()
+		var four, six bpfAnnounced
+		if err := errors.Join(n.maps["announced"].Lookup(key, &four), n.maps["announced6"].Lookup(key6, &six)); err != nil {
+			t.Fatal(err)
+		}
+		return [2]bpfAnnounced{four, six}
+	}
+	n.expect(kindXDP, n.out, reply, xdpPass, "arp_claim", nil)
+	n.expect(kindXDP, n.out, advertisement, xdpPass, "nd_claim", nil)
+	for _, a := range entries() {
+		if a.ClaimMac != strangeMAC || a.Muted != probing.Muted || a.ClaimedAt == 0 {
+			t.Errorf("a stranger's claim: %+v", a)
+		}
+	}
+	copy(reply[6:], otherMAC[:])
+	copy(reply[22:], otherMAC[:])
+	n.expect(kindXDP, n.out, reply, xdpPass, "arp_claim", nil)
+	if a := entries()[0]; a.ClaimMac != otherMAC || a.Muted != probing.Muted|uint8(bpfMutedMUTED_CLAIMED) {
+		t.Errorf("a cluster node's claim: %+v", a)
 	}
 }
