@@ -76,22 +76,52 @@ static __always_inline int load_target(int v6, __u32 id, struct target *b)
 	return no_addr(v6, &b->addr) ? -1 : 0;
 }
 
+// small_slot returns what a slot of a small table says; -1: there is no such table.
+static __always_inline int small_slot(void *tables, __u32 at, __u32 slot)
+{
+	__u32 zero = 0;
+	void *inner = bpf_map_lookup_elem(tables, &at);
+	struct small_table *table = inner ? bpf_map_lookup_elem(inner, &zero) : NULL;
+	if (!table)
+		return -1;
+
+	__u32 in = table->slots[slot];
+	return table->backends[in % SMALL_BACKENDS] | (in & SMALL_MOVED ? SLOT_MOVED : 0);
+}
+
+static __always_inline int large_slot(__u32 at, __u32 slot)
+{
+	void *table = bpf_map_lookup_elem(&tables, &at);
+	if (!table)
+		return -1;
+
+	__u32 word = slot / SLOTS_PER_WORD;
+	__u64 *slots = bpf_map_lookup_elem(table, &word);
+	if (!slots)
+		return -1;
+	return *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & (SLOT_MOVED | SLOT_BACKEND);
+}
+
 // slot_of returns what one of a set's tables (0 to 2) says for a hash: enum slot;
 // -1: there is no such table.
 static __always_inline int slot_of(__u32 set, const struct backend_set *s, __u32 which, __u32 hash)
 {
 	__u32 size = s->size[which & SET_ACTIVE];
 	__u32 at = 4 * set + which;
-	void *table = bpf_map_lookup_elem(&tables, &at);
-	if (!table || !size)
-		return -1;
 
-	__u32 slot = maglev_slot(hash, size);
-	__u32 word = slot / SLOTS_PER_WORD;
-	__u64 *slots = bpf_map_lookup_elem(table, &word);
-	if (!slots)
+	switch (size) { // constants, so that the verifier sees that each slot is in its table
+	case 0:
 		return -1;
-	return *slots >> (slot - word * SLOTS_PER_WORD) * SLOT_BITS & (SLOT_MOVED | SLOT_BACKEND);
+	case 251:
+		return small_slot(&tables_251, at, maglev_slot(hash, 251));
+	case 1021:
+		return small_slot(&tables_1021, at, maglev_slot(hash, 1021));
+	case 4093:
+		return small_slot(&tables_4093, at, maglev_slot(hash, 4093));
+	case 10007:
+		return small_slot(&tables_10007, at, maglev_slot(hash, 10007));
+	}
+	return large_slot(at, maglev_slot(hash, size));
 }
 
 // choose finds the backend of a flow to a frontend by its slot alone. It returns

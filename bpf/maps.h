@@ -76,9 +76,9 @@ struct frontend {
 };
 
 // backend_set is the backends of one service port (all of them, or those of
-// this node), shared by its frontends. Its Maglev tables are tables[4*set+n], n
-// from 0 to 2: userspace fills the spare one, writes its size, and then flips
-// look, so no packet meets a half-made table.
+// this node), shared by its frontends. It has three Maglev tables, n from 0 to 2, at
+// 4*set+n in the map of tables of that size: userspace fills the spare one, writes
+// its size, and then flips look, so no packet meets a half-made table.
 struct backend_set {
 	__u32 size[4];  // slots of each table; 0: none, so no backends. The last, of no table, tells userspace whose the set is
 	__u32 look;     // SET_*: which table is which, in one word, so that all change at once
@@ -92,13 +92,26 @@ enum set_look {
 	SET_MOVING = 16,        // a window is open: slots of the active table may have SLOT_MOVED
 };
 
-// A word of a Maglev table is three slots of 21 bits each, the first in the
-// lowest: the id of the backend, and whether the slot has moved.
+// What a slot of a Maglev table says: the id of the backend, and whether the slot
+// has moved. A word of a large table is three slots, the first in the lowest bits.
 enum slot {
 	SLOTS_PER_WORD = 3,
 	SLOT_BITS = 21,
 	SLOT_BACKEND = (1 << 20) - 1, // mask: index into backends
 	SLOT_MOVED = 1 << 20,         // changed since the window opened: pins decide first
+};
+
+// small_table is a Maglev table of few backends: the ids of these, and slots of a byte
+// each, which is an index into the ids, and whether the slot has moved. What does
+// not fit the CPU's caches costs a packet more than all else on its way.
+enum small_slot {
+	SMALL_BACKENDS = 128, // at most; what is below in a slot is the index
+	SMALL_MOVED = 128,
+};
+
+struct small_table {
+	__u32 backends[SMALL_BACKENDS];
+	__u8 slots[]; // as many as the name of its map says
 };
 
 enum backend_flags {
@@ -513,7 +526,28 @@ struct {
 	__type(value, struct backend_set);
 } sets SEC(".maps");
 
-// A Maglev table: words of slots. Each has as many as the size its set says needs.
+// The small Maglev tables, by 4 * set + which (0 to 2). All in a map are of one size:
+// then looking into them is no call, which would cost more than to parse a packet.
+#define SMALL_TABLES(size)                                                                             \
+	struct small_table_##size {                                                                    \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                      \
+		__uint(max_entries, 1);                                                                \
+		__uint(key_size, sizeof(__u32));                                                       \
+		__uint(value_size, sizeof(struct small_table) + (size));                               \
+	};                                                                                             \
+	struct {                                                                                       \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                              \
+		__uint(max_entries, 4 * MAX_SETS);                                                     \
+		__type(key, __u32);                                                                    \
+		__array(values, struct small_table_##size);                                            \
+	} tables_##size SEC(".maps")
+
+SMALL_TABLES(251);
+SMALL_TABLES(1021);
+SMALL_TABLES(4093);
+SMALL_TABLES(10007);
+
+// A Maglev table of another size: words of slots, as many as the size needs.
 struct maglev_table {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_INNER_MAP);
@@ -522,7 +556,7 @@ struct maglev_table {
 	__type(value, __u64);
 };
 
-// The Maglev tables, by 4 * set + which (0 to 2).
+// The Maglev tables of other sizes, by 4 * set + which.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 4 * MAX_SETS);

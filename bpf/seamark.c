@@ -17,6 +17,7 @@ SHARE(enum, max_devices);
 SHARE(enum, frontend_flags);
 SHARE(enum, set_look);
 SHARE(enum, slot);
+SHARE(enum, small_slot);
 SHARE(enum, backend_flags);
 SHARE(enum, flow_flags);
 SHARE(enum, nat_flags);

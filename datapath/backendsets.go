@@ -37,14 +37,10 @@ type step struct {
 	past  []uint32 // ids in the previous table after it
 }
 
-// plan gives the backends ids and computes their table, unless it was
-// computed last time.
+// plan gives the backends ids and computes their table, of the size asked for
+// (tableSize), unless it was computed last time.
 func (t *FrontendTarget) plan(set *backendSet, backends []state.Backend, size uint32) error {
-	if len(backends) == 0 {
-		size = 0
-	} else if size == 0 {
-		size = MaglevSize(len(backends))
-	}
+	size = tableSize(size, len(backends))
 	ids := make([]uint32, len(backends))
 	for i, b := range backends {
 		id, err := t.idOf(netip.AddrPortFrom(b.Addr, b.Port))
@@ -292,7 +288,7 @@ func (t *FrontendTarget) makeSpares() error {
 		for which := range uint32(tablesPerSet) {
 			index := tableIndex(set, which)
 			unused := which != entry.Look.Active() && (which != entry.Look.Previous() || entry.Size[which] == 0)
-			if unused && t.tables.words[index] != words(size) {
+			if unused && t.tables.rooms[index] != room(size) {
 				tables[index] = make([]uint32, size)
 			}
 		}

@@ -34,8 +34,12 @@ func CheckLayout(compiled map[string]*ebpf.MapSpec) error {
 		}
 		return nil
 	})
-	if tables, ok := compiled["tables"]; !ok || tables.InnerMap == nil || tables.InnerMap.ValueSize != innerSpec(1).ValueSize {
-		errs = append(errs, errors.New("check layout of map tables: not compiled, or its tables are not of words of 8 bytes"))
+	for _, form := range tableForms() {
+		tables, ok := compiled[form.mapName()]
+		if want := form.spec(tableName, 1); !ok || tables.InnerMap == nil || tables.InnerMap.Type != want.Type ||
+			tables.InnerMap.ValueSize != want.ValueSize || tables.InnerMap.MaxEntries != want.MaxEntries || tables.InnerMap.Flags != want.Flags {
+			errs = append(errs, fmt.Errorf("check layout of map %s: not compiled, or its tables have another form", form.mapName()))
+		}
 	}
 	return errors.Join(errs...)
 }

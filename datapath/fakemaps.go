@@ -227,7 +227,7 @@ func (t *fakeTables) Sizes() (sizes map[uint32]uint32, err error) {
 	err = t.fake.do("sizes", "tables", nil, func() error {
 		sizes = map[uint32]uint32{}
 		for i, slots := range t.tables {
-			sizes[i] = words(uint32(len(slots)))
+			sizes[i] = room(uint32(len(slots)))
 		}
 		return nil
 	})
@@ -236,10 +236,12 @@ func (t *fakeTables) Sizes() (sizes map[uint32]uint32, err error) {
 
 func (t *fakeTables) Read(index, size uint32) (slots []uint32, err error) {
 	err = t.fake.do("read", "tables", index, func() error {
-		if int(size) > len(t.tables[index]) {
+		table, ok := t.tables[index]
+		if !ok || room(uint32(len(table))) != room(size) {
 			return errNoTable
 		}
-		slots = slices.Clone(t.tables[index][:size])
+		slots = make([]uint32, size)
+		copy(slots, table)
 		return nil
 	})
 	return slots, err
@@ -254,6 +256,9 @@ func (t *fakeTables) Write(tables map[uint32][]uint32) error {
 			}
 			if len(tables[index]) == 0 {
 				return errEmpty
+			}
+			if _, err := packSmall(tables[index]); err != nil && isSmall(uint32(len(tables[index]))) {
+				return err
 			}
 			t.tables[index] = slices.Clone(tables[index])
 			return nil

@@ -28,12 +28,9 @@ func NewKernelMaps(loaded map[string]*ebpf.Map) (Maps, error) {
 		}
 		return m
 	})
-	outer, ok := loaded["tables"]
-	if !ok || outer.Type() != ebpf.ArrayOfMaps || outer.KeySize() != 4 {
-		errs = append(errs, fmt.Errorf("open map tables: missing or not an array of maps: %v", outer))
-	}
-	maps.Tables = kernelTables{outer}
-	return maps, errors.Join(errs...)
+	tables, err := openTables(loaded)
+	maps.Tables = tables
+	return maps, errors.Join(append(errs, err)...)
 }
 
 // openFunc returns the map of that name, after a look at the types of its keys and values.

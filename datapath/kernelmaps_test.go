@@ -117,6 +117,7 @@ func TestNewKernelMapsRefusesOtherShapes(t *testing.T) {
 func TestFakeMapsAreLikeTheKernels(t *testing.T) {
 	real, fake := realMaps(t), NewFakeMaps().Maps
 	rng := rand.New(rand.NewPCG(1, 1))
+	sizes := []uint32{5, 6, 7, 8, 251, 252, 1021} // of tables
 	for step := range 400 {
 		u := rng.Uint32N(20)
 		key := FrontendKey{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(u)}), Port: 80, Proto: state.TCP}
@@ -136,13 +137,13 @@ func TestFakeMapsAreLikeTheKernels(t *testing.T) {
 				s, okSet, errSet := m.Sets.Lookup(u)
 				results[i] = fmt.Sprint(v, ok, err, s, okSet, errSet)
 			case 7, 8:
-				slots := make([]uint32, 5+rng.Uint32N(4)) // never of 3 slots: one word stands for none
+				slots := make([]uint32, sizes[rng.IntN(len(sizes))])
 				slots[0] = rng.Uint32N(9)
 				results[i] = fmt.Sprint(m.Tables.Write(map[uint32][]uint32{u: slots, u + 1: slots[1:]}))
 			case 9:
 				results[i] = fmt.Sprint(m.Tables.Delete([]uint32{u, u + 2}))
 			case 10:
-				slots, err := m.Tables.Read(u, 4)
+				slots, err := m.Tables.Read(u, sizes[rng.IntN(len(sizes))])
 				results[i] = fmt.Sprint(slots, errors.Is(err, errNoTable))
 			case 11:
 				_, _, err := m.Backends.Lookup(5)
@@ -268,17 +269,19 @@ func memory(b *testing.B, loaded map[string]*ebpf.Map) (bytes uint64) {
 	for _, m := range loaded {
 		add(m)
 	}
-	ids, err := kernelMap[uint32, uint32]{loaded["tables"]}.All()
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, id := range ids {
-		inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
+	for _, form := range tableForms() {
+		ids, err := kernelMap[uint32, uint32]{loaded[form.mapName()]}.All()
 		if err != nil {
 			b.Fatal(err)
 		}
-		add(inner)
-		inner.Close()
+		for _, id := range ids {
+			inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
+			if err != nil {
+				b.Fatal(err)
+			}
+			add(inner)
+			inner.Close()
+		}
 	}
 	runtime.GC()
 	var stats runtime.MemStats

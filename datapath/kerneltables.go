@@ -7,134 +7,215 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
-// Slots are packed three to a word (enum slot).
-const (
-	slotsPerWord = 3
-	slotBits     = 21
-	slotMask     = 1<<slotBits - 1
-)
+// kernelTables are the Maglev tables of the kernel: one array of maps for each size of
+// small ones, and one for all others. An index has a table in one of them, but for
+// the moment in which it changes its size.
+type kernelTables []tableMap
 
-func words(slots uint32) uint32 { return (slots + slotsPerWord - 1) / slotsPerWord }
-
-func pack(slots []uint32) []uint64 {
-	packed := make([]uint64, words(uint32(len(slots))))
-	for i, slot := range slots {
-		packed[i/slotsPerWord] |= uint64(slot&slotMask) << (i % slotsPerWord * slotBits)
+// openTables returns the arrays of maps among those loaded.
+func openTables(loaded map[string]*ebpf.Map) (kernelTables, error) {
+	var tables kernelTables
+	var errs []error
+	for _, form := range tableForms() {
+		outer, ok := loaded[form.mapName()]
+		if !ok || outer.Type() != ebpf.ArrayOfMaps || outer.KeySize() != 4 {
+			errs = append(errs, fmt.Errorf("open map %s: missing or not an array of maps: %v", form.mapName(), outer))
+		}
+		tables = append(tables, tableMap{outer, form})
 	}
-	return packed
+	return tables, errors.Join(errs...)
 }
 
-func unpack(packed []uint64, size uint32) []uint32 {
-	slots := make([]uint32, size)
-	for i := range slots {
-		slots[i] = uint32(packed[i/slotsPerWord]>>(i%slotsPerWord*slotBits)) & slotMask
-	}
-	return slots
-}
-
-// kernelTables are the inner maps of an array of maps. Inner maps are opened
-// by id for each use: three descriptors for every service would soon be more
-// than a process may have.
-type kernelTables struct{ outer *ebpf.Map }
-
-// innerSpec must match the template in bpf/: BPF_F_INNER_MAP lets tables of
-// any size stand in for it.
-func innerSpec(words uint32) *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: "maglev_table", Type: ebpf.Array, KeySize: 4, ValueSize: 8,
-		MaxEntries: words, Flags: unix.BPF_F_INNER_MAP}
+// of returns the map for tables of that many slots.
+func (t kernelTables) of(size uint32) tableMap {
+	return t[slices.IndexFunc(t, func(m tableMap) bool { return m.takes(size) })]
 }
 
 func (t kernelTables) Sizes() (map[uint32]uint32, error) {
-	ids, err := kernelMap[uint32, uint32]{t.outer}.All()
-	if err != nil {
-		return nil, err
-	}
 	sizes := map[uint32]uint32{}
-	known := map[uint32]uint32{} // one empty table stands for many
-	for index, id := range ids {
-		if id == 0 {
-			continue
-		}
-		words, ok := known[id]
-		if !ok {
-			inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
-			if err != nil {
-				return nil, fmt.Errorf("open table %d: %w", index, err)
+	for _, m := range t {
+		err := m.each(func(index, slots uint32) {
+			if _, two := sizes[index]; two {
+				slots = 0 // one of them is of no use any more
 			}
-			words = inner.MaxEntries()
-			known[id] = words
-			inner.Close()
-		}
-		if words != emptyWords {
-			sizes[index] = words
+			sizes[index] = slots
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return sizes, nil
 }
 
-// inner returns the table, which the caller closes; nil when there is none.
-func (t kernelTables) inner(index uint32) (*ebpf.Map, error) {
-	var id uint32
-	if err := t.outer.Lookup(index, &id); errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && id == 0 {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	return ebpf.NewMapFromID(ebpf.MapID(id))
-}
-
 func (t kernelTables) Read(index, size uint32) ([]uint32, error) {
-	inner, err := t.inner(index)
+	m := t.of(size)
+	inner, err := m.inner(index)
 	if err != nil {
 		return nil, err
 	}
 	if inner == nil {
-		return nil, fmt.Errorf("read table %d: %w", index, errNoTable)
+		return nil, fmt.Errorf("read table %d of %d slots: %w", index, size, errNoTable)
 	}
 	defer inner.Close()
-	if inner.MaxEntries() < words(size) {
-		return nil, fmt.Errorf("read table %d: %d words for %d slots: %w", index, inner.MaxEntries(), size, errNoTable)
+	if m.slots(inner) != room(size) {
+		return nil, fmt.Errorf("read table %d of %d slots: %w", index, size, errNoTable)
 	}
-	packed := make([]uint64, inner.MaxEntries())
-	keys := make([]uint32, len(packed))
-	var cursor ebpf.MapBatchCursor
-	n, err := inner.BatchLookup(&cursor, keys, packed, nil)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil, err
+	slots, err := m.read(inner, size)
+	if err != nil {
+		return nil, fmt.Errorf("read table %d of %d slots: %w", index, size, err)
 	}
-	if n != len(packed) {
-		return nil, fmt.Errorf("read table %d: %d words of %d", index, n, len(packed))
-	}
-	return unpack(packed, size), nil
+	return slots, nil
 }
 
 func (t kernelTables) Write(tables map[uint32][]uint32) error {
-	var indexes, fds []uint32
-	for _, index := range slices.Sorted(maps.Keys(tables)) {
-		fresh, err := t.fill(index, pack(tables[index]))
+	for i, m := range t {
+		fresh, err := m.write(tables)
 		if err != nil {
-			return fmt.Errorf("fill table %d: %w", index, err)
+			return err
+		}
+		// Those that had another size no longer do.
+		for j, other := range t {
+			if i == j {
+				continue
+			}
+			if err := other.remove(fresh); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t kernelTables) Delete(indexes []uint32) error {
+	for _, m := range t {
+		if err := m.remove(indexes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tableMap is an array of maps with tables of one form. Inner maps are opened
+// by id for each use: three descriptors for every service would soon be more
+// than a process may have.
+type tableMap struct {
+	outer *ebpf.Map
+	tableForm
+}
+
+// The names of inner maps: one that is empty stands for none, since the kernel has no
+// batch for removing them, and waits for RCU each time.
+const (
+	tableName = "maglev_table"
+	emptyName = "maglev_empty"
+)
+
+// each calls f for every table with the slots that it has room for.
+func (m tableMap) each(f func(index, slots uint32)) error {
+	ids, err := kernelMap[uint32, uint32]{m.outer}.All()
+	if err != nil {
+		return err
+	}
+	known := map[uint32]uint32{} // many share one that is empty
+	for index, id := range ids {
+		slots, ok := known[id]
+		if !ok {
+			inner, err := m.open(id)
+			if err != nil {
+				return fmt.Errorf("open table %d: %w", index, err)
+			}
+			if inner != nil {
+				slots = m.slots(inner)
+				inner.Close()
+			}
+			known[id] = slots
+		}
+		if slots > 0 {
+			f(index, slots)
+		}
+	}
+	return nil
+}
+
+// open returns the inner map with that id, which the caller closes; nil when it
+// stands for none.
+func (m tableMap) open(id uint32) (*ebpf.Map, error) {
+	inner, err := ebpf.NewMapFromID(ebpf.MapID(id))
+	if err != nil {
+		return nil, err
+	}
+	info, err := inner.Info()
+	if err != nil || info.Name == emptyName {
+		inner.Close()
+		return nil, err
+	}
+	return inner, nil
+}
+
+// inner returns the table, which the caller closes; nil when there is none.
+func (m tableMap) inner(index uint32) (*ebpf.Map, error) {
+	var id uint32
+	if err := m.outer.Lookup(index, &id); errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && id == 0 {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return m.open(id)
+}
+
+// write writes those of the tables that are of this form, and returns the indexes
+// that had none of that size.
+func (m tableMap) write(tables map[uint32][]uint32) (indexes []uint32, err error) {
+	var fds []uint32
+	for _, index := range slices.Sorted(maps.Keys(tables)) {
+		if !m.takes(uint32(len(tables[index]))) {
+			continue
+		}
+		fresh, err := m.fill(index, tables[index])
+		if err != nil {
+			return nil, fmt.Errorf("fill table %d: %w", index, err)
 		}
 		if fresh != nil {
 			defer fresh.Close() // the outer map keeps it
 			indexes, fds = append(indexes, index), append(fds, uint32(fresh.FD()))
 		}
 	}
-	return t.insert(indexes, fds)
+	return indexes, m.insert(indexes, fds)
+}
+
+// fill writes the table in place; or, when there is none of that size, returns a new one.
+func (m tableMap) fill(index uint32, slots []uint32) (fresh *ebpf.Map, err error) {
+	inner, err := m.inner(index)
+	if err != nil {
+		return nil, err
+	}
+	if inner != nil {
+		defer inner.Close()
+		if m.slots(inner) == room(uint32(len(slots))) {
+			return nil, m.put(inner, slots)
+		}
+	}
+	if fresh, err = ebpf.NewMap(m.spec(tableName, uint32(len(slots)))); err != nil {
+		return nil, err
+	}
+	if err := m.put(fresh, slots); err != nil {
+		fresh.Close()
+		return nil, err
+	}
+	return fresh, nil
 }
 
 // insert puts inner maps into the outer one, in a single batch where the kernel has them.
-func (t kernelTables) insert(indexes, fds []uint32) error {
+func (m tableMap) insert(indexes, fds []uint32) error {
 	if len(indexes) == 0 {
 		return nil
 	}
-	_, err := t.outer.BatchUpdate(indexes, fds, nil)
+	_, err := m.outer.BatchUpdate(indexes, fds, nil)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		for i, index := range indexes {
-			if err := t.outer.Put(index, fds[i]); err != nil {
+			if err := m.outer.Put(index, fds[i]); err != nil {
 				return fmt.Errorf("insert table %d: %w", index, err)
 			}
 		}
@@ -143,120 +224,26 @@ func (t kernelTables) insert(indexes, fds []uint32) error {
 	return err
 }
 
-// fill writes the table in place; or, when there is none of that size, returns a new one.
-func (t kernelTables) fill(index uint32, packed []uint64) (fresh *ebpf.Map, err error) {
-	inner, err := t.inner(index)
-	if err != nil {
-		return nil, err
+// remove puts an empty table, one for all, in the place of each that there is.
+func (m tableMap) remove(indexes []uint32) error {
+	var there []uint32
+	for _, index := range indexes {
+		inner, err := m.inner(index)
+		if err != nil {
+			return fmt.Errorf("open table %d: %w", index, err)
+		}
+		if inner != nil {
+			inner.Close()
+			there = append(there, index)
+		}
 	}
-	if inner != nil && inner.MaxEntries() == uint32(len(packed)) {
-		defer inner.Close()
-		return nil, fillWords(inner, packed)
+	if len(there) == 0 {
+		return nil
 	}
-	if inner != nil {
-		inner.Close()
-	}
-	if fresh, err = ebpf.NewMap(innerSpec(uint32(len(packed)))); err != nil {
-		return nil, err
-	}
-	if err := fillWords(fresh, packed); err != nil {
-		fresh.Close()
-		return nil, err
-	}
-	return fresh, nil
-}
-
-func fillWords(m *ebpf.Map, packed []uint64) error {
-	keys := make([]uint32, len(packed))
-	for i := range keys {
-		keys[i] = uint32(i)
-	}
-	_, err := m.BatchUpdate(keys, packed, nil)
-	return err
-}
-
-// emptyWords is the size of the table that stands for none. No Maglev table
-// is as small (soleSize).
-const emptyWords = 1
-
-// Delete puts an empty table, one for all, in the place of each: the kernel
-// has no batch for removing them, and waits for RCU each time.
-func (t kernelTables) Delete(indexes []uint32) error {
-	empty, err := ebpf.NewMap(innerSpec(emptyWords))
+	empty, err := ebpf.NewMap(m.spec(emptyName, 1))
 	if err != nil {
 		return err
 	}
 	defer empty.Close()
-	return t.insert(indexes, slices.Repeat([]uint32{uint32(empty.FD())}, len(indexes)))
-}
-
-// kernelCounters are a per-CPU array of counts.
-type kernelCounters struct{ m *ebpf.Map }
-
-func (c kernelCounters) Lookup(index uint32) (Count, error) {
-	var perCPU []Count
-	if err := c.m.Lookup(index, &perCPU); err != nil {
-		return Count{}, err
-	}
-	return sum(perCPU), nil
-}
-
-func (c kernelCounters) Reset(index uint32) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return err
-	}
-	return c.m.Put(index, make([]Count, cpus))
-}
-
-func (c kernelCounters) All() (map[uint32]Count, error) {
-	all := map[uint32]Count{}
-	err := c.batches(all)
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		clear(all)
-		var index uint32
-		var perCPU []Count
-		it := c.m.Iterate()
-		for it.Next(&index, &perCPU) {
-			addCount(all, index, perCPU)
-		}
-		err = it.Err()
-	}
-	return all, err
-}
-
-func (c kernelCounters) batches(into map[uint32]Count) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return err
-	}
-	n := min(batchSize, int(c.m.MaxEntries()))
-	keys, values := make([]uint32, n), make([]Count, n*cpus)
-	var cursor ebpf.MapBatchCursor
-	for {
-		got, err := c.m.BatchLookup(&cursor, keys, values, nil)
-		for i := range got {
-			addCount(into, keys[i], values[i*cpus:(i+1)*cpus])
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func addCount(into map[uint32]Count, index uint32, perCPU []Count) {
-	if count := sum(perCPU); count != (Count{}) {
-		into[index] = count
-	}
-}
-
-func sum(perCPU []Count) (all Count) {
-	for _, c := range perCPU {
-		all.Packets += c.Packets
-		all.Bytes += c.Bytes
-	}
-	return all
+	return m.insert(there, slices.Repeat([]uint32{uint32(empty.FD())}, len(there)))
 }

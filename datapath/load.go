@@ -115,7 +115,7 @@ func (t *FrontendTarget) loadSets() error {
 	for set := range t.sets.have {
 		add(set)
 	}
-	for index := range t.tables.words {
+	for index := range t.tables.rooms {
 		add(index / 4)
 	}
 	delete(known, 0) // the set of VIP rows

@@ -13,12 +13,12 @@ type MaglevBackend struct {
 	Weight uint16 // 0 counts as 1
 }
 
-// maglevSizes are the table sizes there are: primes, each the largest below a
-// power of two. Between two sizes nearly every flow changes its slot, so they
+// maglevSizes are the table sizes there are: primes, for 10, 40, 100, 163, 655 and
+// 1310 backends. Between two sizes nearly every flow changes its slot, so they
 // are far apart: a Service that scales from 2 to 10 backends, or from 11 to
 // 40, keeps its size, and only the flows that must move do. Not further: what
 // does not fit the CPU's caches costs more than all the rest of a packet.
-var maglevSizes = [...]uint32{1021, 4093, 16381, 65521, 131071}
+var maglevSizes = [...]uint32{1021, 4093, 10007, 16381, 65521, 131071}
 
 // soleSize is for a single backend, which has every slot of any table.
 const soleSize = 251
@@ -41,6 +41,18 @@ func MaglevSize(backends int) uint32 {
 		}
 	}
 	return maglevSizes[len(maglevSizes)-1]
+}
+
+// tableSize is MaglevSize, or the size asked for, if not 0. A small one that is asked
+// for has no room for many backends (tableForm): these have the next that has.
+func tableSize(asked uint32, backends int) uint32 {
+	if asked == 0 || backends == 0 {
+		return MaglevSize(backends)
+	}
+	if isSmall(asked) && backends > smallBackends {
+		return maglevSizes[slices.IndexFunc(maglevSizes[:], func(size uint32) bool { return !isSmall(size) })]
+	}
+	return asked
 }
 
 // MaglevTable populates a table of size slots (a prime) by the algorithm of

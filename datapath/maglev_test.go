@@ -27,11 +27,27 @@ func TestMaglevSize(t *testing.T) {
 		backends int
 		size     uint32
 	}{
-		{0, 0}, {1, 251}, {2, 1021}, {3, 1021}, {10, 1021}, {11, 4093}, {40, 4093}, {41, 16381}, {100, 16381}, {163, 16381}, {164, 65521},
+		{0, 0}, {1, 251}, {2, 1021}, {3, 1021}, {10, 1021}, {11, 4093}, {40, 4093}, {41, 10007}, {100, 10007}, {101, 16381}, {163, 16381}, {164, 65521},
 		{655, 65521}, {656, 131071}, {1310, 131071}, {1311, 131071}, {60000, 131071},
 	} {
 		if got := MaglevSize(c.backends); got != c.size {
 			t.Errorf("MaglevSize(%d) = %d, want %d", c.backends, got, c.size)
+		}
+	}
+	for _, c := range []struct {
+		asked    uint32
+		backends int
+		size     uint32
+	}{
+		{0, 0, 0}, {0, 5, 1021}, {251, 0, 0}, {251, 128, 251}, {251, 129, 16381}, {10007, 129, 16381}, {10007, 3, 10007}, {16381, 3, 16381}, {16381, 5000, 16381},
+	} {
+		if got := tableSize(c.asked, c.backends); got != c.size {
+			t.Errorf("%d backends that ask for %d slots have %d, want %d", c.backends, c.asked, got, c.size)
+		}
+	}
+	for backends := range 2000 {
+		if size := MaglevSize(backends); isSmall(size) && backends > smallBackends {
+			t.Errorf("%d backends have a table of %d slots, which has no room for them", backends, size)
 		}
 	}
 	for _, size := range append(maglevSizes[:], soleSize) {
@@ -47,21 +63,22 @@ func TestMaglevSize(t *testing.T) {
 func TestMaglevGolden(t *testing.T) {
 	for _, c := range []struct {
 		backends int
+		size     uint32
 		weights  []uint16
 		crc      uint32
 	}{
-		{3, nil, 0x66f318cb}, {100, nil, 0xdc96b765}, {3, []uint16{1, 2, 5}, 0xa171cd32},
+		{3, 1021, nil, 0x66f318cb}, {100, 10007, nil, 0xed8bffcd}, {100, 16381, nil, 0xdc96b765}, {3, 1021, []uint16{1, 2, 5}, 0xa171cd32},
 	} {
 		backends := maglevBackends(c.backends)
 		for i, w := range c.weights {
 			backends[i].Weight = w
 		}
 		sum := crc32.NewIEEE()
-		for _, b := range MaglevTable(backends, MaglevSize(c.backends)) {
+		for _, b := range MaglevTable(backends, c.size) {
 			sum.Write(binary.BigEndian.AppendUint32(nil, b))
 		}
 		if got := sum.Sum32(); got != c.crc {
-			t.Errorf("%d backends, weights %v: table %#x, want %#x", c.backends, c.weights, got, c.crc)
+			t.Errorf("%d backends, weights %v, %d slots: table %#x, want %#x", c.backends, c.weights, c.size, got, c.crc)
 		}
 	}
 }
@@ -194,7 +211,7 @@ func BenchmarkMaglev(b *testing.B) {
 	for _, c := range []struct {
 		backends int
 		size     uint32
-	}{{3, 509}, {100, 16381}, {1000, 65521}, {1000, 131071}} {
+	}{{3, 509}, {100, 10007}, {100, 16381}, {1000, 65521}, {1000, 131071}} {
 		b.Run(fmt.Sprintf("backends=%d/slots=%d", c.backends, c.size), func(b *testing.B) {
 			backends := maglevBackends(c.backends)
 			for b.Loop() {

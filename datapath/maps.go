@@ -33,9 +33,10 @@ type Counters interface {
 // Tables are the Maglev tables, by index into the outer map. A slot holds a
 // backend id, and SlotMoved.
 type Tables interface {
-	// Sizes returns, of every table there is, the number of words of slots.
+	// Sizes returns, of every table there is, how many slots it has room for: room of
+	// what was written, or 0 when that is not known.
 	Sizes() (map[uint32]uint32, error)
-	// Read returns the first size slots of a table; errNoTable when it has not as many.
+	// Read returns a table of size slots; errNoTable when there is none of that size.
 	Read(index, size uint32) ([]uint32, error)
 	// Write fills each table in place, or makes it anew when it has another
 	// size. One call for many is far cheaper: the kernel waits for RCU each

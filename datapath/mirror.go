@@ -92,7 +92,7 @@ type tableMirror struct {
 	tables Tables
 	seed   maphash.Seed
 	have   map[uint32]maglevTable // absent: not known
-	words  map[uint32]uint32      // sizes of the tables there may be; 0: not known
+	rooms  map[uint32]uint32      // slots of the tables there may be; 0: not known
 }
 
 func newTableMirror(tables Tables) *tableMirror {
@@ -106,8 +106,8 @@ func (t *tableMirror) load() error {
 	if err != nil {
 		return fmt.Errorf("read which maglev tables there are: %w", err)
 	}
-	maps.DeleteFunc(t.have, func(index uint32, have maglevTable) bool { return words(have.size) != sizes[index] })
-	t.words = sizes
+	maps.DeleteFunc(t.have, func(index uint32, have maglevTable) bool { return room(have.size) != sizes[index] })
+	t.rooms = sizes
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 		}
 		missing[index], sums[index] = slots, sum
 		delete(t.have, index)
-		t.words[index] = 0
+		t.rooms[index] = 0
 	}
 	if len(missing) == 0 {
 		return nil
@@ -168,7 +168,7 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 	}
 	maps.Copy(t.have, sums)
 	for index, slots := range missing {
-		t.words[index] = words(uint32(len(slots)))
+		t.rooms[index] = room(uint32(len(slots)))
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func (t *tableMirror) write(tables map[uint32][]uint32) error {
 func (t *tableMirror) remove(indexes []uint32) error {
 	var there []uint32
 	for _, index := range indexes {
-		if _, ok := t.words[index]; ok {
+		if _, ok := t.rooms[index]; ok {
 			there = append(there, index)
 			delete(t.have, index)
 		}
@@ -189,7 +189,7 @@ func (t *tableMirror) remove(indexes []uint32) error {
 		return fmt.Errorf("delete maglev tables: %w", err)
 	}
 	for _, index := range there {
-		delete(t.words, index)
+		delete(t.rooms, index)
 	}
 	return nil
 }

@@ -124,6 +124,26 @@ func TestPackedSlots(t *testing.T) {
 			t.Errorf("%d slots: packed into %d words and unpacked to %v, want %v", size, len(packed), unpack(packed, size), slots)
 		}
 	}
+	for _, size := range []uint32{0, 1, 251, 10007} {
+		slots := make([]uint32, size)
+		ids := make([]uint32, smallBackends)
+		for i := range ids {
+			ids[i] = uint32(i) << 8 // all in one place of the hash
+		}
+		for i := range slots {
+			slots[i] = ids[rng.IntN(len(ids))] | rng.Uint32N(2)*SlotMoved
+		}
+		value, err := packSmall(slots)
+		if err != nil || len(value) != smallList+int(size) || !slices.Equal(unpackSmall(value), slots) {
+			t.Errorf("%d slots of a small table: packed into %d bytes, %v, and unpacked to others", size, len(value), err)
+		}
+		if _, err := packSmall(append(slots, ids...)); err != nil {
+			t.Errorf("%d backends: %v", smallBackends, err)
+		}
+		if _, err := packSmall(append(slots, append(ids, 1)...)); err == nil {
+			t.Errorf("%d backends found room in a small table", smallBackends+1)
+		}
+	}
 	if got := pack([]uint32{1, 2, SlotMoved | 3, 4}); !slices.Equal(got, []uint64{1 | 2<<21 | (1<<20|3)<<42, 4}) {
 		t.Errorf("packed to %#x", got)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // tableSizes are what a Maglev table's size may be fixed to.
-var tableSizes = []uint64{251, 1021, 4093, 16381, 65521, 131071}
+var tableSizes = []uint64{251, 1021, 4093, 10007, 16381, 65521, 131071}
 
 // Seconds that a client may be kept with its backend, and the default of
 // spec.sessionAffinityConfig (API reference).

@@ -56,7 +56,8 @@ const (
 	// AnnotationAlgorithm on a Service: how a backend is chosen: maglev.
 	AnnotationAlgorithm = "seamark.dev/lb-algorithm"
 	// AnnotationTableSize on a Service: slots of its Maglev tables, a prime: 251,
-	// 1021, 4093, 16381, 65521 or 131071.
+	// 1021, 4093, 10007, 16381, 65521 or 131071. Of up to 10007 there are 16381 for more
+	// than 128 backends.
 	AnnotationTableSize = "seamark.dev/maglev-table-size"
 	// AnnotationUnserved on a Service: what becomes of packets that it has no
 	// backend for: drop, or refuse (TCP RST, ICMP port unreachable).

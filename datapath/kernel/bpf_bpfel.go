@@ -492,6 +492,13 @@ const (
 	bpfSlotSLOT_MOVED     bpfSlot = 1048576
 )
 
+type bpfSmallSlot uint32
+
+const (
+	bpfSmallSlotSMALL_BACKENDS bpfSmallSlot = 128
+	bpfSmallSlotSMALL_MOVED    bpfSmallSlot = 128
+)
+
 type bpfSourceKey struct {
 	_         structs.HostLayout
 	Prefixlen uint32
@@ -594,6 +601,10 @@ const (
 	bpfMapSources             = "sources"
 	bpfMapSources6            = "sources6"
 	bpfMapTables              = "tables"
+	bpfMapTables10007         = "tables_10007"
+	bpfMapTables1021          = "tables_1021"
+	bpfMapTables251           = "tables_251"
+	bpfMapTables4093          = "tables_4093"
 	bpfMapVerdicts            = "verdicts"
 	bpfMapVlans               = "vlans"
 	bpfProgSeamarkTcBalance   = "seamark_tc_balance"
@@ -710,6 +721,10 @@ type bpfMapSpecs struct {
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
 	Sources6      *ebpf.MapSpec `ebpf:"sources6"`
 	Tables        *ebpf.MapSpec `ebpf:"tables"`
+	Tables10007   *ebpf.MapSpec `ebpf:"tables_10007"`
+	Tables1021    *ebpf.MapSpec `ebpf:"tables_1021"`
+	Tables251     *ebpf.MapSpec `ebpf:"tables_251"`
+	Tables4093    *ebpf.MapSpec `ebpf:"tables_4093"`
 	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
 	Vlans         *ebpf.MapSpec `ebpf:"vlans"`
 }
@@ -794,6 +809,10 @@ type bpfMaps struct {
 	Sources       *ebpf.Map `ebpf:"sources"`
 	Sources6      *ebpf.Map `ebpf:"sources6"`
 	Tables        *ebpf.Map `ebpf:"tables"`
+	Tables10007   *ebpf.Map `ebpf:"tables_10007"`
+	Tables1021    *ebpf.Map `ebpf:"tables_1021"`
+	Tables251     *ebpf.Map `ebpf:"tables_251"`
+	Tables4093    *ebpf.Map `ebpf:"tables_4093"`
 	Verdicts      *ebpf.Map `ebpf:"verdicts"`
 	Vlans         *ebpf.Map `ebpf:"vlans"`
 }
@@ -843,6 +862,10 @@ func (m *bpfMaps) Close() error {
 		m.Sources,
 		m.Sources6,
 		m.Tables,
+		m.Tables10007,
+		m.Tables1021,
+		m.Tables251,
+		m.Tables4093,
 		m.Verdicts,
 		m.Vlans,
 	)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -168,13 +169,35 @@ func (n *node) renew(seconds int64) {
 // table makes ids one of the three Maglev tables of a set, and the active one.
 func (n *node) table(set, which uint32, ids []uint32) {
 	n.t.Helper()
+	name, inner := n.makeTable(ids)
+	defer inner.Close()
+	n.put(name, 4*set+which, inner)
+	s := bpfBackendSet{Look: which}
+	s.Size[which] = uint32(len(ids))
+	n.put("sets", set, s)
+}
+
+// makeTable makes a Maglev table in the form that its size asks for, and returns the
+// map that it belongs in.
+func (n *node) makeTable(ids []uint32) (string, *ebpf.Map) {
+	n.t.Helper()
+	name := "tables_" + strconv.Itoa(len(ids))
+	if spec := n.specs[name]; spec != nil {
+		inner, err := ebpf.NewMap(spec.InnerMap)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if err := inner.Put(uint32(0), smallTable(ids)); err != nil {
+			n.t.Fatal(err)
+		}
+		return name, inner
+	}
 	inner, err := ebpf.NewMap(&ebpf.MapSpec{
 		Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(ids)+2) / 3, Flags: unix.BPF_F_INNER_MAP,
 	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	defer inner.Close()
 	words := make([]uint64, inner.MaxEntries())
 	keys := make([]uint32, len(words))
 	for i := range keys {
@@ -186,10 +209,30 @@ func (n *node) table(set, which uint32, ids []uint32) {
 	if _, err := inner.BatchUpdate(keys, words, nil); err != nil {
 		n.t.Fatal(err)
 	}
-	n.put("tables", 4*set+which, inner)
-	s := bpfBackendSet{Look: which}
-	s.Size[which] = uint32(len(ids))
-	n.put("sets", set, s)
+	return "tables", inner
+}
+
+// smallTable is a struct small_table.
+func smallTable(ids []uint32) []byte {
+	var list []uint32
+	var slots []byte
+	for _, id := range ids {
+		backend := id &^ uint32(bpfSlotSLOT_MOVED)
+		at := slices.Index(list, backend)
+		if at < 0 {
+			at = len(list)
+			list = append(list, backend)
+		}
+		if id != backend {
+			at |= int(bpfSmallSlotSMALL_MOVED)
+		}
+		slots = append(slots, byte(at))
+	}
+	value := make([]byte, 4*bpfSmallSlotSMALL_BACKENDS)
+	for i, id := range list {
+		binary.NativeEndian.PutUint32(value[4*i:], id)
+	}
+	return append(value, slots...)
 }
 
 func (n *node) put(name string, key, value any) {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strconv"
 	"testing"
 
 	"github.com/seamark-lb/seamark/testlab/packet"
@@ -349,13 +350,20 @@ func TestFlowTables(t *testing.T) {
 func TestFlowHashAsInGo(t *testing.T) {
 	n := newNode(t)
 	random := rand.New(rand.NewPCG(1, 2))
-	for _, size := range []uint32{1, 2, 251, 16381} {
+	for _, size := range []uint32{1, 2, 251, 1021, 4093, 10007, 16381} {
+		// Backend b, of as many as there are slots or room for: 172.30.b.
+		backends := size
+		if n.specs["tables_"+strconv.Itoa(int(size))] != nil {
+			backends = uint32(bpfSmallSlotSMALL_BACKENDS)
+		}
 		ids := make([]uint32, size)
-		keys, rows := make([]uint32, size), make([]bpfBackend, size)
 		for slot := range ids {
-			ids[slot] = uint32(100 + slot)
-			keys[slot] = ids[slot]
-			rows[slot] = bpfBackend{Addr: be32(netip.AddrFrom4([4]byte{172, 30, byte(slot >> 8), byte(slot)})), NextHop: 1}
+			ids[slot] = 100 + uint32(slot)%backends
+		}
+		keys, rows := make([]uint32, backends), make([]bpfBackend, backends)
+		for b := range keys {
+			keys[b] = uint32(100 + b)
+			rows[b] = bpfBackend{Addr: be32(netip.AddrFrom4([4]byte{172, 30, byte(b >> 8), byte(b)})), NextHop: 1}
 		}
 		if _, err := n.maps["backends"].BatchUpdate(keys, rows, nil); err != nil {
 			t.Fatal(err)
@@ -380,8 +388,8 @@ func TestFlowHashAsInGo(t *testing.T) {
 			}
 			slot := MaglevSlot(FlowHash(from, to, proto), size)
 			used[slot] = true
-			if got := uint32(options.DataOut[14+18])<<8 | uint32(options.DataOut[14+19]); got != slot {
-				t.Fatalf("%v to %v/%d of %d slots: kernel chose %d, Go %d", from, to, proto, size, got, slot)
+			if got, want := uint32(options.DataOut[14+18])<<8|uint32(options.DataOut[14+19]), slot%backends; got != want {
+				t.Fatalf("%v to %v/%d of %d slots: kernel chose backend %d, Go %d", from, to, proto, size, got, want)
 			}
 		}
 		// 500 of 251 slots leave e^-2 of them empty, 34.
