@@ -284,7 +284,7 @@ static __always_inline int fast_way(void *ctx, enum hook hook, int v6)
 		return TO_LONG_WAY;
 
 	struct five_tuple t = tuple_of(&p);
-	struct frontend *f = find_frontend(v6, &t.daddr, t.dport, t.proto);
+	struct frontend *f = find_recent(v6, &t.daddr, t.dport, t.proto);
 	if (!f)
 		return leave_unserved(&p, &t);
 	return unlikely(f->flags & FRONTEND_SLOW) ? TO_LONG_WAY : forward(&p, f, &t);

@@ -46,6 +46,65 @@ static __always_inline struct frontend *find_frontend(int v6, const union addr *
 	return bpf_map_lookup_elem(TABLE(v6, frontends), &key);
 }
 
+// recent_place is where in recent_frontends a key belongs.
+static __always_inline __u32 recent_place(int v6, const union any_frontend_key *key)
+{
+	__u64 h = key->words[0] * 0x9e3779b97f4a7c15ULL;
+
+	if (v6)
+		h += key->words[1] * 0xbf58476d1ce4e5b9ULL + key->words[2] * 0x94d049bb133111ebULL;
+	return h >> 32 & (MAX_RECENT - 1);
+}
+
+// find_and_note is find_frontend that notes the row in recent. The edition is read
+// before the row, which the exchange, a barrier, sees to on all CPUs: then a row that
+// is older than its edition is never noted.
+static __always_inline struct frontend *find_and_note(int v6, union any_frontend_key *key, void *recent, const __u32 *edition)
+{
+	struct recent_frontend *four = recent;
+	struct recent_frontend6 *six = recent;
+	__u32 as_of = *(volatile const __u32 *)edition;
+
+	__sync_lock_test_and_set(v6 ? &six->key[2] : &four->key, 0);
+	struct frontend *f = bpf_map_lookup_elem(TABLE(v6, frontends), key);
+	if (!f)
+		return NULL;
+	if (v6) {
+		six->row = *f;
+		six->edition = as_of;
+		six->key[0] = key->words[0];
+		six->key[1] = key->words[1];
+		six->key[2] = key->words[2];
+		return &six->row;
+	}
+	four->row = *f;
+	four->edition = as_of;
+	four->key = key->words[0];
+	return &four->row;
+}
+
+// find_recent is find_frontend for the many packets to few frontends.
+static __always_inline struct frontend *find_recent(int v6, const union addr *addr, __be16 port, __u8 proto)
+{
+	union any_frontend_key key;
+	__u32 zero = 0;
+
+	frontend_key_of(v6, &key, addr, port, proto);
+	__u32 at = recent_place(v6, &key);
+	void *recent = bpf_map_lookup_elem(TABLE(v6, recent_frontends), &at);
+	__u32 *edition = bpf_map_lookup_elem(&frontends_edition, &zero);
+	if (!recent || !edition)
+		return NULL;
+
+	struct recent_frontend *four = recent;
+	struct recent_frontend6 *six = recent;
+	if (v6 && likely(six->key[0] == key.words[0] && six->key[1] == key.words[1] && six->key[2] == key.words[2] && six->edition == *edition))
+		return &six->row;
+	if (!v6 && likely(four->key == key.words[0] && four->edition == *edition))
+		return &four->row;
+	return find_and_note(v6, &key, recent, edition);
+}
+
 // find_vip returns the row of an address itself (FRONTEND_VIP), or NULL.
 static __always_inline struct frontend *find_vip(int v6, const union addr *addr)
 {

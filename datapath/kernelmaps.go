@@ -39,9 +39,10 @@ type openFunc func(name string, key, value reflect.Type) *ebpf.Map
 // kernelMapsOf returns all Maps but the Tables.
 func kernelMapsOf(open openFunc) Maps {
 	return Maps{
-		Frontends: byFamily(frontendFamily,
+		Frontends: editioned[FrontendKey, FrontendEntry]{byFamily(frontendFamily,
 			convert(open, "frontends", through(rawFrontendKeyOf[IPv4], rawFrontendKey[IPv4].cooked), same[FrontendEntry]()),
 			convert(open, "frontends6", through(rawFrontendKeyOf[IPv6], rawFrontendKey[IPv6].cooked), same[FrontendEntry]())),
+			convert(open, "frontends_edition", same[uint32](), same[uint32]())},
 		Sets: convert(open, "sets", same[uint32](), through(rawSetOf, rawSet.cooked)),
 		Backends: backendMap{
 			convert(open, "backends", same[uint32](), through(rawBackendOf[IPv4], rawBackend[IPv4].cooked)),
@@ -240,6 +241,30 @@ func (c converted[K, V, RawK, RawV]) Each(f func(K, V) bool) error {
 	return c.kernelMap.Each(func(key RawK, value RawV) bool {
 		return f(c.key.cooked(key), c.value.cooked(value))
 	})
+}
+
+// editioned is a map of which programs remember rows (find_recent in bpf/lb.h): after
+// every change, also one that failed half way, they look anew.
+type editioned[K, V comparable] struct {
+	Map[K, V]
+	edition Map[uint32, uint32] // of one row: how often it has changed
+}
+
+func (e editioned[K, V]) Update(key K, value V) error {
+	return errors.Join(e.Map.Update(key, value), e.next())
+}
+
+func (e editioned[K, V]) Delete(key K) error { return errors.Join(e.Map.Delete(key), e.next()) }
+
+func (e editioned[K, V]) next() error {
+	edition, _, err := e.edition.Lookup(0)
+	if err != nil {
+		return fmt.Errorf("read edition of frontends: %w", err)
+	}
+	if err := e.edition.Update(0, edition+1); err != nil {
+		return fmt.Errorf("write edition of frontends: %w", err)
+	}
+	return nil
 }
 
 // families are the two maps of one concept.

@@ -296,3 +296,31 @@ func cpuTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
+
+// Programs remember rows of frontends until the edition is another one.
+func TestChangesOfFrontendsMakeAnEdition(t *testing.T) {
+	loaded := createMaps(t)
+	m, err := NewKernelMaps(loaded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edition := func() (n uint32) {
+		t.Helper()
+		if err := loaded["frontends_edition"].Lookup(uint32(0), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, addr := range []string{"192.168.10.211", "fd00::211"} {
+		key := FrontendKey{Addr: netip.MustParseAddr(addr), Port: 80, Proto: state.TCP}
+		for what, change := range map[string]func() error{
+			"update": func() error { return m.Frontends.Update(key, FrontendEntry{Set: 1}) },
+			"delete": func() error { return m.Frontends.Delete(key) },
+		} {
+			before := edition()
+			if err := change(); err != nil || edition() == before {
+				t.Errorf("%s of %s: %v, and the edition is still %d", what, key, err, before)
+			}
+		}
+	}
+}

@@ -463,6 +463,22 @@ const (
 	bpfReasonREASON_MAX              bpfReason = 47
 )
 
+type bpfRecentFrontend struct {
+	_       structs.HostLayout
+	Key     uint64
+	Row     bpfFrontend
+	Edition uint32
+	Pad     uint32
+}
+
+type bpfRecentFrontend6 struct {
+	_       structs.HostLayout
+	Key     [3]uint64
+	Row     bpfFrontend
+	Edition uint32
+	Pad     uint32
+}
+
 type bpfScratch struct {
 	_           structs.HostLayout
 	Addrs       [8]uint32
@@ -581,6 +597,7 @@ const (
 	bpfMapFragments6          = "fragments6"
 	bpfMapFrontends           = "frontends"
 	bpfMapFrontends6          = "frontends6"
+	bpfMapFrontendsEdition    = "frontends_edition"
 	bpfMapHalfOpen            = "half_open"
 	bpfMapHalfOpen6           = "half_open6"
 	bpfMapLayout              = "layout"
@@ -595,6 +612,8 @@ const (
 	bpfMapPins                = "pins"
 	bpfMapPins6               = "pins6"
 	bpfMapQuotas              = "quotas"
+	bpfMapRecentFrontends     = "recent_frontends"
+	bpfMapRecentFrontends6    = "recent_frontends6"
 	bpfMapScratches           = "scratches"
 	bpfMapServiceCounts       = "service_counts"
 	bpfMapSets                = "sets"
@@ -678,55 +697,58 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
-	Affinity6     *ebpf.MapSpec `ebpf:"affinity6"`
-	Announced     *ebpf.MapSpec `ebpf:"announced"`
-	Announced6    *ebpf.MapSpec `ebpf:"announced6"`
-	Announcer     *ebpf.MapSpec `ebpf:"announcer"`
-	Askers        *ebpf.MapSpec `ebpf:"askers"`
-	BackendCounts *ebpf.MapSpec `ebpf:"backend_counts"`
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Backends6     *ebpf.MapSpec `ebpf:"backends6"`
-	ClaimQuotas   *ebpf.MapSpec `ebpf:"claim_quotas"`
-	Claims        *ebpf.MapSpec `ebpf:"claims"`
-	ClusterMacs   *ebpf.MapSpec `ebpf:"cluster_macs"`
-	Detours       *ebpf.MapSpec `ebpf:"detours"`
-	Devices       *ebpf.MapSpec `ebpf:"devices"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	Endpoints6    *ebpf.MapSpec `ebpf:"endpoints6"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Flows6        *ebpf.MapSpec `ebpf:"flows6"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Fragments6    *ebpf.MapSpec `ebpf:"fragments6"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	Frontends6    *ebpf.MapSpec `ebpf:"frontends6"`
-	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpen6     *ebpf.MapSpec `ebpf:"half_open6"`
-	Layout        *ebpf.MapSpec `ebpf:"layout"`
-	LocalTargets  *ebpf.MapSpec `ebpf:"local_targets"`
-	LocalTargets6 *ebpf.MapSpec `ebpf:"local_targets6"`
-	Monitors      *ebpf.MapSpec `ebpf:"monitors"`
-	NatIn         *ebpf.MapSpec `ebpf:"nat_in"`
-	NatIn6        *ebpf.MapSpec `ebpf:"nat_in6"`
-	NatOut        *ebpf.MapSpec `ebpf:"nat_out"`
-	NatOut6       *ebpf.MapSpec `ebpf:"nat_out6"`
-	NextHops      *ebpf.MapSpec `ebpf:"next_hops"`
-	Pins          *ebpf.MapSpec `ebpf:"pins"`
-	Pins6         *ebpf.MapSpec `ebpf:"pins6"`
-	Quotas        *ebpf.MapSpec `ebpf:"quotas"`
-	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
-	ServiceCounts *ebpf.MapSpec `ebpf:"service_counts"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
-	Sources       *ebpf.MapSpec `ebpf:"sources"`
-	Sources6      *ebpf.MapSpec `ebpf:"sources6"`
-	Tables        *ebpf.MapSpec `ebpf:"tables"`
-	Tables10007   *ebpf.MapSpec `ebpf:"tables_10007"`
-	Tables1021    *ebpf.MapSpec `ebpf:"tables_1021"`
-	Tables251     *ebpf.MapSpec `ebpf:"tables_251"`
-	Tables4093    *ebpf.MapSpec `ebpf:"tables_4093"`
-	Verdicts      *ebpf.MapSpec `ebpf:"verdicts"`
-	Vlans         *ebpf.MapSpec `ebpf:"vlans"`
+	Affinity         *ebpf.MapSpec `ebpf:"affinity"`
+	Affinity6        *ebpf.MapSpec `ebpf:"affinity6"`
+	Announced        *ebpf.MapSpec `ebpf:"announced"`
+	Announced6       *ebpf.MapSpec `ebpf:"announced6"`
+	Announcer        *ebpf.MapSpec `ebpf:"announcer"`
+	Askers           *ebpf.MapSpec `ebpf:"askers"`
+	BackendCounts    *ebpf.MapSpec `ebpf:"backend_counts"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Backends6        *ebpf.MapSpec `ebpf:"backends6"`
+	ClaimQuotas      *ebpf.MapSpec `ebpf:"claim_quotas"`
+	Claims           *ebpf.MapSpec `ebpf:"claims"`
+	ClusterMacs      *ebpf.MapSpec `ebpf:"cluster_macs"`
+	Detours          *ebpf.MapSpec `ebpf:"detours"`
+	Devices          *ebpf.MapSpec `ebpf:"devices"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	Endpoints6       *ebpf.MapSpec `ebpf:"endpoints6"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Flows6           *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	Fragments6       *ebpf.MapSpec `ebpf:"fragments6"`
+	Frontends        *ebpf.MapSpec `ebpf:"frontends"`
+	Frontends6       *ebpf.MapSpec `ebpf:"frontends6"`
+	FrontendsEdition *ebpf.MapSpec `ebpf:"frontends_edition"`
+	HalfOpen         *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpen6        *ebpf.MapSpec `ebpf:"half_open6"`
+	Layout           *ebpf.MapSpec `ebpf:"layout"`
+	LocalTargets     *ebpf.MapSpec `ebpf:"local_targets"`
+	LocalTargets6    *ebpf.MapSpec `ebpf:"local_targets6"`
+	Monitors         *ebpf.MapSpec `ebpf:"monitors"`
+	NatIn            *ebpf.MapSpec `ebpf:"nat_in"`
+	NatIn6           *ebpf.MapSpec `ebpf:"nat_in6"`
+	NatOut           *ebpf.MapSpec `ebpf:"nat_out"`
+	NatOut6          *ebpf.MapSpec `ebpf:"nat_out6"`
+	NextHops         *ebpf.MapSpec `ebpf:"next_hops"`
+	Pins             *ebpf.MapSpec `ebpf:"pins"`
+	Pins6            *ebpf.MapSpec `ebpf:"pins6"`
+	Quotas           *ebpf.MapSpec `ebpf:"quotas"`
+	RecentFrontends  *ebpf.MapSpec `ebpf:"recent_frontends"`
+	RecentFrontends6 *ebpf.MapSpec `ebpf:"recent_frontends6"`
+	Scratches        *ebpf.MapSpec `ebpf:"scratches"`
+	ServiceCounts    *ebpf.MapSpec `ebpf:"service_counts"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	Sources          *ebpf.MapSpec `ebpf:"sources"`
+	Sources6         *ebpf.MapSpec `ebpf:"sources6"`
+	Tables           *ebpf.MapSpec `ebpf:"tables"`
+	Tables10007      *ebpf.MapSpec `ebpf:"tables_10007"`
+	Tables1021       *ebpf.MapSpec `ebpf:"tables_1021"`
+	Tables251        *ebpf.MapSpec `ebpf:"tables_251"`
+	Tables4093       *ebpf.MapSpec `ebpf:"tables_4093"`
+	Verdicts         *ebpf.MapSpec `ebpf:"verdicts"`
+	Vlans            *ebpf.MapSpec `ebpf:"vlans"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -766,55 +788,58 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Affinity      *ebpf.Map `ebpf:"affinity"`
-	Affinity6     *ebpf.Map `ebpf:"affinity6"`
-	Announced     *ebpf.Map `ebpf:"announced"`
-	Announced6    *ebpf.Map `ebpf:"announced6"`
-	Announcer     *ebpf.Map `ebpf:"announcer"`
-	Askers        *ebpf.Map `ebpf:"askers"`
-	BackendCounts *ebpf.Map `ebpf:"backend_counts"`
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Backends6     *ebpf.Map `ebpf:"backends6"`
-	ClaimQuotas   *ebpf.Map `ebpf:"claim_quotas"`
-	Claims        *ebpf.Map `ebpf:"claims"`
-	ClusterMacs   *ebpf.Map `ebpf:"cluster_macs"`
-	Detours       *ebpf.Map `ebpf:"detours"`
-	Devices       *ebpf.Map `ebpf:"devices"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	Endpoints6    *ebpf.Map `ebpf:"endpoints6"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Flows6        *ebpf.Map `ebpf:"flows6"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Fragments6    *ebpf.Map `ebpf:"fragments6"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	Frontends6    *ebpf.Map `ebpf:"frontends6"`
-	HalfOpen      *ebpf.Map `ebpf:"half_open"`
-	HalfOpen6     *ebpf.Map `ebpf:"half_open6"`
-	Layout        *ebpf.Map `ebpf:"layout"`
-	LocalTargets  *ebpf.Map `ebpf:"local_targets"`
-	LocalTargets6 *ebpf.Map `ebpf:"local_targets6"`
-	Monitors      *ebpf.Map `ebpf:"monitors"`
-	NatIn         *ebpf.Map `ebpf:"nat_in"`
-	NatIn6        *ebpf.Map `ebpf:"nat_in6"`
-	NatOut        *ebpf.Map `ebpf:"nat_out"`
-	NatOut6       *ebpf.Map `ebpf:"nat_out6"`
-	NextHops      *ebpf.Map `ebpf:"next_hops"`
-	Pins          *ebpf.Map `ebpf:"pins"`
-	Pins6         *ebpf.Map `ebpf:"pins6"`
-	Quotas        *ebpf.Map `ebpf:"quotas"`
-	Scratches     *ebpf.Map `ebpf:"scratches"`
-	ServiceCounts *ebpf.Map `ebpf:"service_counts"`
-	Sets          *ebpf.Map `ebpf:"sets"`
-	Sources       *ebpf.Map `ebpf:"sources"`
-	Sources6      *ebpf.Map `ebpf:"sources6"`
-	Tables        *ebpf.Map `ebpf:"tables"`
-	Tables10007   *ebpf.Map `ebpf:"tables_10007"`
-	Tables1021    *ebpf.Map `ebpf:"tables_1021"`
-	Tables251     *ebpf.Map `ebpf:"tables_251"`
-	Tables4093    *ebpf.Map `ebpf:"tables_4093"`
-	Verdicts      *ebpf.Map `ebpf:"verdicts"`
-	Vlans         *ebpf.Map `ebpf:"vlans"`
+	Affinity         *ebpf.Map `ebpf:"affinity"`
+	Affinity6        *ebpf.Map `ebpf:"affinity6"`
+	Announced        *ebpf.Map `ebpf:"announced"`
+	Announced6       *ebpf.Map `ebpf:"announced6"`
+	Announcer        *ebpf.Map `ebpf:"announcer"`
+	Askers           *ebpf.Map `ebpf:"askers"`
+	BackendCounts    *ebpf.Map `ebpf:"backend_counts"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Backends6        *ebpf.Map `ebpf:"backends6"`
+	ClaimQuotas      *ebpf.Map `ebpf:"claim_quotas"`
+	Claims           *ebpf.Map `ebpf:"claims"`
+	ClusterMacs      *ebpf.Map `ebpf:"cluster_macs"`
+	Detours          *ebpf.Map `ebpf:"detours"`
+	Devices          *ebpf.Map `ebpf:"devices"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	Endpoints6       *ebpf.Map `ebpf:"endpoints6"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Flows6           *ebpf.Map `ebpf:"flows6"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	Fragments6       *ebpf.Map `ebpf:"fragments6"`
+	Frontends        *ebpf.Map `ebpf:"frontends"`
+	Frontends6       *ebpf.Map `ebpf:"frontends6"`
+	FrontendsEdition *ebpf.Map `ebpf:"frontends_edition"`
+	HalfOpen         *ebpf.Map `ebpf:"half_open"`
+	HalfOpen6        *ebpf.Map `ebpf:"half_open6"`
+	Layout           *ebpf.Map `ebpf:"layout"`
+	LocalTargets     *ebpf.Map `ebpf:"local_targets"`
+	LocalTargets6    *ebpf.Map `ebpf:"local_targets6"`
+	Monitors         *ebpf.Map `ebpf:"monitors"`
+	NatIn            *ebpf.Map `ebpf:"nat_in"`
+	NatIn6           *ebpf.Map `ebpf:"nat_in6"`
+	NatOut           *ebpf.Map `ebpf:"nat_out"`
+	NatOut6          *ebpf.Map `ebpf:"nat_out6"`
+	NextHops         *ebpf.Map `ebpf:"next_hops"`
+	Pins             *ebpf.Map `ebpf:"pins"`
+	Pins6            *ebpf.Map `ebpf:"pins6"`
+	Quotas           *ebpf.Map `ebpf:"quotas"`
+	RecentFrontends  *ebpf.Map `ebpf:"recent_frontends"`
+	RecentFrontends6 *ebpf.Map `ebpf:"recent_frontends6"`
+	Scratches        *ebpf.Map `ebpf:"scratches"`
+	ServiceCounts    *ebpf.Map `ebpf:"service_counts"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	Sources          *ebpf.Map `ebpf:"sources"`
+	Sources6         *ebpf.Map `ebpf:"sources6"`
+	Tables           *ebpf.Map `ebpf:"tables"`
+	Tables10007      *ebpf.Map `ebpf:"tables_10007"`
+	Tables1021       *ebpf.Map `ebpf:"tables_1021"`
+	Tables251        *ebpf.Map `ebpf:"tables_251"`
+	Tables4093       *ebpf.Map `ebpf:"tables_4093"`
+	Verdicts         *ebpf.Map `ebpf:"verdicts"`
+	Vlans            *ebpf.Map `ebpf:"vlans"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -842,6 +867,7 @@ func (m *bpfMaps) Close() error {
 		m.Fragments6,
 		m.Frontends,
 		m.Frontends6,
+		m.FrontendsEdition,
 		m.HalfOpen,
 		m.HalfOpen6,
 		m.Layout,
@@ -856,6 +882,8 @@ func (m *bpfMaps) Close() error {
 		m.Pins,
 		m.Pins6,
 		m.Quotas,
+		m.RecentFrontends,
+		m.RecentFrontends6,
 		m.Scratches,
 		m.ServiceCounts,
 		m.Sets,

@@ -219,9 +219,6 @@ func TestTCAlone(t *testing.T) {
 	one := s.joinNode("192.168.10.100/24", "172.20.0.5")
 	two := s.joinNode("192.168.10.101/24", "172.20.1.7")
 	defer explain(t, one, two)
-	if one.program(kindTCBalance) == nil {
-		t.Skip("there is no program for it")
-	}
 	one.balance(two)
 	two.balance(one)
 	one.announceVIP()

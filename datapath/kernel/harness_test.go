@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -239,6 +240,21 @@ func (n *node) put(name string, key, value any) {
 	n.t.Helper()
 	if err := n.maps[name].Put(key, value); err != nil {
 		n.t.Fatalf("put into %s: %v", name, err)
+	}
+	if strings.HasPrefix(name, "frontends") {
+		n.newEdition()
+	}
+}
+
+// newEdition is what userspace does after a change of frontends.
+func (n *node) newEdition() {
+	n.t.Helper()
+	var edition uint32
+	if err := n.maps["frontends_edition"].Lookup(uint32(0), &edition); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := n.maps["frontends_edition"].Put(uint32(0), edition+1); err != nil {
+		n.t.Fatal(err)
 	}
 }
 

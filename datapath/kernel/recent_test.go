@@ -1,0 +1,70 @@
+package kernel
+
+import (
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"github.com/seamark-lb/seamark/testlab/packet"
+	"golang.org/x/sys/unix"
+)
+
+// Rows of frontends are remembered, each CPU for itself, until userspace says that
+// frontends have changed.
+func TestRecentFrontends(t *testing.T) {
+	n := newNode(t)
+	runtime.LockOSThread() // never unlocked: the thread goes with its CPU
+	var cpu unix.CPUSet
+	cpu.Set(0)
+	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+		t.Fatal(err)
+	}
+	vip6 := netip.MustParseAddr("fd00::211")
+	tcp := packet.TCP{SrcPort: 1025, DstPort: 9000, Flags: packet.ACK}
+	for name, family := range map[string]struct {
+		key any
+		in  []byte
+	}{
+		"frontends":  {bpfFrontendKey{Addr: be32(otherVIP), Port: be16(9000), Proto: packet.ProtoTCP}, packet.Build(fromRouter, packet.IPv4{Src: client, Dst: otherVIP}, tcp)},
+		"frontends6": {bpfFrontendKey6{Addr: words(vip6), Port: be16(9000), Proto: packet.ProtoTCP}, packet.Build(fromRouter, packet.IPv6{Src: netip.MustParseAddr("fd01::1"), Dst: vip6}, tcp)},
+	} {
+		unknown := func() { n.expect(kindXDP, n.out, family.in, xdpPass, "not_ours", nil) }
+		known := func() { n.expect(kindXDP, n.out, family.in, xdpDrop, "no_backend", nil) }
+		unknown()
+		if err := n.maps[name].Put(family.key, bpfFrontend{Set: 7}); err != nil {
+			t.Fatal(err)
+		}
+		known() // what was not there is not remembered
+		if err := n.maps[name].Delete(family.key); err != nil {
+			t.Fatal(err)
+		}
+		known()
+		n.newEdition()
+		unknown()
+		n.put(name, family.key, bpfFrontend{Set: 7})
+		known()
+		n.put(name, family.key, bpfFrontend{Set: 7, Flags: uint32(bpfFrontendFlagsFRONTEND_INSIDE)})
+		unknown()
+		if err := n.maps[name].Delete(family.key); err != nil {
+			t.Fatal(err)
+		}
+		n.newEdition()
+		unknown()
+	}
+
+	// More frontends than there is room for, every other one for pods alone.
+	ports := 2 * n.maps["recent_frontends"].MaxEntries()
+	for port := range ports {
+		n.put("frontends", bpfFrontendKey{Addr: be32(otherVIP), Port: be16(uint16(1 + port)), Proto: packet.ProtoTCP},
+			bpfFrontend{Set: 7, Flags: port % 2 * uint32(bpfFrontendFlagsFRONTEND_INSIDE)})
+	}
+	for range 2 {
+		for port := range ports {
+			in := packet.Build(fromRouter, packet.IPv4{Src: client, Dst: otherVIP}, packet.TCP{SrcPort: 1025, DstPort: uint16(1 + port), Flags: packet.ACK})
+			action, err := n.program(kindXDP).Run(runOptions(n, in))
+			if want := []uint32{xdpDrop, xdpPass}[port%2]; err != nil || action != want {
+				t.Fatalf("port %d: action %d, %v; want %d", 1+port, action, err, want)
+			}
+		}
+	}
+}
