@@ -84,7 +84,7 @@ static __always_inline int inline_forward_translated(void *ctx, enum hook hook, 
 		return verdict;
 	struct target b = {};
 	if (!(f->flags & FRONTEND_SNAT) ||
-	    choose_backend(v6, f, &t, flow_hash(v6, &t), age_of(&p), p.tcp_flags, &b) == REASON_NO_BACKEND || b.flags & BACKEND_LOCAL)
+	    choose_backend(v6, f, &t, flow_hash(v6, &t), age_of(&p) | AGE_PAIRED, p.tcp_flags, &b) == REASON_NO_BACKEND || b.flags & BACKEND_LOCAL)
 		return TO_FORWARD;
 	return snat_out(&p, f, &t, &b) ?: TO_FORWARD;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
 // The flows of local pods behind VIPs. A flow starts in half_open and moves to
-// flows with the first packet of the client after the pod's answer, so neither
-// a flood of SYNs nor one of ACKs evicts an established flow.
+// flows with the first packet of the client after the pod's answer that shows what
+// this asked for (handshake.h), so neither a flood of SYNs nor one of ACKs, nor of
+// both, evicts an established flow.
 #pragma once
 
 #include "clock.h"
+#include "handshake.h"
 #include "parse.h"
 
 // any_flow is a row of either family's table.
@@ -44,32 +46,29 @@ static __always_inline int ends_flow(const struct packet *p)
 	return *chunk == SCTP_ABORT || *chunk == SCTP_SHUTDOWN_COMPLETE;
 }
 
-// note_flow writes only what changed: the line is shared between CPUs.
-static __always_inline void note_flow(const struct packet *p, union any_flow *f)
+// note_flow notes a packet. It writes only what changed: the line is shared
+// between CPUs. by_pod: the pod has sent it.
+static __always_inline void note_flow(const struct packet *p, union any_flow *f, int by_pod)
 {
 	__u8 flags = FLOW(p, f, flags), changed = flags;
 	__u32 seen = now();
 
-	if (unlikely(p->first))
-		changed &= ~FLOW_CLOSING; // the ports are used anew
 	if (unlikely(ends_flow(p)))
-		changed |= FLOW_CLOSING;
-	if (changed != flags)
+		changed |= by_pod ? FLOW_CLOSING | FLOW_ENDED : FLOW_CLOSING;
+	else if (by_pod && !(flags & FLOW_ENDED))
+		changed &= ~FLOW_CLOSING; // the client's end was none to the pod, or half of one
+	if (unlikely(changed != flags))
 		FLOW(p, f, flags) = changed;
 	if (FLOW(p, f, seen) != seen)
 		FLOW(p, f, seen) = seen;
 }
 
-// refresh_flow notes a client's packet.
-static __always_inline void refresh_flow(const struct packet *p, union any_flow *f)
+// has_changed_vip says whether a client's packet is to another frontend than its flow is noted for.
+static __always_inline int has_changed_vip(const struct packet *p, union any_flow *f)
 {
 	union addr vip = dest_of(p), known = load_addr(p->v6, flow_vip(p, f));
 
-	if (unlikely(!same_addr(p->v6, &vip, &known) || FLOW(p, f, port) != p->dport)) {
-		store_addr(p->v6, flow_vip(p, f), &vip);
-		FLOW(p, f, port) = p->dport;
-	}
-	note_flow(p, f);
+	return !same_addr(p->v6, &vip, &known) || FLOW(p, f, port) != p->dport;
 }
 
 // establish moves a flow from half_open to flows. Without room there it stays.
@@ -80,24 +79,28 @@ static __always_inline void establish(const struct packet *p, union any_tuple *k
 }
 
 // of_known_flow says whether a client's packet is of a flow of that pod, and notes
-// the packet.
+// the packet. What may begin a flow (UDP has nothing that says) is of another one
+// if it is to another frontend, or if this one is over.
 static __always_inline int of_known_flow(const struct packet *p, const union addr *pod, __be16 pod_port)
 {
+	int may_begin = p->first || p->proto == IPPROTO_UDP;
 	union any_tuple key;
 
 	inbound_key(p, pod, pod_port, &key);
 	union any_flow *f = bpf_map_lookup_elem(TABLE(p->v6, flows), &key);
 	if (likely(f)) {
-		refresh_flow(p, f);
+		if (unlikely(may_begin && (p->first ? FLOW(p, f, flags) & FLOW_CLOSING : has_changed_vip(p, f)))) {
+			bpf_map_delete_elem(TABLE(p->v6, flows), &key);
+			return 0;
+		}
+		note_flow(p, f, 0);
 		return 1;
 	}
 	f = bpf_map_lookup_elem(TABLE(p->v6, half_open), &key);
-	if (!f)
+	if (!f || (may_begin && (has_changed_vip(p, f) || FLOW(p, f, flags) & FLOW_CLOSING)))
 		return 0;
-	refresh_flow(p, f);
-	// The end of a handshake does not end with a RST: many who never asked for a
-	// connection answer the SYN-ACK with one.
-	if (FLOW(p, f, flags) & FLOW_REPLIED && !p->first && !(p->tcp_flags & TCP_RST))
+	note_flow(p, f, 0);
+	if (FLOW(p, f, flags) & FLOW_REPLIED && goes_on(p->tcp_flags, p->first) && proves(FLOW(p, f, proof), proof_shown(p)))
 		establish(p, &key, f);
 	return 1;
 }
@@ -147,9 +150,11 @@ static __always_inline union any_flow *answered_flow(const struct packet *p)
 		f = bpf_map_lookup_elem(TABLE(p->v6, half_open), &key);
 		if (!f)
 			return NULL;
-		if (!(FLOW(p, f, flags) & FLOW_REPLIED) && !(p->tcp_flags & TCP_RST))
+		if (!(p->tcp_flags & TCP_RST)) {
+			FLOW(p, f, proof) = proof_asked(p);
 			FLOW(p, f, flags) |= FLOW_REPLIED;
+		}
 	}
-	note_flow(p, f);
+	note_flow(p, f, 1);
 	return f;
 }

@@ -80,7 +80,7 @@ static __always_inline enum reason begin_inside(const struct packet *p, const st
 
 	here.set = f->inside;
 	if (f->flags & FRONTEND_AFFINITY) {
-		if (choose_backend(p->v6, &here, &n->from, flow_hash(p->v6, &n->from), AGE_FIRST, p->tcp_flags, &b) == REASON_NO_BACKEND)
+		if (choose_backend(p->v6, &here, &n->from, flow_hash(p->v6, &n->from), AGE_FIRST | AGE_PAIRED, p->tcp_flags, &b) == REASON_NO_BACKEND)
 			return REASON_NO_BACKEND;
 	} else if (choose(p->v6, &here, &n->from, &b)) { // the pair is what a pin would be
 		return REASON_NO_BACKEND;
@@ -109,7 +109,10 @@ static __always_inline int cannot_serve(struct packet *p, const struct frontend 
 // and what it becomes. The fragments behind a first one have no ports of their own.
 static __always_inline int known_answer(const struct packet *p, struct translation *n)
 {
-	if (!n || !known_in(p->v6, n, NAT_INSIDE))
+	if (!n)
+		return 0;
+	n->proof = proof_asked(p);
+	if (!known_in(p->v6, n, NAT_INSIDE))
 		return 0;
 	if (unlikely(p->fragment == FRAGMENT_FIRST))
 		remember(p);
@@ -138,6 +141,7 @@ static __always_inline int inside(struct packet *p)
 	struct translation *n = begin_translation(p, &t);
 	if (!n)
 		return 0;
+	n->proof = proof_shown(p);
 	if (!known_out(p->v6, n)) {
 		enum reason why = begin_inside(p, f, n);
 		if (why)

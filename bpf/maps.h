@@ -211,8 +211,9 @@ struct flow_key6 {
 };
 
 enum flow_flags {
-	FLOW_REPLIED = 1, // the pod has answered, and not with RST
-	FLOW_CLOSING = 2, // a FIN or RST was seen
+	FLOW_REPLIED = 1, // the pod has answered, and not with RST; of a pin: the client has gone on
+	FLOW_CLOSING = 2, // a FIN or RST was seen, and the pod has not gone on after the client's
+	FLOW_ENDED = 4,   // it was the pod's own: nobody forges that
 };
 
 // flow is what the pod's packets are rewritten to come from.
@@ -222,6 +223,7 @@ struct flow {
 	__u8 flags; // FLOW_*
 	__u8 pad;
 	__u32 seen; // ticks (clock.h), of the last packet
+	__u32 proof; // that the client has to show (handshake.h); 0: none
 };
 
 struct flow6 {
@@ -230,6 +232,7 @@ struct flow6 {
 	__u8 flags;
 	__u8 pad;
 	__u32 seen;
+	__u32 proof;
 };
 
 // tuple is a flow's addresses and ports in one direction. As a key of pins it is
@@ -257,7 +260,7 @@ struct pin {
 	__u32 backend; // index into backends
 	__u32 set;
 	__u32 seen;  // ticks
-	__u32 flags; // FLOW_CLOSING
+	__u32 flags; // FLOW_REPLIED, FLOW_CLOSING
 };
 
 struct affinity_key {
@@ -315,9 +318,11 @@ struct fragment {
 };
 
 enum nat_flags {
-	NAT_REPLIED = 1, // packets were seen in both directions
-	NAT_CLOSING = 2, // a FIN or RST was seen
-	NAT_INSIDE = 4,  // of a pod of this node to a Service, not of a client outside
+	NAT_REPLIED = 1,  // the client has gone on after an answer
+	NAT_CLOSING = 2,  // a FIN or RST was seen in this direction, and the backend has not gone on after the client's
+	NAT_INSIDE = 4,   // of a pod of this node to a Service, not of a client outside
+	NAT_ANSWERED = 8, // the backend has answered, and not with RST
+	NAT_LEFT = 16,    // in nat_in: the client has ended its side; what the backend sends next says whether that is so
 };
 
 // nat is what a packet of a translated flow becomes. Each flow has two entries:
@@ -331,6 +336,7 @@ struct nat {
 	__u8 pad[3];
 	__u32 seen;    // ticks
 	__u32 backend; // index into backends
+	__u32 proof;   // in nat_out: as in struct flow
 };
 
 struct nat6 {
@@ -342,6 +348,7 @@ struct nat6 {
 	__u8 pad[3];
 	__u32 seen;
 	__u32 backend;
+	__u32 proof;
 };
 
 struct in6 {
@@ -466,7 +473,7 @@ struct scratch {
 	__be32 head[16]; // of the answer
 	__be32 chunk[64];
 	__u64 quoted[20]; // struct quoted
-	__u64 translation[14]; // struct translation
+	__u64 translation[15]; // struct translation
 	struct traced traced;
 };
 

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "frame.h"
+#include "handshake.h"
 #include "lb.h"
 #include "nat.h"
 #include "parse.h"
@@ -37,6 +38,7 @@ struct translation {
 	__u32 next_hop;         // index into next_hops: towards the backend
 	__u16 mtu;              // of the way, where the packet does not fit
 	__u16 vlan;             // tag to be pushed; 0: none
+	__u32 proof;            // proof_shown of a client's packet, proof_asked of a backend's
 	__u32 l3_at;            // from here on as in struct packet
 	__u32 l4_at;
 	__u32 l4_len;
@@ -81,6 +83,7 @@ struct nat_state {
 	__u8 pad[3];
 	__u32 seen; // ticks
 	__u32 backend;
+	__u32 proof;
 };
 
 _Static_assert(sizeof(struct nat) - offsetof(struct nat, sport) == sizeof(struct nat_state), "nat ends in nat_state");
@@ -146,25 +149,37 @@ static __always_inline void delete_nat(int v6, void *table, const struct five_tu
 	bpf_map_delete_elem(table, &key);
 }
 
-// note_packet keeps the age and state of a packet's entry. twins is the table of
-// the pair's other entry: a reset closes a flow in both directions.
-static __always_inline void note_packet(int v6, const struct translation *n, struct nat_state *state, void *twins, __u8 flags)
+// note_packet keeps the age and state of a packet's entry. It writes only what
+// changed: the line is shared between CPUs.
+static __always_inline void note_packet(const struct translation *n, struct nat_state *state)
 {
 	__u32 seen = now();
 
-	if (n->tcp_flags & (TCP_FIN | TCP_RST))
-		flags |= NAT_CLOSING;
-	if (state->seen != seen) // only what changed: the line is shared between CPUs
+	if (state->seen != seen)
 		state->seen = seen;
-	if ((state->flags & flags) == flags)
-		return;
-	state->flags |= flags;
-	if (n->tcp_flags & TCP_RST) {
-		struct five_tuple answer = reversed(&n->to);
-		void *twin = find_nat(v6, twins, &answer);
-		if (twin)
-			state_of(v6, twin)->flags |= NAT_CLOSING;
-	}
+	if (n->tcp_flags & (TCP_FIN | TCP_RST) && !(state->flags & NAT_CLOSING))
+		state->flags |= NAT_CLOSING;
+}
+
+// twin_of is the state of a pair's other entry, in a table; NULL: it is gone.
+static __always_inline struct nat_state *twin_of(int v6, const struct translation *n, void *table)
+{
+	struct five_tuple answer = reversed(&n->to);
+	void *twin = find_nat(v6, table, &answer);
+
+	return twin ? state_of(v6, twin) : NULL;
+}
+
+// is_over says whether a pair is over for a client's packet: this begins another
+// connection, and the backend has ended its side, too. The client's end alone may
+// be a forgery.
+static __always_inline int is_over(int v6, const struct translation *n, const struct nat_state *state)
+{
+	if (!n->first || !(state->flags & NAT_CLOSING))
+		return 0;
+
+	struct nat_state *in = twin_of(v6, n, TABLE(v6, nat_in));
+	return !in || in->flags & NAT_CLOSING;
 }
 
 // find_out fills in what a client's packet becomes, and returns whether its flow
@@ -179,8 +194,7 @@ static __always_inline int find_out(int v6, struct translation *n)
 	struct nat_state *state = state_of(v6, entry);
 	struct target b = {};
 	n->to = becomes(v6, entry, n->from.proto);
-	int over = n->first && state->flags & NAT_CLOSING;
-	if (over || load_target(v6, state->backend, &b) || !same_addr(v6, &b.addr, &n->to.daddr) || b.port != n->to.dport) {
+	if (load_target(v6, state->backend, &b) || !same_addr(v6, &b.addr, &n->to.daddr) || b.port != n->to.dport || is_over(v6, n, state)) {
 		struct five_tuple in = reversed(&n->to);
 		delete_nat(v6, TABLE(v6, nat_out), &n->from);
 		delete_nat(v6, TABLE(v6, nat_in), &in);
@@ -188,7 +202,17 @@ static __always_inline int find_out(int v6, struct translation *n)
 	}
 	n->backend = b.id;
 	n->next_hop = b.next_hop;
-	note_packet(v6, n, state, TABLE(v6, nat_in), 0);
+	int ends = n->tcp_flags & (TCP_FIN | TCP_RST) && !(state->flags & NAT_CLOSING);
+	int replies = (state->flags & (NAT_ANSWERED | NAT_REPLIED)) == NAT_ANSWERED && goes_on(n->tcp_flags, n->first) &&
+		      proves(state->proof, n->proof);
+	note_packet(n, state);
+	if (likely(!ends && !replies))
+		return 1;
+	struct nat_state *in = twin_of(v6, n, TABLE(v6, nat_in));
+	if (in)
+		in->flags |= (ends ? NAT_LEFT : 0) | (replies ? NAT_REPLIED : 0);
+	if (replies)
+		state->flags |= NAT_REPLIED;
 	return 1;
 }
 
@@ -199,6 +223,34 @@ __noinline int find_out6(struct translation *n) { return n ? find_out(1, n) : 0;
 static __always_inline int known_out(int v6, struct translation *n)
 {
 	return v6 ? find_out6(n) : find_out4(n);
+}
+
+// note_answer notes what a backend's packet says of both sides of its pair: that
+// there is an answer, a reset for both, and that the client's end was none, or half
+// of one. It looks for the other entry only where there is something to say.
+static __always_inline void note_answer(int v6, const struct translation *n, struct nat_state *state)
+{
+	__u8 flags = state->flags;
+	int reset = n->tcp_flags & TCP_RST, goes = flags & NAT_LEFT && !(flags & NAT_CLOSING);
+
+	if (likely(flags & NAT_ANSWERED && !reset && !goes))
+		return;
+	struct nat_state *out = twin_of(v6, n, TABLE(v6, nat_out));
+	if (!out)
+		return;
+	if (reset) {
+		out->flags |= NAT_CLOSING;
+		return;
+	}
+	if (!(flags & NAT_ANSWERED)) {
+		out->proof = n->proof;
+		out->flags |= NAT_ANSWERED;
+		state->flags |= NAT_ANSWERED;
+	}
+	if (goes) {
+		out->flags &= ~NAT_CLOSING;
+		state->flags &= ~NAT_LEFT;
+	}
 }
 
 // find_in is find_out for what a backend answers. of is NAT_INSIDE or 0: flows of
@@ -213,7 +265,8 @@ static __always_inline int find_in(int v6, struct translation *n, __u32 of)
 	if ((state->flags & NAT_INSIDE) != of)
 		return 0;
 	n->to = becomes(v6, entry, n->from.proto);
-	note_packet(v6, n, state, TABLE(v6, nat_out), NAT_REPLIED);
+	note_packet(n, state);
+	note_answer(v6, n, state);
 	return 1;
 }
 

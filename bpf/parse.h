@@ -79,6 +79,7 @@ enum {
 // Chunks of SCTP (RFC 9260, section 3.2). An INIT is alone in its packet.
 enum {
 	SCTP_INIT = 1,
+	SCTP_INIT_ACK = 2,
 	SCTP_ABORT = 6,
 	SCTP_SHUTDOWN_COMPLETE = 14,
 };

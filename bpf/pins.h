@@ -14,6 +14,8 @@ enum packet_age {
 	AGE_LATER,   // belongs to one
 	AGE_UNKNOWN, // UDP: one or the other
 	AGE_ABOUT,   // only tells of a flow (ICMP errors): nothing is written for it
+	AGE_MASK = 3,
+	AGE_PAIRED = 4, // besides: a pair of translation is to say its backend, and no pin
 };
 
 static __always_inline enum packet_age age_of(const struct packet *p)
@@ -33,7 +35,8 @@ struct choice {
 	__u32 slot;    // of the active table
 	__u32 service; // with affinity: whose; without: 0
 	__u8 affinity; // 0 or 1
-	__u8 age;      // enum packet_age
+	__u8 age;      // enum packet_age, without AGE_PAIRED
+	__u8 paired;   // AGE_PAIRED, or 0
 	__u8 tcp_flags;
 };
 
@@ -62,15 +65,20 @@ static __always_inline int ends(const struct choice *c)
 }
 
 // refresh_pin notes a packet of a pinned flow. It writes only what changed: the
-// line is shared between CPUs.
+// line is shared between CPUs. A flow is to last (FLOW_REPLIED) when a second packet
+// of it has come: those of floods have one.
 static __always_inline void refresh_pin(struct pin *pin, const struct choice *c)
 {
-	__u32 seen = now();
+	__u32 seen = now(), flags = pin->flags;
 
+	if (c->age != AGE_FIRST && !(c->tcp_flags & TCP_RST))
+		flags |= FLOW_REPLIED;
+	if (ends(c))
+		flags |= FLOW_CLOSING;
 	if (pin->seen != seen)
 		pin->seen = seen;
-	if (ends(c) && !(pin->flags & FLOW_CLOSING))
-		pin->flags |= FLOW_CLOSING;
+	if (pin->flags != flags)
+		pin->flags = flags;
 }
 
 // pin_flow makes a backend that of the flow, also instead of another: who begins a
@@ -85,6 +93,8 @@ static __always_inline long pin_flow(int v6, struct choice *c, struct pin *pin, 
 		.flags = ends(c) ? FLOW_CLOSING : 0,
 	};
 
+	if (c->paired)
+		return 0;
 	if (pin) {
 		*pin = fresh;
 		return 0;
@@ -146,11 +156,16 @@ static __always_inline int previous_backend(int v6, const struct choice *c, cons
 
 // choose_first chooses for the first packet of a flow: the new backend, and from
 // then on its pin says so. Without room for pins it is the previous one: that is
-// where the packets to follow are sent that have none.
+// where the packets to follow are sent that have none. A flow that goes on keeps its
+// backend: its client begins no other, and a forgery is to change nothing.
 static __always_inline __u32 choose_first(int v6, struct choice *c, struct pin *pin, const struct backend_set *s)
 {
 	__u32 active = c->slot & SLOT_BACKEND;
 
+	if (pin && pin->set == c->set && !(pin->flags & FLOW_CLOSING) && takes_new(v6, pin->backend)) {
+		refresh_pin(pin, c);
+		return CHOSEN(REASON_FORWARD_PINNED, pin->backend & SLOT_BACKEND);
+	}
 	if (c->affinity) {
 		int last = client_backend(v6, c, s->affinity);
 		__u32 backend = last >= 0 ? (__u32)last : active;
@@ -243,7 +258,8 @@ static __always_inline enum reason choose_backend(int v6, const struct frontend 
 		.slot = slot,
 		.service = f->service,
 		.affinity = !!(f->flags & FRONTEND_AFFINITY),
-		.age = age,
+		.age = age & AGE_MASK,
+		.paired = age & AGE_PAIRED,
 		.tcp_flags = tcp_flags,
 	};
 	tuple_key(v6, &c.key, &t->saddr, &t->daddr, t->sport, t->dport, t->proto);

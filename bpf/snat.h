@@ -169,8 +169,11 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 static __always_inline int snat_known(struct packet *p, const struct frontend *f, const struct five_tuple *t)
 {
 	struct translation *n = begin_translation(p, t);
+	if (!n)
+		return 0;
 
-	if (!n || !known_out(p->v6, n))
+	n->proof = proof_shown(p);
+	if (!known_out(p->v6, n))
 		return 0;
 	count_forwarded(f->service, n->backend, l3_len(p));
 	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
@@ -206,6 +209,9 @@ static __always_inline int snat_out(struct packet *p, const struct frontend *f, 
 static __always_inline int snat_back(struct packet *p, const struct five_tuple *t)
 {
 	struct translation *n = begin_translation(p, t);
+	if (!n)
+		return 0;
 
-	return n && known_in(p->v6, n, 0) ? carry_apart(p, n, REASON_REPLY_SNAT) : 0;
+	n->proof = proof_asked(p);
+	return known_in(p->v6, n, 0) ? carry_apart(p, n, REASON_REPLY_SNAT) : 0;
 }

@@ -240,7 +240,7 @@ type FlowKey struct {
 
 // Flags of flows and pins (enum flow_flags).
 const (
-	FlowReplied = 1 << iota // the pod has answered, and not with RST
+	FlowReplied = 1 << iota // the pod has answered, and not with RST; of a pin: the client has gone on
 	FlowClosing             // a FIN or RST was seen
 )
 
@@ -267,7 +267,7 @@ type Pin struct {
 	Backend uint32
 	Set     uint32
 	Seen    uint32 // ticks
-	Flags   uint32 // FlowClosing
+	Flags   uint32 // FlowReplied, FlowClosing
 }
 
 // AffinityKey is a client of a service port.
@@ -303,7 +303,7 @@ type FragmentEntry struct {
 
 // Flags of translated flows (enum nat_flags).
 const (
-	NATReplied = 1 << iota // packets were seen in both directions
+	NATReplied = 1 << iota // the client has gone on after an answer
 	NATClosing             // a FIN or RST was seen
 	NATInside              // of a pod of this node to a Service
 )

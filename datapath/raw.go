@@ -135,6 +135,7 @@ type rawFlow[A address] struct {
 	Flags uint8
 	Pad   uint8
 	Seen  uint32
+	Proof uint32 // the programs' own
 }
 
 func rawFlowOf[A address](f FlowEntry) rawFlow[A] {
@@ -168,6 +169,7 @@ type rawNAT[A address] struct {
 	Pad          [3]uint8
 	Seen         uint32
 	Backend      uint32
+	Proof        uint32 // the programs' own
 }
 
 func rawNATOf[A address](n NATEntry) rawNAT[A] {

@@ -116,9 +116,12 @@ func (l lister) pins(out *listing) error {
 	})
 	return rows.end(l.maps.Pins.Each(func(k datapath.Tuple, v datapath.Pin) bool {
 		p := control.Pin{Client: k.Src, Frontend: k.Dst, Backend: out.backends[v.Backend], Protocol: k.Proto.String(),
-			State: stateEstablished, Idle: out.idle(v.Seen)}
-		if v.Flags&datapath.FlowClosing != 0 {
+			State: stateHalfOpen, Idle: out.idle(v.Seen)}
+		switch {
+		case v.Flags&datapath.FlowClosing != 0:
 			p.State = stateClosing
+		case v.Flags&datapath.FlowReplied != 0:
+			p.State = stateEstablished
 		}
 		service := out.names.ofFrontend(p.Frontend, k.Proto)
 		p.Service = text(service)

@@ -88,7 +88,7 @@ func TestLists(t *testing.T) {
 	must(t, fake.NATOut.Update(datapath.Tuple{Src: client, Dst: listDNS, Proto: state.UDP}, datapath.NATEntry{Src: translated, Dst: backend, Seen: ago(10)}))
 	must(t, fake.NATIn.Update(datapath.Tuple{Src: backend, Dst: translated, Proto: state.UDP},
 		datapath.NATEntry{Src: listDNS, Dst: client, Seen: ago(100), Flags: datapath.NATReplied | datapath.NATInside}))
-	must(t, fake.Pins.Update(datapath.Tuple{Src: client, Dst: listVIP, Proto: state.TCP}, datapath.Pin{Backend: 7, Seen: ago(100)}))
+	must(t, fake.Pins.Update(datapath.Tuple{Src: client, Dst: listVIP, Proto: state.TCP}, datapath.Pin{Backend: 7, Seen: ago(100), Flags: datapath.FlowReplied}))
 	must(t, fake.Affinity.Update(datapath.AffinityKey{Client: client.Addr(), Service: 2}, datapath.AffinityEntry{Backend: 7, Seen: ago(100)}))
 	must(t, fake.Affinity.Update(datapath.AffinityKey{Client: client.Addr(), Service: 99}, datapath.AffinityEntry{Backend: 99, Seen: ago(100)}))
 	must(t, fake.Sources.Update(datapath.SourceKey{Service: 1, Prefix: netip.MustParsePrefix("10.10.0.0/16")}, 1))

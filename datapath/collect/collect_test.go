@@ -178,10 +178,11 @@ func TestNAT(t *testing.T) {
 		out, in *value // of the keys 1 and -1
 		stays   string
 	}{
-		{"busy both ways", new(entry(late, -1, false, false)), new(entry(late, 1, true, false)), "out in"},
+		{"busy both ways", new(entry(late, -1, true, false)), new(entry(late, 1, true, false)), "out in"},
 		{"client is quiet", new(entry(old, -1, false, false)), new(entry(late, 1, true, false)), "out in"},
 		{"backend is quiet", new(entry(late, -1, false, false)), new(entry(old, 1, false, false)), "out in"},
-		{"idle, but answered once", new(entry(900, -1, false, false)), new(entry(900, 1, true, false)), "out in"},
+		{"idle, but both have spoken", new(entry(900, -1, true, false)), new(entry(900, 1, true, false)), "out in"},
+		{"answered, and no more of the client", new(entry(900, -1, false, false)), new(entry(900, 1, true, false)), ""},
 		{"never answered", new(entry(900, -1, false, false)), new(entry(900, 1, false, false)), ""},
 		{"closed by the client", new(entry(930, -1, false, true)), new(entry(930, 1, true, false)), ""},
 		{"closed by the backend", new(entry(930, -1, false, false)), new(entry(930, 1, true, true)), ""},

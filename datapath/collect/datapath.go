@@ -45,11 +45,11 @@ func flowEntry(replied bool) func(datapath.FlowKey, datapath.FlowEntry) Entry {
 	}
 }
 
-// pinEntry takes every pinned flow for established: nothing says which is not.
-// One that goes too early is no loss of the flow, but of the certainty that it is
-// found at once (DESIGN §7, the second chance).
+// pinEntry takes a pinned flow for established when a second packet of it has come:
+// those of a flood have one each. A pin that goes too early is no loss of the flow,
+// but of the certainty that it is found at once (DESIGN §7, the second chance).
 func pinEntry(k datapath.Tuple, v datapath.Pin) Entry {
-	return Entry{IPv6: k.Dst.Addr().Is6(), Protocol: k.Proto, Seen: v.Seen, Replied: true, Closing: v.Flags&datapath.FlowClosing != 0, Spare: true}
+	return Entry{IPv6: k.Dst.Addr().Is6(), Protocol: k.Proto, Seen: v.Seen, Replied: v.Flags&datapath.FlowReplied != 0, Closing: v.Flags&datapath.FlowClosing != 0, Spare: true}
 }
 
 func affinityEntry(k datapath.AffinityKey, v datapath.AffinityEntry) Entry {

@@ -102,7 +102,7 @@ func TestPassOverKernelMaps(t *testing.T) {
 		if i%2 == 0 { // half of all is over
 			v.Flags, onward.Flags = datapath.FlowClosing, datapath.NATClosing
 		} else {
-			back.Flags = datapath.NATReplied
+			onward.Flags, back.Flags = datapath.NATReplied, datapath.NATReplied
 		}
 		for _, err := range []error{maps.Flows.Update(k, v), maps.NATOut.Update(out, onward), maps.NATIn.Update(in, back)} {
 			if err != nil {

@@ -61,13 +61,13 @@ func (t natOut[K, V]) walk(w *walk) error {
 	})
 }
 
-// both is a flow by what is known of each of its directions. It is no flow to
-// be counted: its answers are.
+// both is a flow by what is known of each of its directions: both sides have to
+// have spoken, and each may end it. It is no flow to be counted: its answers are.
 func both(out, in Entry) Entry {
 	if Idle(in.Seen, out.Seen) == 0 {
 		out.Seen = in.Seen
 	}
-	out.Replied = out.Replied || in.Replied
+	out.Replied = out.Replied && in.Replied
 	out.Closing = out.Closing || in.Closing
 	return out
 }

@@ -80,7 +80,7 @@ func (n *node) pinned(proto uint8, from, to uint16, backend, flags uint32) {
 func TestMovedSlots(t *testing.T) {
 	n := newNode(t)
 	n.balancing()
-	const closing = uint32(bpfFlowFlagsFLOW_CLOSING)
+	const closing = uint32(bpfFlowFlagsFLOW_REPLIED | bpfFlowFlagsFLOW_CLOSING)
 	tcp := func(from uint16, flags uint8) packet.TCP {
 		return packet.TCP{SrcPort: from, DstPort: portMoved, Flags: flags}
 	}
@@ -201,7 +201,7 @@ func TestAffinity(t *testing.T) {
 	})
 	n.sub("its backend drains", func(n *node) {
 		n.put("backends", home, bpfBackend{Addr: be32(pods[home]), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
-		n.goes(tcp(elsewhere, packet.SYN), pods[slot(elsewhere)], "forward_remote")
+		n.goes(tcp(elsewhere, packet.SYN), pods[slot(elsewhere)], "forward_pinned")
 		n.goes(tcp(100, packet.ACK), pods[home], "forward_pinned")
 		n.goes(tcp(2, packet.SYN), pods[slot(elsewhere)], "forward_remote") // the client's new one
 	})

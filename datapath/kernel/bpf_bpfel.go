@@ -179,6 +179,7 @@ type bpfFlow struct {
 	Flags uint8
 	Pad   uint8
 	Seen  uint32
+	Proof uint32
 }
 
 type bpfFlow6 struct {
@@ -188,6 +189,7 @@ type bpfFlow6 struct {
 	Flags uint8
 	Pad   uint8
 	Seen  uint32
+	Proof uint32
 }
 
 type bpfFlowFlags uint32
@@ -195,6 +197,7 @@ type bpfFlowFlags uint32
 const (
 	bpfFlowFlagsFLOW_REPLIED bpfFlowFlags = 1
 	bpfFlowFlagsFLOW_CLOSING bpfFlowFlags = 2
+	bpfFlowFlagsFLOW_ENDED   bpfFlowFlags = 4
 )
 
 type bpfFlowKey struct {
@@ -361,6 +364,7 @@ type bpfNat struct {
 	Pad     [3]uint8
 	Seen    uint32
 	Backend uint32
+	Proof   uint32
 }
 
 type bpfNat6 struct {
@@ -373,14 +377,17 @@ type bpfNat6 struct {
 	Pad     [3]uint8
 	Seen    uint32
 	Backend uint32
+	Proof   uint32
 }
 
 type bpfNatFlags uint32
 
 const (
-	bpfNatFlagsNAT_REPLIED bpfNatFlags = 1
-	bpfNatFlagsNAT_CLOSING bpfNatFlags = 2
-	bpfNatFlagsNAT_INSIDE  bpfNatFlags = 4
+	bpfNatFlagsNAT_REPLIED  bpfNatFlags = 1
+	bpfNatFlagsNAT_CLOSING  bpfNatFlags = 2
+	bpfNatFlagsNAT_INSIDE   bpfNatFlags = 4
+	bpfNatFlagsNAT_ANSWERED bpfNatFlags = 8
+	bpfNatFlagsNAT_LEFT     bpfNatFlags = 16
 )
 
 type bpfNextHop struct {
@@ -485,7 +492,7 @@ type bpfScratch struct {
 	Head        [16]uint32
 	Chunk       [64]uint32
 	Quoted      [20]uint64
-	Translation [14]uint64
+	Translation [15]uint64
 	Traced      bpfTraced
 	_           [4]byte
 }

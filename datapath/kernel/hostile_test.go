@@ -122,3 +122,143 @@ func TestNeighbourDiscoveryOfVIP(t *testing.T) {
 		n.expect(kindXDP, n.out, f.packet(fromRouter, f.router, f.vip, 255, packet.ICMP{Type: kind}, packet.Payload(f.vip.AsSlice())), xdpDrop, "unserved_proto", nil)
 	}
 }
+
+// Who sends a SYN and then an ACK without hearing the backend has no flow that
+// both sides have spoken in; who is answered has.
+func TestBlindFlowsOfNAT(t *testing.T) {
+	const isn = 5000
+	inEachFamily(t, func(n *node, f family) {
+		from := natTuple{netip.AddrPortFrom(f.client, 62000), netip.AddrPortFrom(f.vip, portSNAT), packet.ProtoTCP}
+		sends := func(flags uint8, ack uint32) {
+			t.Helper()
+			if r := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, packet.TCP{SrcPort: 62000, DstPort: portSNAT, Flags: flags, Ack: ack})); r.reason != "forward_snat" {
+				t.Fatalf("out: %s", r.reason)
+			}
+		}
+		answers := func(flags uint8) {
+			t.Helper()
+			if r := n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, packet.TCP{SrcPort: 8080, DstPort: 62000, Flags: flags, Seq: isn})); r.reason != "reply_snat" {
+				t.Fatalf("back: %s", r.reason)
+			}
+		}
+		replied := func(step string, want bool) {
+			t.Helper()
+			out := n.translation(f, from)
+			in := n.natTable(f, "nat_in")[natTuple{out.dst, out.src, packet.ProtoTCP}]
+			if got := [2]bool{out.flags&bpfNatFlagsNAT_REPLIED != 0, in.flags&bpfNatFlagsNAT_REPLIED != 0}; got != [2]bool{want, want} {
+				t.Errorf("%s: both have spoken: %v", step, got)
+			}
+		}
+		sends(packet.SYN, 0)
+		sends(packet.ACK, isn+1)
+		replied("before the answer", false)
+		answers(packet.RST)
+		sends(packet.ACK, isn+1)
+		replied("a RST", false)
+		n.clearNAT(f)
+		sends(packet.SYN, 0)
+		answers(packet.SYN | packet.ACK)
+		sends(packet.SYN, isn+1)
+		sends(packet.SYN|packet.ACK, isn+1)
+		sends(packet.RST|packet.ACK, isn+1)
+		sends(packet.ACK, isn)
+		sends(packet.ACK, isn+1+1<<16)
+		replied("blind", false)
+		sends(packet.ACK, isn+1)
+		replied("the answer was heard", true)
+	})
+}
+
+// A client's end that its backend knows nothing of replaces no pair.
+func TestForgedEndsOfNAT(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		from := natTuple{netip.AddrPortFrom(f.client, 62000), netip.AddrPortFrom(f.vip, portSNAT), packet.ProtoTCP}
+		send := func(flags uint8) {
+			n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, flags)))
+		}
+		answer := func(flags uint8) {
+			n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, flags)))
+		}
+		closing := func() (both [2]bool) {
+			t.Helper()
+			out := n.translation(f, from)
+			in := n.natTable(f, "nat_in")[natTuple{out.dst, out.src, packet.ProtoTCP}]
+			return [2]bool{out.flags&bpfNatFlagsNAT_CLOSING != 0, in.flags&bpfNatFlagsNAT_CLOSING != 0}
+		}
+		send(packet.SYN)
+		answer(packet.SYN | packet.ACK)
+		other := netip.AddrFrom16(f.remotePod.As16()).Unmap().Next()
+		n.putBackend(f, 30, other, 8080, 20, 0)
+		n.table(20, 1, []uint32{30}) // a flow that begins would go there
+		for _, flags := range []uint8{packet.RST, packet.FIN | packet.ACK} {
+			send(flags)
+			if got := closing(); got != [2]bool{true, false} {
+				t.Errorf("after the client's end: closing %v", got)
+			}
+			send(packet.SYN)
+			if to := n.translation(f, from); to.dst.Addr() != f.remotePod {
+				t.Fatalf("a SYN after it goes to %s", to.dst)
+			}
+			answer(packet.ACK)
+			if got := closing(); got != [2]bool{} {
+				t.Errorf("after the backend went on: closing %v", got)
+			}
+		}
+		send(packet.FIN | packet.ACK)
+		answer(packet.FIN | packet.ACK)
+		answer(packet.ACK)
+		if got := closing(); got != [2]bool{true, true} {
+			t.Errorf("after both ends: closing %v", got)
+		}
+		send(packet.SYN)
+		if to := n.translation(f, from); to.dst.Addr() != other {
+			t.Errorf("the next connection goes to %s", to.dst)
+		}
+	})
+}
+
+// A SYN with the ports of a flow that goes on changes nothing about its pin; and a
+// pin is for a flow to last when a second packet has come.
+func TestForgedSYNOfPinned(t *testing.T) {
+	n := newNode(t)
+	n.balancing()
+	const replied, closing = uint32(bpfFlowFlagsFLOW_REPLIED), uint32(bpfFlowFlagsFLOW_CLOSING)
+	tcp := func(flags uint8) packet.TCP { return packet.TCP{SrcPort: 1, DstPort: portMoved, Flags: flags} }
+	n.goes(tcp(packet.ACK), oldPod, "forward_previous")
+	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, 0)
+	n.goes(tcp(packet.SYN), oldPod, "forward_pinned")
+	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, 0)
+	n.goes(tcp(packet.ACK), oldPod, "forward_pinned")
+	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, replied)
+	n.goes(tcp(packet.FIN|packet.ACK), oldPod, "forward_pinned")
+	n.goes(tcp(packet.SYN), newPod, "forward_remote")
+	n.pinned(packet.ProtoTCP, 1, portMoved, idNew, 0)
+	n.goes(tcp(packet.RST), newPod, "forward_pinned")
+	n.pinned(packet.ProtoTCP, 1, portMoved, idNew, closing)
+	n.goes(tcp(packet.SYN), newPod, "forward_remote")
+	n.put("backends", uint32(idNew), bpfBackend{Addr: be32(newPod), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
+	n.move(idThird|moved, moving)
+	n.goes(tcp(packet.SYN), thirdPod, "forward_remote") // whose pod takes no new flows
+}
+
+// Where a pair of translation says the backend, no pin takes room for it.
+func TestPairsNeedNoPins(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addMoved(f)
+		n.addInside(f)
+		const affine, snat = 90, 91
+		n.moved(snat, 20, 30)
+		n.putFrontend(f, f.vip, snat, packet.ProtoTCP, bpfFrontend{Set: snat, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
+		n.putFrontend(f, f.clusterIP, affine, packet.ProtoTCP, bpfFrontend{Set: 42, Inside: 40, Service: 9, Flags: uint32(bpfFrontendFlagsFRONTEND_AFFINITY | bpfFrontendFlagsFRONTEND_INSIDE)})
+		for _, flags := range []uint8{packet.SYN, packet.ACK} {
+			r := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 62000, snat, flags)))
+			in := n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(packet.ProtoTCP, 40000, affine, flags)))
+			if r.reason != "forward_snat" || in.reason != "service_local" {
+				t.Fatalf("%s and %s", r.reason, in.reason)
+			}
+		}
+		if pins := n.entries(f.table("pins")); pins != 0 {
+			t.Errorf("%d pins", pins)
+		}
+	})
+}

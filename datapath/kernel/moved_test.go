@@ -174,7 +174,7 @@ func (c *churn) frame(f *wireFlow, first, answer bool) []byte {
 	case f.proto == state.TCP && first:
 		l4 = packet.TCP{SrcPort: sport, DstPort: dport, Flags: packet.SYN}
 	case f.proto == state.TCP:
-		l4 = packet.TCP{SrcPort: sport, DstPort: dport}
+		l4 = packet.TCP{SrcPort: sport, DstPort: dport, Ack: 1}
 	case f.proto == state.SCTP && first && !answer:
 		l4 = packet.SCTP{SrcPort: sport, DstPort: dport, Chunk: packet.ChunkInit}
 	case f.proto == state.SCTP:

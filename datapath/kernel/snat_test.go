@@ -51,7 +51,7 @@ func TestSNAT(t *testing.T) {
 							f.packet(toRouter, f.vip, f.client, 59, l4(proto, port, sport, flags), data))
 					}
 					in := n.natTable(f, "nat_in")[natTuple{to.dst, to.src, proto}]
-					if in.flags != bpfNatFlagsNAT_REPLIED || n.translation(f, from).flags != 0 {
+					if want := bpfNatFlagsNAT_REPLIED | bpfNatFlagsNAT_ANSWERED; in.flags != want || n.translation(f, from).flags != want {
 						t.Errorf("flags are %d, and %d of the answers", n.translation(f, from).flags, in.flags)
 					}
 				})
@@ -207,6 +207,7 @@ func TestSNATKeepsBackend(t *testing.T) {
 		n.putBackend(f, 20, f.remotePod, 8080, 20, uint8(bpfBackendFlagsBACKEND_DRAINING))
 		expect("while it drains", send(packet.ACK), f.remotePod)
 		expect("its end", send(packet.FIN|packet.ACK), f.remotePod)
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, n.translation(f, from).src.Port(), packet.FIN|packet.ACK)))
 		expect("and last packet", send(packet.ACK), f.remotePod)
 		expect("the next from that port", send(packet.SYN), other)
 

@@ -155,7 +155,7 @@ func (w *wire) update(n *wireNode, rows []state.Frontend) {
 // run sends a frame into one of a node's programs.
 func (w *wire) run(p *ebpf.Program, frame []byte) (action uint32, out []byte) {
 	w.t.Helper()
-	options := ebpf.RunOptions{Data: frame, DataOut: w.buffer}
+	options := ebpf.RunOptions{Data: frame, DataOut: w.buffer, Context: skbContext(w.device)}
 	if p.Type() == ebpf.XDP {
 		options.Context = xdpContext(w.device, frame)
 	}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"strconv"
@@ -242,9 +243,9 @@ func TestFlowTables(t *testing.T) {
 		n.t.Helper()
 		n.run(kindXDP, n.out, packet.Build(toVIP(l4)...))
 	}
-	answer := func(n *node, l4 packet.Layer) {
+	answer := func(n *node, l4 ...packet.Layer) {
 		n.t.Helper()
-		n.run(kindTCPod, n.pod, packet.Build(packet.Ethernet{Dst: podHostMAC, Src: podMAC}, packet.IPv4{Src: localPod, Dst: client}, l4))
+		n.run(kindTCPod, n.pod, packet.Build(append([]packet.Layer{packet.Ethernet{Dst: podHostMAC, Src: podMAC}, packet.IPv4{Src: localPod, Dst: client}}, l4...)...))
 	}
 	check := func(n *node, step string, k bpfFlowKey, half, whole *bpfFlow) {
 		n.t.Helper()
@@ -257,16 +258,22 @@ func TestFlowTables(t *testing.T) {
 	}
 	fresh := &bpfFlow{Vip: be32(vip), Port: be16(portLocal)}
 	replied := &bpfFlow{Vip: be32(vip), Port: be16(portLocal), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)}
-	closing := func(f *bpfFlow) *bpfFlow {
-		closed := *f
-		closed.Flags |= uint8(bpfFlowFlagsFLOW_CLOSING)
-		return &closed
+	const isn = 7000 // of the pod
+	asked := *replied
+	asked.Proof = isn + 1
+	accepted := &asked
+	flagged := func(f *bpfFlow, flags bpfFlowFlags) *bpfFlow {
+		with := *f
+		with.Flags |= uint8(flags)
+		return &with
 	}
+	closing := func(f *bpfFlow) *bpfFlow { return flagged(f, bpfFlowFlagsFLOW_CLOSING) }
+	ended := func(f *bpfFlow) *bpfFlow { return flagged(f, bpfFlowFlagsFLOW_CLOSING|bpfFlowFlagsFLOW_ENDED) }
 	tcp := func(port uint16, flags uint8) packet.TCP {
-		return packet.TCP{SrcPort: port, DstPort: portLocal, Flags: flags}
+		return packet.TCP{SrcPort: port, DstPort: portLocal, Flags: flags, Ack: isn + 1}
 	}
 	podTCP := func(port uint16, flags uint8) packet.TCP {
-		return packet.TCP{SrcPort: 8080, DstPort: port, Flags: flags}
+		return packet.TCP{SrcPort: 8080, DstPort: port, Flags: flags, Seq: isn}
 	}
 
 	n.sub("handshake", func(n *node) {
@@ -278,40 +285,90 @@ func TestFlowTables(t *testing.T) {
 		send(n, tcp(1, packet.ACK))
 		check(n, "ACK without an answer", k, fresh, nil)
 		answer(n, podTCP(1, packet.SYN|packet.ACK))
-		check(n, "SYN-ACK", k, replied, nil)
+		check(n, "SYN-ACK", k, accepted, nil)
 		send(n, tcp(1, packet.SYN))
-		check(n, "SYN late", k, replied, nil)
+		check(n, "SYN late", k, accepted, nil)
 		send(n, tcp(1, packet.ACK))
-		check(n, "ACK", k, nil, replied)
+		check(n, "ACK", k, nil, accepted)
 		send(n, tcp(1, packet.ACK))
-		check(n, "more", k, nil, replied)
+		check(n, "more", k, nil, accepted)
 		answer(n, podTCP(1, packet.FIN|packet.ACK))
-		check(n, "FIN", k, nil, closing(replied))
-		send(n, tcp(1, packet.ACK))
-		check(n, "ACK of it", k, nil, closing(replied))
+		check(n, "FIN", k, nil, ended(accepted))
+		send(n, tcp(1, packet.FIN|packet.ACK))
+		answer(n, podTCP(1, packet.ACK))
+		check(n, "the client's FIN, and the last ACK", k, nil, ended(accepted))
 		send(n, tcp(1, packet.SYN))
-		check(n, "the ports anew", k, nil, replied)
+		check(n, "the ports anew", k, fresh, nil)
 		send(n, tcp(1, packet.RST))
-		check(n, "RST", k, nil, closing(replied))
+		check(n, "RST", k, closing(fresh), nil)
+		send(n, tcp(1, packet.SYN))
+		check(n, "and anew", k, fresh, nil)
+	})
+	n.sub("blind", func(n *node) { // who gets no answers from the pod, and does as if
+		k := key(5, packet.ProtoTCP)
+		send(n, tcp(5, packet.SYN))
+		answer(n, podTCP(5, packet.SYN|packet.ACK))
+		for _, ack := range []uint32{0, 1, isn, isn + 1 + 1<<16, 1 << 31} {
+			for _, flags := range []uint8{packet.ACK, packet.PSH | packet.ACK, packet.SYN | packet.ACK} {
+				send(n, packet.TCP{SrcPort: 5, DstPort: portLocal, Flags: flags, Ack: ack})
+			}
+		}
+		send(n, tcp(5, packet.SYN|packet.ACK))
+		send(n, tcp(5, packet.PSH)) // without an ACK
+		check(n, "ACKs of anything", k, accepted, nil)
+		send(n, packet.TCP{SrcPort: 5, DstPort: portLocal, Flags: packet.ACK, Ack: isn + 1000})
+		check(n, "an ACK of early data", k, nil, accepted)
+	})
+	n.sub("forged ends", func(n *node) {
+		k := key(5, packet.ProtoTCP)
+		for _, flags := range []uint8{packet.RST, packet.FIN | packet.ACK} {
+			send(n, tcp(5, flags))
+			check(n, "the client's end", k, nil, closing(accepted))
+			send(n, tcp(5, packet.ACK))
+			check(n, "which it does not take back", k, nil, closing(accepted))
+			answer(n, podTCP(5, packet.ACK))
+			check(n, "of which the pod knows nothing", k, nil, accepted)
+		}
+		send(n, tcp(5, packet.SYN))
+		check(n, "SYN", k, nil, accepted)
+		answer(n, podTCP(5, packet.RST))
+		answer(n, podTCP(5, packet.ACK))
+		check(n, "the pod's end", k, nil, ended(accepted))
+	})
+	n.sub("sctp", func(n *node) {
+		const port, tag = 8080, 0x1234
+		n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(port), Proto: packet.ProtoSCTP}, bpfFrontend{Set: 1})
+		k := key(6, packet.ProtoSCTP)
+		half := &bpfFlow{Vip: be32(vip), Port: be16(port)}
+		send(n, packet.SCTP{SrcPort: 6, DstPort: port, Chunk: packet.ChunkInit})
+		check(n, "INIT", k, half, nil)
+		answer(n, packet.SCTP{SrcPort: port, DstPort: 6, Chunk: 2}, packet.Payload(binary.BigEndian.AppendUint32(nil, tag)))
+		half = flagged(half, bpfFlowFlagsFLOW_REPLIED)
+		half.Proof = tag
+		check(n, "INIT ACK", k, half, nil)
+		send(n, packet.SCTP{SrcPort: 6, DstPort: port, Tag: tag + 1<<16, Chunk: 10})
+		check(n, "COOKIE ECHO with another tag", k, half, nil)
+		send(n, packet.SCTP{SrcPort: 6, DstPort: port, Tag: tag, Chunk: 10})
+		check(n, "COOKIE ECHO", k, nil, half)
 	})
 	n.sub("never asked for", func(n *node) { // an answer to the SYN-ACK of a SYN that another sent
 		k := key(4, packet.ProtoTCP)
 		send(n, tcp(4, packet.SYN))
 		answer(n, podTCP(4, packet.SYN|packet.ACK))
 		send(n, tcp(4, packet.RST))
-		check(n, "RST", k, closing(replied), nil)
+		check(n, "RST", k, closing(accepted), nil)
 	})
 	n.sub("refused", func(n *node) {
 		k := key(2, packet.ProtoTCP)
 		send(n, tcp(2, packet.ACK)) // of a flood, or a flow older than the tables
 		check(n, "ACK", k, fresh, nil)
 		answer(n, podTCP(2, packet.RST))
-		check(n, "RST", k, closing(fresh), nil)
+		check(n, "RST", k, ended(fresh), nil)
 		send(n, tcp(2, packet.ACK))
-		check(n, "ACK again", k, closing(fresh), nil)
+		check(n, "ACK again", k, ended(fresh), nil)
 		answer(n, podTCP(2, packet.ACK))
 		send(n, tcp(2, packet.ACK))
-		check(n, "answered after all", k, nil, closing(replied))
+		check(n, "answered after all", k, nil, ended(replied))
 	})
 	n.sub("udp", func(n *node) {
 		k := key(3, packet.ProtoUDP)
@@ -324,11 +381,32 @@ func TestFlowTables(t *testing.T) {
 		check(n, "after the answer", k, nil, &whole)
 	})
 	n.sub("another vip", func(n *node) {
-		k := key(1, packet.ProtoTCP)
 		n.put("local_targets", bpfLocalKey{Vip: be32(otherVIP), Pod: be32(localPod), Port: be16(8), Proto: packet.ProtoTCP}, bpfLocalTarget{Port: be16(8080)})
+		through := func(port uint16, flags uint8) {
+			n.run(kindXDP, n.out, packet.Build(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, packet.IPv4{Src: otherNode, Dst: localPod},
+				packet.IPv4{Src: client, Dst: otherVIP}, packet.TCP{SrcPort: port, DstPort: 8, Flags: flags}))
+		}
+		n.put("flows", key(7, packet.ProtoTCP), *accepted)
+		for _, flags := range []uint8{packet.SYN, packet.ACK, packet.SYN | packet.ACK, packet.RST} {
+			through(7, flags)
+		}
+		check(n, "of a flow that goes on", key(7, packet.ProtoTCP), nil, closing(accepted))
+		through(7, packet.SYN)
+		check(n, "SYN of another", key(7, packet.ProtoTCP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
+		send(n, tcp(8, packet.SYN))
+		through(8, packet.ACK)
+		check(n, "ACK before the answer", key(8, packet.ProtoTCP), fresh, nil)
+		through(8, packet.SYN)
+		check(n, "SYN before the answer", key(8, packet.ProtoTCP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
+	})
+	n.sub("another vip, udp", func(n *node) {
+		whole := *replied
+		whole.Port = be16(53)
+		n.put("flows", key(9, packet.ProtoUDP), whole)
+		n.put("local_targets", bpfLocalKey{Vip: be32(otherVIP), Pod: be32(localPod), Port: be16(8), Proto: packet.ProtoUDP}, bpfLocalTarget{Port: be16(5353)})
 		n.run(kindXDP, n.out, packet.Build(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, packet.IPv4{Src: otherNode, Dst: localPod},
-			packet.IPv4{Src: client, Dst: otherVIP}, packet.TCP{SrcPort: 1, DstPort: 8, Flags: packet.SYN}))
-		check(n, "SYN through another VIP", k, nil, &bpfFlow{Vip: be32(otherVIP), Port: be16(8), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)})
+			packet.IPv4{Src: client, Dst: otherVIP}, packet.UDP{SrcPort: 9, DstPort: 8}))
+		check(n, "whose last one is answered", key(9, packet.ProtoUDP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
 	})
 	n.sub("flood", func(n *node) {
 		n.clearFlows()
