@@ -78,11 +78,13 @@ func bars(bar float64, flows ...uint32) map[uint32]float64 {
 // program encapsulates, also net of that wrapper's adjust_head.
 func BenchmarkXDP(b *testing.B) {
 	m := newMeasurement(b)
-	m.alone()
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "packets\tflows\tmin ns\tmedian ns\tmax ns\tfloor ns\t× floor (min)\t× floor (median)\tbar\t\t")
 	for _, row := range benchRows {
-		b.Run(row.name, func(b *testing.B) {
+		b.Run(row.name, func(b *testing.B) { // on a thread of its own
+			enter(b, m.node.net)
+			m.tb = b
+			m.alone()
 			m.fill(row.world)
 			for _, flows := range benchFlows {
 				if bar, ok := row.bars[flows]; ok {
