@@ -63,14 +63,15 @@ struct nd_answer {
 _Static_assert(sizeof(struct nd_answer) == 72, "no padding, which would go out");
 _Static_assert(ND_MAX == sizeof(((struct scratch *)0)->chunk), "a message fits the scratch");
 
-// is_nd says whether an IPv6 packet is of neighbour discovery. Its messages have no
-// extension headers here: to allow them would be to allow fragments, too (RFC 6980).
+// is_nd says whether an IPv6 packet is of neighbour discovery: what was forwarded is
+// none. Its messages have no extension headers here: to allow them would be to allow
+// fragments, too (RFC 6980).
 static __always_inline int is_nd(const struct cursor *c)
 {
 	const struct ipv6hdr *ip = c->pos;
 	const __u8 *type = (void *)(ip + 1);
 
-	return (void *)(type + 1) <= c->end && ip->nexthdr == IPPROTO_ICMPV6 &&
+	return (void *)(type + 1) <= c->end && ip->nexthdr == IPPROTO_ICMPV6 && ip->hop_limit == ND_HOPS &&
 	       *type >= ND_ROUTER_SOLICITATION && *type <= ND_REDIRECT;
 }
 
@@ -135,7 +136,7 @@ static __always_inline int nd_valid(void *ctx, enum hook hook, struct scratch *s
 	__u32 size = bpf_ntohs(f->ip.payload_len);
 	union addr source = nd_source(f);
 
-	if (f->ip.version != 6 || f->ip.hop_limit != ND_HOPS || f->message.code || *(__u8 *)&source == 0xff)
+	if (f->ip.version != 6 || f->message.code || *(__u8 *)&source == 0xff)
 		return 0;
 	if (size < sizeof(f->message) || size > ND_MAX || size % 8)
 		return 0;
