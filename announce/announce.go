@@ -258,6 +258,9 @@ func (a *Announcer) decideLocal(ctx context.Context) {
 			devices[i].Up = d.Up && !down[d.Name]
 		}
 		rows := Local(db.Assigned.Rows(snap), devices, a.cfg.Node)
+		if a.lease.Refused() {
+			rows = nil // they are the other machine's of this name
+		}
 		a.cfg.Writer.Update(func(tx *state.Tx) {
 			state.Want(tx, db.Announcements, rows, a.cfg.Clock.Wall())
 			tx.Mark(localDecided)

@@ -2,6 +2,7 @@ package announce
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,6 +60,8 @@ type leaseKeeper struct {
 	changed  chan struct{} // closes when valid or mayTake changes
 	released bool
 	sent     *nodeReport // nil before the first renewal
+	tenancy  tenancy     // guarded by renewing
+	refused  bool        // another machine has the lease
 	last     LeaseStatus // Left and Released are filled in when asked for
 }
 
@@ -101,7 +104,8 @@ func (k *leaseKeeper) status() LeaseStatus {
 func newLeaseKeeper(node string, t Timing, clock Clock, db *state.DB, w LeaseWriter,
 	lastRead func() time.Duration, report func(state.Snapshot) (nodeReport, bool), log *slog.Logger) *leaseKeeper {
 	return &leaseKeeper{node: node, timing: t, clock: clock, db: db, writer: w, lastRead: lastRead, report: report, log: log,
-		heard: func() <-chan struct{} { return nil }, changed: make(chan struct{})}
+		tenancy: tenancy{identity: rand.Text(), duration: t.Duration},
+		heard:   func() <-chan struct{} { return nil }, changed: make(chan struct{})}
 }
 
 // Valid says whether the lease is, by this node's own clock.
@@ -163,7 +167,7 @@ func (k *leaseKeeper) check() <-chan struct{} {
 func (k *leaseKeeper) run(ctx context.Context) {
 	for {
 		snap := k.db.Snapshot()
-		if _, known := k.report(snap); known {
+		if _, known := k.report(snap); known && k.db.NodeLeases.Synced(snap) {
 			break
 		}
 		select {
@@ -240,9 +244,12 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 	k.mu.Lock()
 	released := k.released
 	k.mu.Unlock()
+	if err := k.mayRenew(report); err != nil {
+		return fmt.Errorf("renew lease of %s: %w", k.node, err)
+	}
 	started := k.clock.Boottime()
 	err := k.writer.RenewLease(ctx, state.NodeLease{
-		Node: k.node, Duration: duration, Renewal: k.clock.Wall().UTC().Format(time.RFC3339Nano),
+		Node: k.node, Identity: k.tenancy.identity, Duration: duration, Renewal: k.clock.Wall().UTC().Format(time.RFC3339Nano),
 		Released: released || report.released, Interfaces: report.interfaces, Addrs: report.addrs, Appliance: report.appliance,
 	})
 	if err != nil {
@@ -256,12 +263,35 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 		return err
 	}
 	k.mu.Lock()
-	k.last = LeaseStatus{Renewed: k.clock.Wall()}
+	k.last, k.tenancy.held = LeaseStatus{Renewed: k.clock.Wall()}, true
 	k.term.renew(started, k.clock.Boottime(), duration)
 	k.sent = &report
 	k.mu.Unlock()
 	k.check()
 	return nil
+}
+
+// mayRenew returns an error when the lease is another machine's. What this one
+// has of it is over then.
+func (k *leaseKeeper) mayRenew(report nodeReport) error {
+	lastRead := k.lastRead() // before the snapshot, which is no older
+	lease, _ := k.db.NodeLeases.Get(k.db.Snapshot(), k.node)
+	err := k.tenancy.check(lease, lastRead, report.interfaces)
+	k.mu.Lock()
+	k.refused = err != nil
+	if err != nil {
+		k.term, k.last.Err = term{}, err
+	}
+	k.mu.Unlock()
+	k.check()
+	return err
+}
+
+// Refused says whether another machine has the lease.
+func (k *leaseKeeper) Refused() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.refused
 }
 
 // release gives up all addresses: the coordinator moves them at once. The

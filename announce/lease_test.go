@@ -71,7 +71,7 @@ func (l *leaseCalls) none(t *testing.T, what string) {
 
 func TestLeaseKeeper(t *testing.T) {
 	db, w := state.New()
-	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1) })
+	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1); db.NodeLeases.MarkSynced(tx) })
 	clock, calls := newFakeClock(), &leaseCalls{calls: make(chan leaseCall)}
 	report := func(s state.Snapshot) (nodeReport, bool) {
 		devices := db.Devices.Rows(s)
@@ -194,6 +194,8 @@ func TestLeaseWaitsForInterfaces(t *testing.T) {
 		t.Errorf("renew: %v", err)
 	}
 	w.Update(func(tx *state.Tx) { db.Devices.Put(tx, eth1); db.Devices.MarkSynced(tx) })
+	calls.none(t, "before it is known who has the lease")
+	w.Update(func(tx *state.Tx) { db.NodeLeases.MarkSynced(tx) })
 	if l := calls.next(t).lease; len(l.Interfaces) != 1 {
 		t.Errorf("first lease reports %v", l.Interfaces)
 	}

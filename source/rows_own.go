@@ -200,6 +200,7 @@ func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time
 		panic(fmt.Sprintf("encode lease addresses: %v", err)) // addresses always encode
 	}
 	lease.Annotations[v1alpha1.AnnotationAddresses] = string(data)
+	lease.Annotations[v1alpha1.AnnotationIdentity] = row.Identity
 	for annotation, is := range map[string]bool{v1alpha1.AnnotationReleased: row.Released, v1alpha1.AnnotationAppliance: row.Appliance} {
 		delete(lease.Annotations, annotation)
 		if is {
@@ -246,7 +247,7 @@ func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Pr
 		return row, nil, false
 	}
 	_, drained := lease.Annotations[v1alpha1.AnnotationDrain]
-	row = state.NodeLease{Node: node, Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true", Drained: drained,
+	row = state.NodeLease{Node: node, Identity: lease.Annotations[v1alpha1.AnnotationIdentity], Released: lease.Annotations[v1alpha1.AnnotationReleased] == "true", Drained: drained,
 		Appliance: lease.Annotations[v1alpha1.AnnotationAppliance] == "true"}
 	if s := lease.Spec.LeaseDurationSeconds; s != nil {
 		row.Duration = time.Duration(*s) * time.Second

@@ -222,7 +222,7 @@ func TestNodeStopping(t *testing.T) {
 }
 
 func TestNodeLease(t *testing.T) {
-	want := state.NodeLease{Node: "n1", Duration: 3 * time.Second, Released: true, Appliance: true, Interfaces: []state.LeaseInterface{
+	want := state.NodeLease{Node: "n1", Identity: "QX3", Duration: 3 * time.Second, Released: true, Appliance: true, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24"), netip.MustParsePrefix("fd00::1/64")},
 			Gateways: []netip.Addr{netip.MustParseAddr("192.168.10.200"), netip.MustParseAddr("fe80::1")},
 			Heard:    []string{"n2"}, Silent: []string{"n3", "n4"}, Gateway: state.Silent},

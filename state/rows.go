@@ -369,6 +369,8 @@ func (p L2Policy) RowKey() string { return p.Name }
 // interfaces (DESIGN §6: one per node).
 type NodeLease struct {
 	Node string
+	// Identity of the daemon that renewed it: another one with each start.
+	Identity string
 	// Duration that the node asked the lease to be held for.
 	Duration time.Duration
 	// Renewal changes with every renewal; its value says nothing else. (The

@@ -87,6 +87,8 @@ const (
 	AnnotationAddresses = "seamark.dev/addresses"
 	// AnnotationInterfaces on a node's Lease: JSON list of the interfaces it could announce on.
 	AnnotationInterfaces = "seamark.dev/interfaces"
+	// AnnotationIdentity on a node's Lease: the daemon that renewed it, by a word that it chose when it started.
+	AnnotationIdentity = "seamark.dev/identity"
 	// AnnotationReleased on a node's Lease, "true": the node gave its addresses up.
 	AnnotationReleased = "seamark.dev/released"
 	// AnnotationDrain on a node's Lease: the node is to have no addresses for as
