@@ -68,7 +68,7 @@ lint:
 	$(TOOL) staticcheck ./...
 
 # apt-get only when something is missing, so that a warm machine needs no network.
-LAB_TOOLS := arping:iputils-arping ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping iptables-legacy:iptables nft:nftables
+LAB_TOOLS := arping:iputils-arping ndisc6:ndisc6 ip:iproute2 curl:curl tcpdump:tcpdump ethtool:ethtool ping:iputils-ping iptables-legacy:iptables nft:nftables
 PEER_TOOLS := /usr/lib/frr/bfdd:frr birdc:bird2
 BPF_TOOLS := clang-14:clang-14 llvm-strip-14:llvm-14
 

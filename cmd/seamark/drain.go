@@ -97,7 +97,27 @@ func (c *cli) drain(ctx context.Context, out io.Writer, node string, force bool,
 		return fmt.Errorf("the addresses of %s are other nodes' now, but its daemon does not say after %v that it has stopped answering for them: see seamark status there; %s", node, timeout, stays)
 	}
 	fmt.Fprintf(out, "%s is drained: it has given up %s, and %s.\n", node, addresses(len(before)), stays)
+	nobody, err := c.unannounced(ctx, before)
+	if err != nil || len(nobody) == 0 {
+		return err
+	}
+	text := fmt.Sprintf("no node announces %s now: seamark explain announcement says why", strings.Join(nobody, ", "))
+	if !force { // another node was drained at the same time, or died
+		return errors.New(text)
+	}
+	fmt.Fprintln(out, text)
 	return nil
+}
+
+// unannounced are those of the addresses that no node announces.
+func (c *cli) unannounced(ctx context.Context, addrs []string) (nobody []string, err error) {
+	all, err := c.client().Announcements(ctx)
+	for _, a := range all {
+		if a.Node == "" && slices.Contains(addrs, a.Address.String()) {
+			nobody = append(nobody, a.Address.String())
+		}
+	}
+	return nobody, err
 }
 
 // handedOver waits until no address is the node's and the node answers for none:

@@ -124,7 +124,7 @@ func why(in announce.Inputs, s announce.Standing) string {
 	case announce.BarInterfaceDown:
 		return "its interface is down; it reports " + interfacesOf(in, s.Node)
 	case announce.BarCutOff:
-		return "the others on the segment do not hear it, or it does not hear them: look at its power, its cable, its switch port; it reports " + interfacesOf(in, s.Node)
+		return "the other nodes on the segment do not hear it there, or it does not hear them: look at its cable, its switch port and its VLAN; it reports " + interfacesOf(in, s.Node)
 	case announce.BarNoLocalBackend:
 		return "the Service's externalTrafficPolicy is Local, and no backend there is ready"
 	case announce.BarNoBackend:

@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,11 +94,7 @@ func TestDrain(t *testing.T) {
 	l.flowing(streams, podCtr, podW1, podW0)
 	l.unbroken(streams, generously, podCtr, podW1, podW0)
 	l.handedOver(arp(), l.mac(second))
-	sent, lost := datagrams()
-	t.Logf("%d datagrams, %d lost", sent, lost)
-	if sent == 0 || lost > 0 {
-		t.Errorf("%d of %d datagrams were lost", lost, sent)
-	}
+	l.noneLost(datagrams())
 }
 
 // TestMachineShutsDown: a daemon that is stopped because its machine shuts down
@@ -116,11 +112,7 @@ func TestMachineShutsDown(t *testing.T) {
 	if a := l.announcement(now, vipText); a.Node != now || a.Reason != "Released" || a.Previous != old {
 		t.Errorf("when the daemon has stopped: %+v", a)
 	}
-	sent, lost := datagrams()
-	t.Logf("%d datagrams, %d lost", sent, lost)
-	if lost > 0 {
-		t.Errorf("%d of %d datagrams were lost", lost, sent)
-	}
+	l.noneLost(datagrams())
 	l.must(os.Remove(filepath.Join(l.dir(old), "run", "stopping")))
 	l.daemon(old, testlab.Start)
 	l.leased(old)
@@ -151,6 +143,15 @@ func withSystemctl(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// noneLost wants every datagram to have come back.
+func (l lab) noneLost(sent int, lost []string) {
+	l.t.Helper()
+	l.t.Logf("%d datagrams, %d lost", sent, len(lost))
+	if sent == 0 || len(lost) > 0 {
+		l.t.Errorf("%d of %d datagrams were lost: %s", len(lost), sent, strings.Join(lost[:min(len(lost), 20)], ", "))
+	}
 }
 
 // handedOver wants ARP answered without a noticeable pause, in the end by one
@@ -194,12 +195,12 @@ func (l lab) changeNode(name string, change func(*unstructured.Unstructured)) {
 }
 
 // datagrams sends datagrams to an echo, rate a second in ten flows, until stop
-// is called, which returns how many there were and how many never came back. It
-// waits for late ones: the machine may be busy, which loses nothing.
-func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent, lost int)) {
+// is called, which returns how many there were, and when those were sent that
+// never came back. It waits for late ones: the machine may be busy, which loses nothing.
+func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent int, lost []string)) {
 	l.t.Helper()
 	const flows = 10
-	var back atomic.Int64
+	var back sync.Map // numbers
 	var conns [flows]net.Conn
 	for i := range conns {
 		l.must(l.host(router).Do(func() (err error) {
@@ -208,38 +209,45 @@ func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent, lost int
 		}))
 		l.t.Cleanup(func() { conns[i].Close() })
 		go func() {
-			buf := make([]byte, 1500)
-			for seen := map[uint32]bool{}; ; {
+			for buf := make([]byte, 1500); ; {
 				n, err := conns[i].Read(buf)
 				if errors.Is(err, net.ErrClosed) {
 					return
 				}
-				if err == nil && n >= 4 && !seen[binary.BigEndian.Uint32(buf)] {
-					seen[binary.BigEndian.Uint32(buf)] = true
-					back.Add(1)
+				if err == nil && n >= 4 {
+					back.Store(binary.BigEndian.Uint32(buf), nil)
 				}
 			}
 		}()
 	}
-	finish := background(l, func(ctx context.Context) (int, error) {
+	finish := background(l, func(ctx context.Context) (times []time.Time, err error) {
 		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
-		for sent := 0; ; sent++ {
+		for {
+			times = append(times, time.Now())
+			n := len(times) - 1
 			// What an earlier one met, such as an ICMP error, is not this one's: it counts as lost anyway.
-			_, _ = conns[sent%flows].Write(binary.BigEndian.AppendUint32(nil, uint32(sent)))
+			_, _ = conns[n%flows].Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
 			select {
 			case <-ctx.Done():
-				return sent + 1, nil
+				return times, nil
 			case <-tick.C:
 			}
 		}
 	})
-	return func() (int, int) {
+	return func() (int, []string) {
 		l.t.Helper()
-		sent := finish()
-		for end := time.Now().Add(5 * time.Second); int(back.Load()) < sent && time.Now().Before(end); {
-			<-time.After(20 * time.Millisecond)
+		times := finish()
+		for end := time.Now().Add(5 * time.Second); ; <-time.After(20 * time.Millisecond) {
+			var lost []string
+			for n, sent := range times {
+				if _, ok := back.Load(uint32(n)); !ok {
+					lost = append(lost, fmt.Sprintf("#%d of %s from %s", n, sent.UTC().Format("15:04:05.000"), conns[n%flows].LocalAddr()))
+				}
+			}
+			if len(lost) == 0 || time.Now().After(end) {
+				return len(times), lost
+			}
 		}
-		return sent, sent - int(back.Load())
 	}
 }
