@@ -8,7 +8,7 @@
 #include "frame.h"
 #include "parse.h"
 
-// How many errors and refusals a CPU may send in a second, about: so that a flood
+// How many errors, and how many refusals, a CPU may send in a second, about: so that a flood
 // of packets that nobody serves is not answered with another (RFC 1812, section
 // 4.3.2.8; RFC 4443, section 2.4 (f)).
 volatile const __u32 answers_per_second = 1000;
@@ -32,12 +32,12 @@ volatile const __u32 answers_per_second = 1000;
 #define ANSWER_TTL 64
 #define NETWORK_CONTROL 0xc0 // the TOS of an error (RFC 1812, section 4.3.2.5)
 
-// within_quota takes one answer out of this CPU's quota of answers, which is filled up
-// eight times a second.
-static __always_inline int within_quota(void)
+// within_quota takes one answer out of one of this CPU's quotas (enum quotas), which
+// are filled up eight times a second.
+static __always_inline int within_quota(__u32 of)
 {
-	__u32 zero = 0, window = bpf_ktime_get_coarse_ns() >> 27;
-	struct quota *q = bpf_map_lookup_elem(&quotas, &zero);
+	__u32 window = bpf_ktime_get_coarse_ns() >> 27;
+	struct quota *q = bpf_map_lookup_elem(&quotas, &of);
 	if (!q)
 		return 0;
 	if (q->window != window) {
@@ -63,11 +63,11 @@ static __always_inline int answerable(int v6, const union addr *from, const unio
 // may_tell says whether this node may answer a packet with an error or a
 // refusal: it is asked for once, since it takes from the quota. No fragment but the
 // first is answered.
-static __always_inline int may_tell(const struct packet *p)
+static __always_inline int may_tell(const struct packet *p, __u32 quota)
 {
 	union addr from = source_of(p), to = dest_of(p);
 
-	return p->fragment != FRAGMENT_LATER && answerable(p->v6, &from, &to) && within_quota();
+	return p->fragment != FRAGMENT_LATER && answerable(p->v6, &from, &to) && within_quota(quota);
 }
 
 // sum_bytes sums up length bytes, at most ERROR6_MAX, from an even offset on.
@@ -204,7 +204,7 @@ static __always_inline int too_big(struct packet *p, __u32 mtu)
 
 	if (p->v6 && mtu < 1280)
 		mtu = 1280;
-	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !may_tell(p))
+	if (l3_len(p) <= mtu || mtu < 68 || is_icmp(p) || !may_tell(p, QUOTA_TOO_BIG))
 		return DROP(REASON_TOO_BIG);
 	a.kind = p->v6 ? ERROR6_TOOBIG : ERROR4_FRAG;
 	a.rest = bpf_htonl(mtu); // in IPv4 the low 16 bits alone: no mtu is longer

@@ -248,6 +248,9 @@ static __always_inline int send_error_on(struct packet *p, const union addr *to)
 	store_addr(p->v6, fib.ipv6_dst, to);
 	if (bpf_fib_lookup(p->ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return PASS(REASON_ICMP_FORWARDED);
+	// Whether another device takes frames from XDP, XDP does not know.
+	if (p->hook == HOOK_XDP && fib.ifindex != ctx_device(p->ctx, p->hook))
+		return PASS(REASON_ICMP_FORWARDED);
 	copy_mac(p->eth->h_dest, fib.dmac);
 	copy_mac(p->eth->h_source, fib.smac);
 	decrement_hops(p);

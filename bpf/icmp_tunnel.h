@@ -104,7 +104,7 @@ static __always_inline int error_of_tunnel(struct packet *p, struct quoted *q)
 	__u32 mtu = parse_carried(p->ctx, p->hook, p->v6, q);
 	if (!mtu || !find_vip(p->v6, &q->flow.daddr))
 		return 0;
-	if (!within_quota())
+	if (!within_quota(QUOTA_TOO_BIG))
 		return DROP(REASON_TOO_BIG);
 
 	union addr to = q->flow.saddr;

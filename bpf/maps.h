@@ -459,6 +459,13 @@ struct traced {
 	__u8 v6;
 };
 
+// What a CPU answers of its own accord: the one is not to use up the other's quota.
+enum quotas {
+	QUOTA_REFUSALS, // of what nobody serves
+	QUOTA_TOO_BIG,  // without which connections hang
+	QUOTAS,
+};
+
 // quota is how much a CPU has answered of its own accord, or one neighbour was
 // answered, or a CPU has told of claims.
 struct quota {
@@ -916,7 +923,7 @@ struct {
 // What each CPU may still answer: errors and refusals.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, QUOTAS);
 	__type(key, __u32);
 	__type(value, struct quota);
 } quotas SEC(".maps");

@@ -111,13 +111,13 @@ static __always_inline int refuse(struct packet *p, enum reason why)
 
 	if (p->proto == IPPROTO_TCP) {
 		// A fragment does not say how long its segment is.
-		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && may_tell(p))
+		if (!(p->tcp_flags & TCP_RST) && p->fragment == FRAGMENT_NONE && may_tell(p, QUOTA_REFUSALS))
 			verdict = send_reset(p->ctx, p->hook, p->v6, &a);
 	} else if (p->proto == IPPROTO_SCTP) {
 		a.kind = why;
-		if (may_tell(p))
+		if (may_tell(p, QUOTA_REFUSALS))
 			verdict = send_abort(p->ctx, p->hook, p->v6, &a);
-	} else if (p->proto == IPPROTO_UDP && may_tell(p)) {
+	} else if (p->proto == IPPROTO_UDP && may_tell(p, QUOTA_REFUSALS)) {
 		a.kind = p->v6 ? ERROR6_PORT : ERROR4_PORT;
 		verdict = send_error(p->ctx, p->hook, p->v6, &a);
 		if (verdict == TX(REASON_UNSPEC))

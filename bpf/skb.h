@@ -26,16 +26,8 @@ static __always_inline int begin_skb(struct __sk_buff *skb, struct cursor *c, st
 	return !p->eth || parse_ip(c, skb->len - ETH_HLEN, p) ? -1 : 0;
 }
 
-// parse_skb parses a packet of TCP, UDP or SCTP. It returns 0. -1: it is another, or
-// not well formed, so of no flow that we know.
-static __always_inline int parse_skb(struct __sk_buff *skb, struct packet *p)
-{
-	struct cursor c;
-
-	return begin_skb(skb, &c, p) || p->fragment || parse_l4(&c, p) || is_icmp(p) ? -1 : 0;
-}
-
-// parse_any is parse_skb for ICMP and fragments, too.
+// parse_any parses a packet of TCP, UDP, SCTP or ICMP, or a fragment of one. It
+// returns 0. -1: it is another, or not well formed, so of no flow that we know.
 static __always_inline int parse_any(struct __sk_buff *skb, struct packet *p)
 {
 	struct cursor c;

@@ -49,7 +49,7 @@ static __always_inline int translate_back(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
 
-	if (parse_skb(skb, &p) || !is_nat_port(p.dport))
+	if (parse_any(skb, &p) || !is_nat_port(p.dport))
 		return 0;
 	struct five_tuple t = tuple_of(&p);
 	int verdict = snat_back(&p, &t);

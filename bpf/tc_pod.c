@@ -73,27 +73,32 @@ static __always_inline int redirect_by(struct packet *p, const struct bpf_fib_lo
 	return REDIRECT(reason);
 }
 
-// send_out routes a packet, as the kernel would, past the kernel: its netfilter
-// has not seen the client's half of the connection. Of a client on this very
-// node it has, and has to see the other half.
-static __always_inline int send_out(struct packet *p, struct bpf_fib_lookup *fib, enum reason reason)
+// way_out asks how a packet gets to its client. It returns a BPF_FIB_LKUP_RET_*:
+// NOT_FWDED also for another pod here, to which the kernel brings it.
+static __always_inline long way_out(const struct packet *p, struct bpf_fib_lookup *fib)
 {
 	union addr client = dest_of(p);
-	if (find_endpoint(p->v6, &client)) // to another pod
-		return PASS(reason);
 
-	long err = bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
-	if (err == BPF_FIB_LKUP_RET_NOT_FWDED) // to this node itself
+	return find_endpoint(p->v6, &client) ? BPF_FIB_LKUP_RET_NOT_FWDED : bpf_fib_lookup(p->ctx, fib, sizeof(*fib), 0);
+}
+
+// send_out routes a packet, as the kernel would, past the kernel: its netfilter
+// has not seen the client's half of the connection. Of a client on this very
+// node it has, and has to see the other half. way is what way_out has said.
+static __always_inline int send_out(struct packet *p, const struct bpf_fib_lookup *fib, long way, enum reason reason)
+{
+	if (way == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return PASS(reason);
-	if (err != BPF_FIB_LKUP_RET_SUCCESS && err != BPF_FIB_LKUP_RET_NO_NEIGH)
+	if (way != BPF_FIB_LKUP_RET_SUCCESS && way != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP(REASON_NO_ROUTE);
 	if (reload(p, 0))
 		return DROP(REASON_TRUNCATED);
 	decrement_hops(p);
-	return redirect_by(p, fib, err, reason);
+	return redirect_by(p, fib, way, reason);
 }
 
-// answer sends a pod's packet of a flow out from the flow's VIP, which d has.
+// answer sends a pod's packet of a flow out from the flow's VIP, which d has. One
+// that does not fit its way is answered, for the pod to send smaller ones.
 static __always_inline int inline_answer(void *ctx, enum hook hook, int v6, struct detour *d)
 {
 	struct packet p;
@@ -105,12 +110,15 @@ static __always_inline int inline_answer(void *ctx, enum hook hook, int v6, stru
 		return DROP(REASON_TTL_EXPIRED);
 
 	struct bpf_fib_lookup fib = fib_query(&p, &vip, d->port);
+	long way = way_out(&p, &fib);
+	if (unlikely(way == BPF_FIB_LKUP_RET_FRAG_NEEDED))
+		return too_big(&p, fib.mtu_result);
 
 	if (set_source(&p, &vip, d->port))
 		return DROP(REASON_TRUNCATED);
 	if (unlikely(mss_clamp && is_syn_ack(&p)) && clamp_mss(&p, offer_mss(&p, &vip, d->port)))
 		return DROP(REASON_TRUNCATED);
-	return send_out(&p, &fib, d->reason);
+	return send_out(&p, &fib, way, d->reason);
 }
 GLOBAL_TC(answer, HOOK_TC_POD, struct detour)
 
@@ -136,9 +144,10 @@ static __always_inline int inline_tell_client(void *ctx, enum hook hook, int v6,
 	q->becomes.dport = FLOW(&p, f, port);
 	q->side = SOURCE;
 	struct bpf_fib_lookup fib = fib_query(&p, &q->becomes.daddr, 0);
+	long way = way_out(&p, &fib);
 	if (rewrite_quoted(ctx, hook, v6, q) || reload(&p, 0))
 		return DROP(REASON_TRUNCATED);
-	return send_out(&p, &fib, REASON_ICMP_FORWARDED);
+	return send_out(&p, &fib, way, REASON_ICMP_FORWARDED);
 }
 GLOBAL_TC(tell_client, HOOK_TC_POD, struct detour)
 

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/seamark-lb/seamark/testlab/packet"
+	"golang.org/x/sys/unix"
 )
 
 // A tunnel leads nobody to where it would not get without: anybody may send one.
@@ -261,4 +264,39 @@ func TestPairsNeedNoPins(t *testing.T) {
 			t.Errorf("%d pins", pins)
 		}
 	})
+}
+
+// However much is refused, a packet that is too big is answered: without that its
+// connection hangs.
+func TestRefusalsLeaveErrorsTheirQuota(t *testing.T) {
+	n := newNode(t)
+	f := families[0]
+	n.addFamily(f)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.putFrontend(f, f.vip, 0, 0, bpfFrontend{Flags: uint32(bpfFrontendFlagsFRONTEND_VIP | bpfFrontendFlagsFRONTEND_REFUSE)})
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		var ts unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
+			t.Fatal(err)
+		}
+		quotas := make([]bpfQuota, cpus)
+		for i := range quotas {
+			quotas[i] = bpfQuota{Window: uint32(ts.Nano() >> 27), Sent: 1 << 20}
+		}
+		n.put("quotas", uint32(0), quotas)
+		refused := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1, portUnserved, packet.SYN))).reason
+		big := n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoUDP, 1, portSNATSmall, 0), make(packet.Payload, 1400))).reason
+		if big != "icmp_too_big" {
+			t.Fatalf("a packet too big: %s", big)
+		}
+		if refused == "unserved_port" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("beyond the quota: %s", refused) // if not of the next window
+		}
+	}
 }

@@ -103,7 +103,9 @@ func (a answers) refillQuota() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.put("quotas", uint32(0), make([]bpfQuota, cpus))
+	for of := range a.maps["quotas"].MaxEntries() {
+		a.put("quotas", of, make([]bpfQuota, cpus))
+	}
 }
 
 type row struct {

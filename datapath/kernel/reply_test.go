@@ -117,3 +117,23 @@ func (f family) fragment(eth packet.Ethernet, src, dst netip.Addr, hops uint8, i
 	}
 	return packet.Build(eth, packet.IPv4{ID: id, Fragment: at, TTL: hops, Src: src, Dst: dst, Protocol: udp}, body)
 }
+
+// A pod whose answer does not fit the way to the client is told what would.
+func TestReplyTooBig(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.putEndpoint(f, f.localPod, bpfEndpoint{Ifindex: uint32(n.pod.Attrs().Index), PodMac: podMAC, HostMac: podHostMAC})
+		n.putFlow(f, "flows", packet.ProtoTCP, 1025, 8080, portSNAT)
+		in := f.packet(fromPod, f.localPod, f.client, 64, transport(packet.ProtoTCP, 8080, 1025), large(1600))
+		r := n.run(kindTCPod, n.pod, in)
+		if r.action != tcRedirect || r.reason != "icmp_too_big" {
+			t.Fatalf("action %d for %q", r.action, r.reason)
+		}
+		kind, ip, quoted := packet.ICMP{Type: 3, Code: 4, Seq: 1500}, packet.Layer(packet.IPv4{TOS: 0xc0, Fragment: packet.DontFragment, Src: f.client, Dst: f.localPod}), 576-28
+		if f.v6 {
+			kind, ip, quoted = packet.ICMP{Type: 2, Seq: 1500}, packet.IPv6{TrafficClass: 0xc0, Src: f.client, Dst: f.localPod}, 1280-48
+		}
+		if d := packet.Diff(packet.Build(intoPod, ip, kind, packet.Payload(in[14:14+quoted])), r.out); d != "" {
+			t.Errorf("the answer is not as wanted:\n%s", d)
+		}
+	})
+}

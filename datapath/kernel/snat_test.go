@@ -107,6 +107,20 @@ func TestSNATToUnknownNeighbour(t *testing.T) {
 			t.Errorf("packet is not as wanted:\n%s", d)
 		}
 		n.expect(kindTCOutside, n.out, f.packet(fromOther, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8081, 62000, packet.ACK)), tcNext, "not_ours", nil)
+
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.unmet, f.vip, 63, l4(packet.ProtoUDP, 62000, portSNAT, 0)))
+		in := f.pieces(fromOther, f.remotePod, f.node, 60, packet.UDP{SrcPort: 8080, DstPort: 62000}, large(3000))
+		out := f.pieces(packet.Ethernet{}, f.vip, f.unmet, 59, packet.UDP{SrcPort: portSNAT, DstPort: 62000}, large(3000))
+		for i := range in {
+			n.expect(kindXDP, n.out, in[i], xdpPass, "not_ours", nil)
+			r := n.run(kindTCOutside, n.out, in[i])
+			if want := []string{"reply_snat", "fragment_passed", "fragment_passed"}[i]; r.action != tcRedirect || r.reason != want {
+				t.Errorf("tc, piece %d: action %d for %q", i, r.action, r.reason)
+			}
+			if d := packet.Diff(out[i][14:], r.out[14:]); d != "" {
+				t.Errorf("piece %d is not as wanted:\n%s", i, d)
+			}
+		}
 	})
 }
 
