@@ -19,8 +19,39 @@ type met struct {
 	deaf     []string // local ones that would not know the packet's target port
 }
 
+// glance is the maps at one moment: what many packets meet is read once.
+type glance struct {
+	Maps
+	backends map[uint32]BackendEntry
+	tables   map[uint32][]uint32
+}
+
+func (g *glance) read(index, size uint32) ([]uint32, error) {
+	if slots, ok := g.tables[index]; ok || size == 0 {
+		return slots, nil
+	}
+	slots, err := g.Tables.Read(index, size)
+	if err == nil {
+		g.tables[index] = backendsIn(slots)
+	}
+	return g.tables[index], err
+}
+
+func glanceAt(m Maps) (*glance, error) {
+	backends, err := m.Backends.All()
+	return &glance{m, backends, map[uint32][]uint32{}}, err
+}
+
 // lookUp walks the maps as a packet does, for every slot.
-func lookUp(m Maps, key FrontendKey, inside bool) (is met, err error) {
+func lookUp(m Maps, key FrontendKey, inside bool) (met, error) {
+	g, err := glanceAt(m)
+	if err != nil {
+		return met{}, err
+	}
+	return g.lookUp(key, inside)
+}
+
+func (m *glance) lookUp(key FrontendKey, inside bool) (is met, err error) {
 	entry, ok, err := m.Frontends.Lookup(key)
 	if err != nil || !ok || !inside && entry.Flags&FrontendInside != 0 {
 		return is, err
@@ -34,19 +65,12 @@ func lookUp(m Maps, key FrontendKey, inside bool) (is met, err error) {
 	if err != nil {
 		return is, err
 	}
-	backends, err := m.Backends.All()
-	if err != nil {
-		return is, err
-	}
 	read := func(which uint32) ([]uint32, error) {
-		if set.Size[which] == 0 {
-			return nil, nil
-		}
-		slots, err := m.Tables.Read(tableIndex(index, which), set.Size[which])
+		ids, err := m.read(tableIndex(index, which), set.Size[which])
 		if err != nil {
 			err = fmt.Errorf("%s: table %d of set %d: %w", key, which, index, err)
 		}
-		return slots, err
+		return ids, err
 	}
 	active, err := read(set.Look.Active())
 	if err != nil {
@@ -56,14 +80,14 @@ func lookUp(m Maps, key FrontendKey, inside bool) (is met, err error) {
 	if err != nil {
 		return is, err
 	}
-	if is.active, err = reach(key, backends, active, true); err != nil {
+	if is.active, err = reach(key, m.backends, active, true); err != nil {
 		return is, err
 	}
 	if set.Look.Moving() {
-		is.previous, err = reach(key, backends, previous, false)
+		is.previous, err = reach(key, m.backends, previous, false)
 	}
-	for _, id := range backendsIn(active) {
-		if b := backends[id]; b.Flags&BackendLocal != 0 {
+	for _, id := range active {
+		if b := m.backends[id]; b.Flags&BackendLocal != 0 {
 			if _, ok, _ := m.LocalTargets.Lookup(localKey(key, b.Addr)); !ok {
 				is.deaf = append(is.deaf, b.addrPort().String())
 			}
@@ -72,10 +96,10 @@ func lookUp(m Maps, key FrontendKey, inside bool) (is met, err error) {
 	return is, err
 }
 
-// reach returns the backends in slots; with all, each must have a row.
-func reach(key FrontendKey, backends map[uint32]BackendEntry, slots []uint32, all bool) ([]string, error) {
+// reach returns the backends with these ids; with all, each must have a row.
+func reach(key FrontendKey, backends map[uint32]BackendEntry, ids []uint32, all bool) ([]string, error) {
 	reached := map[string]bool{}
-	for _, id := range backendsIn(slots) {
+	for _, id := range ids {
 		b, ok := backends[id]
 		if !ok && all {
 			return nil, fmt.Errorf("%s: a slot leads to backend %d, which is empty", key, id)
@@ -93,7 +117,11 @@ func reach(key FrontendKey, backends map[uint32]BackendEntry, slots []uint32, al
 
 // checkServed says what a packet would meet that is neither of the two states
 // that a change goes between, or that its service never had.
-func checkServed(m Maps, before, after []state.Frontend, ever map[string]bool) error {
+func checkServed(maps Maps, before, after []state.Frontend, ever map[string]bool) error {
+	m, err := glanceAt(maps)
+	if err != nil {
+		return err
+	}
 	for _, inside := range []bool{false, true} {
 		states := map[FrontendKey][]met{}
 		for _, rows := range [][]state.Frontend{before, after} {
@@ -103,7 +131,7 @@ func checkServed(m Maps, before, after []state.Frontend, ever map[string]bool) e
 			}
 		}
 		for key, either := range states {
-			got, err := lookUp(m, key, inside)
+			got, err := m.lookUp(key, inside)
 			if err != nil {
 				return err
 			}
@@ -225,14 +253,21 @@ var history = [][]state.Frontend{
 // live runs the history on the maps, looking at them after every operation,
 // and returns the dumps of each state. With restart, each change is another process's.
 func live(fake *FakeMaps, restart bool) (dumps []string, err error) {
+	return liveFrom(0, fake, restart)
+}
+
+// liveFrom is live that does not look before that operation: what goes before the
+// first failure is the same in every life.
+func liveFrom(first int, fake *FakeMaps, restart bool) (dumps []string, err error) {
 	var before, after []state.Frontend
 	ever := map[string]bool{}
 	outer := fake.After
 	fake.After = func(op Op) error {
-		if index, ok := op.Key.(uint32); ok && op.Verb == "write" && err == nil && isLive(fake.Maps, index) {
+		look := op.N >= first && err == nil
+		if index, ok := op.Key.(uint32); ok && op.Verb == "write" && look && isLive(fake.Maps, index) {
 			err = fmt.Errorf("%s: packets are looked up in this table", op)
 		}
-		if slices.Contains(writing, op.Verb) && err == nil {
+		if slices.Contains(writing, op.Verb) && look && err == nil {
 			if err = checkServed(fake.Maps, before, after, ever); err != nil {
 				err = fmt.Errorf("after %s: %w", op, err)
 			}
