@@ -174,6 +174,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	wg.Go(func() { referee.run(ctx) })
 	wg.Go(func() { herald.run(ctx) })
 	wg.Go(func() { target.detector.run(ctx) })
+	wg.Go(func() { a.tellConflicts(ctx, target) })
 	// Without the store, to give the office back takes long, and so does the last
 	// renewal: neither waits for the other, or a restart would outlast the grace.
 	elected := make(chan error, 1)

@@ -306,3 +306,22 @@ func (t *responderTarget) Hold(r state.Reader, row state.Announcement) state.Rea
 	}
 	return ""
 }
+
+// conflicts are the Problems of addresses that another machine has.
+func (t *responderTarget) conflicts(r state.Reader) (problems []state.Problem) {
+	for row := range t.db.Announcements.All(r) {
+		k, _, err := t.entry(row)
+		if err == nil && row.Status.Phase == state.Failed && t.detector.about(k) {
+			problems = append(problems, state.Problem{Object: state.ServiceRef(row.Service), Message: row.Status.Err})
+		}
+	}
+	return problems
+}
+
+// tellConflicts has people hear of them, for as long as they last.
+func (a *Announcer) tellConflicts(ctx context.Context, target *responderTarget) {
+	db := a.cfg.DB
+	_ = db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
+		a.cfg.Writer.Report(db.NodeProblems, "announce", target.conflicts(snap)) // the detector has logged them
+	}, db.Announcements.Watch())
+}

@@ -196,10 +196,14 @@ func TestFirstAssignment(t *testing.T) {
 		if got := r.announced(); got != "" {
 			t.Errorf("announced %q", got)
 		}
+		problems := func() []state.Problem { return r.target.conflicts(r.db.Snapshot()) }
+		if p := problems(); len(p) != 1 || p[0].Object.Kind != "Service" || p[0].Message != st.Err {
+			t.Errorf("problems %v", p)
+		}
 		// It is asked again after a minute, and has it still.
 		r.clock.Advance(probeAgain)
-		if st := step(); st.Reason != state.ReasonProbing {
-			t.Errorf("a minute later: %+v", st)
+		if st := step(); st.Reason != state.ReasonProbing || len(problems()) != 1 {
+			t.Errorf("a minute later: %+v, problems %v", st, problems())
 		}
 		claim(r)
 		asked(r)
@@ -210,8 +214,8 @@ func TestFirstAssignment(t *testing.T) {
 		step()
 		asked(r) // it is gone
 		r.clock.Advance(probeAgain / 2)
-		if st := step(); st.Phase != state.Done {
-			t.Errorf("once it is gone: %+v", st)
+		if st := step(); st.Phase != state.Done || len(problems()) != 0 {
+			t.Errorf("once it is gone: %+v, problems %v", st, problems())
 		}
 		if got := r.announced(); got != burst {
 			t.Errorf("announced %q, want %q", got, burst)
