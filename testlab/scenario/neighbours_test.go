@@ -105,3 +105,31 @@ func TestNeighbours(t *testing.T) {
 		return err
 	})
 }
+
+// TestAddressOfAnother: a machine on the segment has an address of the pool. It is
+// not announced when a Service first gets it, and people are told which machine it is.
+func TestAddressOfAnother(t *testing.T) {
+	t.Parallel()
+	l := upServing(t)
+	const stolen = "192.168.10.212"
+	l.run(router, "ip", "address", "add", stolen+"/32", "dev", "eth1")
+	l.apply(services("s2"))
+	l.eventually("the holder says who has the address", func() error {
+		holder, err := l.tryHolder(ctr, stolen)
+		if err != nil {
+			return err
+		}
+		problems := l.status(holder).Problems
+		for _, p := range problems {
+			if strings.Contains(p, "default/s2") && strings.Contains(p, stolen) && strings.Contains(p, l.mac(router)) {
+				return nil
+			}
+		}
+		return fmt.Errorf("problems of %s: %q", holder, problems)
+	})
+	holder, err := l.tryHolder(ctr, stolen)
+	l.must(err)
+	if dump := l.seamark(holder, "bpf", "lb", "list"); !strings.Contains(dump, " probing") || l.counted(holder, "arp_claim") == 0 {
+		t.Errorf("%s does not listen for the address, or answers for it:\n%s", holder, dump)
+	}
+}
