@@ -249,11 +249,7 @@ func (n *node) put(name string, key, value any) {
 // newEdition is what userspace does after a change of frontends.
 func (n *node) newEdition() {
 	n.t.Helper()
-	var edition uint32
-	if err := n.maps["frontends_edition"].Lookup(uint32(0), &edition); err != nil {
-		n.t.Fatal(err)
-	}
-	if err := n.maps["frontends_edition"].Put(uint32(0), edition+1); err != nil {
+	if err := n.nextEdition(); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -115,6 +115,9 @@ func Open(cfg Config) (_ *Kernel, err error) {
 			return nil, err
 		}
 	}
+	if err := k.nextEdition(); err != nil {
+		return nil, err
+	}
 	if err := k.removeStalePins(); err != nil {
 		return nil, err
 	}

@@ -188,6 +188,19 @@ func displaced(before, now *btf.Struct) string {
 	return ""
 }
 
+// nextEdition makes the programs forget the rows of frontends that they have found:
+// an earlier daemon may have changed some, and died before it told them.
+func (k *Kernel) nextEdition() error {
+	var edition uint32
+	if err := k.maps[bpfMapFrontendsEdition].Lookup(uint32(0), &edition); err != nil {
+		return fmt.Errorf("read edition of frontends: %w", err)
+	}
+	if err := k.maps[bpfMapFrontendsEdition].Put(uint32(0), edition+1); err != nil {
+		return fmt.Errorf("write edition of frontends: %w", err)
+	}
+	return nil
+}
+
 // removeStalePins removes what only older daemons had pinned. The programs that
 // used it have been replaced.
 func (k *Kernel) removeStalePins() error {

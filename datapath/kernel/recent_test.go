@@ -68,3 +68,24 @@ func TestRecentFrontends(t *testing.T) {
 		}
 	}
 }
+
+// A daemon that died after it had changed a frontend, and before it said so, is made
+// up for by the next.
+func TestOpenMakesAnEdition(t *testing.T) {
+	h := newHost(t)
+	edition := func(k *Kernel) (n uint32) {
+		t.Helper()
+		if err := k.maps["frontends_edition"].Lookup(uint32(0), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	k := openWith(t, h.config())
+	before := edition(k)
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := edition(openWith(t, h.config())); after == before {
+		t.Errorf("after a restart the edition is still %d", before)
+	}
+}
