@@ -177,9 +177,16 @@ metadata: {name: webpod, namespace: default` + share + `
 spec: {type: LoadBalancer, selector: {app: webpod}, ports: [{name: http, port: 80}]}
 `)
 	l.apply(strings.Replace(l.udpService("echo"), "namespace: default}", "namespace: default"+share, 1))
-	l.eventually("the VIP echoes datagrams", func() error {
-		_, err := l.echo(web)
-		return err
+	missing := map[string]bool{podCtr: true, podW1: true, podW0: true}
+	l.eventually("each pod echoes datagrams", func() error { // each node serves the Service then
+		pod, err := l.echo(web)
+		if err != nil {
+			return err
+		}
+		if delete(missing, pod); len(missing) > 0 {
+			return fmt.Errorf("never %v", missing)
+		}
+		return nil
 	})
 }
 
