@@ -168,11 +168,12 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 // tables and the mode say now. It returns 0 when there is no such flow.
 static __always_inline int snat_known(struct packet *p, const struct frontend *f, const struct five_tuple *t)
 {
+	__u32 proof = proof_shown(p); // first, so that its parts need no room on the stack beside the rest
 	struct translation *n = begin_translation(p, t);
 	if (!n)
 		return 0;
 
-	n->proof = proof_shown(p);
+	n->proof = proof;
 	if (!known_out(p->v6, n))
 		return 0;
 	count_forwarded(f->service, n->backend, l3_len(p));
