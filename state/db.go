@@ -21,7 +21,10 @@ type DB struct {
 	L2Policies     Table[L2Policy]
 	NodeLeases     Table[NodeLease]
 	// Assigned is what the AnnouncementSlices hold.
-	Assigned Table[Assignment]
+	Assigned          Table[Assignment]
+	BGPInstances      Table[BGPInstance]
+	BGPPeers          Table[BGPPeer]
+	BGPAdvertisements Table[BGPAdvertisement]
 	// SourceProblems are what of the objects cannot be honoured as it is written.
 	SourceProblems Table[Problem]
 
@@ -33,6 +36,9 @@ type DB struct {
 	BackendHealth Table[BackendHealth]
 	// BFDStates are how the BFDSessions stand, written by theirs.
 	BFDStates Table[BFDState]
+
+	// BGPSessionStates are how the BGPSessions stand, written by their target.
+	BGPSessionStates Table[BGPSessionState]
 
 	// What was decided, with what came of it in each row's Status. The first
 	// six are empty on every node but the coordinator.
@@ -50,6 +56,9 @@ type DB struct {
 	Routes            Table[Route]
 	Attachments       Table[Attachment]
 	BFDSessions       Table[BFDSession]
+	BGPSpeakers       Table[BGPSpeaker]
+	BGPSessions       Table[BGPSession]
+	BGPRoutes         Table[BGPRoute]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
 	// the coordinator's did.
 	NodeProblems, ClusterProblems Table[Problem]
@@ -99,11 +108,24 @@ func New() (*DB, *Writer) {
 		BFDSessions:   newTable[BFDSession](schema, "bfdsessions"),
 		BFDStates: newTable(schema, "bfdstates",
 			Index[BFDState]{IndexAddr, func(b BFDState) []string { return []string{b.Remote.String()} }}),
-		Routes:          newTable[Route](schema, "routes"),
-		Attachments:     newTable[Attachment](schema, "attachments"),
-		NodeProblems:    newTable[Problem](schema, "nodeproblems"),
-		ClusterProblems: newTable[Problem](schema, "clusterproblems"),
-		marks:           newTable[mark](schema, "marks"),
+		Routes:            newTable[Route](schema, "routes"),
+		Attachments:       newTable[Attachment](schema, "attachments"),
+		NodeProblems:      newTable[Problem](schema, "nodeproblems"),
+		ClusterProblems:   newTable[Problem](schema, "clusterproblems"),
+		BGPInstances:      newTable[BGPInstance](schema, "bgpinstances"),
+		BGPPeers:          newTable[BGPPeer](schema, "bgppeers"),
+		BGPAdvertisements: newTable[BGPAdvertisement](schema, "bgpadvertisements"),
+		BGPSpeakers:       newTable[BGPSpeaker](schema, "bgpspeakers"),
+		BGPSessions:       newTable[BGPSession](schema, "bgpsessions"),
+		BGPRoutes: newTable(schema, "bgproutes", Index[BGPRoute]{IndexAddr, func(r BGPRoute) []string {
+			addrs := make([]string, len(r.Addrs))
+			for i, a := range r.Addrs {
+				addrs[i] = a.String()
+			}
+			return addrs
+		}}),
+		BGPSessionStates: newTable[BGPSessionState](schema, "bgpsessionstates"),
+		marks:            newTable[mark](schema, "marks"),
 	}
 	mem, err := memdb.NewMemDB(schema)
 	if err != nil {

@@ -41,6 +41,7 @@ const (
 // Reasons of a Status.
 const (
 	ReasonWaitingForDatapath Reason = "WaitingForDatapath" // announced only after the datapath row is done
+	ReasonWaitingForRoutes   Reason = "WaitingForRoutes"   // the session begins after its first routes are there
 	ReasonLeaseInvalid       Reason = "LeaseInvalid"       // this node's lease is not valid
 	ReasonStillAnnounced     Reason = "StillAnnounced"     // the datapath row goes only after the announcement
 	ReasonMuted              Reason = "Muted"              // another cluster node claims the address

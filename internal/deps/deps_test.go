@@ -38,6 +38,8 @@ var rules = []rule{
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "bfd", Deny: []string{""}, Allow: []string{"bfd", "state", "api"},
 		Reason: "rows go in and out; announce and bgp read the rows, not the package"},
+	{From: "bgp", Deny: []string{""}, Allow: []string{"bgp", "state", "api"},
+		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "coexist", Deny: []string{""}, Allow: []string{"coexist", "state", "api"},
 		Reason: "siblings speak through rows; cmd wires them"},
 	{From: "datapath", Deny: []string{""}, Allow: []string{"datapath", "state", "api", "internal/unixhttp"},

@@ -1,0 +1,255 @@
+package bgp
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Inputs is all that is decided by.
+type Inputs struct {
+	// Node is this one, and Devices are its.
+	Node           state.Node
+	Devices        []state.Device
+	Instances      []state.BGPInstance
+	Peers          []state.BGPPeer
+	Advertisements []state.BGPAdvertisement
+	// Services are those of Rightful, and Frontends what this node serves of them.
+	Services  []state.Service
+	Frontends []state.Frontend
+	Pools     []state.Pool
+	// Passwords of peers, by the name of the BGPPeer.
+	Passwords map[string]string
+}
+
+// Decision is what this node does of BGP.
+type Decision struct {
+	Speakers []state.BGPSpeaker
+	Sessions []state.BGPSession
+	Routes   []state.BGPRoute
+	// Problems are what in the objects cannot be done on this node.
+	Problems []state.Problem
+}
+
+// Decide returns the speakers, sessions and routes of a node, each sorted by key.
+func Decide(in Inputs) Decision {
+	d := &decider{Inputs: in, labels: labels.Set(in.Node.Labels), frontends: map[netip.Addr][]state.Frontend{}}
+	for _, f := range in.Frontends {
+		d.frontends[f.Addr] = append(d.frontends[f.Addr], f)
+	}
+	for _, instance := range sortedBy(in.Instances, state.BGPInstance.RowKey) {
+		d.instance(instance)
+	}
+	slices.SortFunc(d.out.Routes, func(a, b state.BGPRoute) int { return strings.Compare(a.RowKey(), b.RowKey()) })
+	return d.out
+}
+
+type decider struct {
+	Inputs
+	labels    labels.Set
+	frontends map[netip.Addr][]state.Frontend
+	out       Decision
+}
+
+func sortedBy[T any](rows []T, key func(T) string) []T {
+	return slices.SortedFunc(slices.Values(rows), func(a, b T) int { return strings.Compare(key(a), key(b)) })
+}
+
+func (d *decider) problem(object state.ObjectRef, field, cure, format string, args ...any) {
+	d.out.Problems = append(d.out.Problems, state.Problem{Object: object, Field: field, Message: fmt.Sprintf(format, args...), Cure: cure})
+}
+
+// selected says whether a selector means this node; an absent one does. One that
+// does not parse was refused where it was written, and selects nothing.
+func (d *decider) selected(s *metav1.LabelSelector) bool { return matches(s, d.labels) }
+
+func matches(s *metav1.LabelSelector, set labels.Labels) bool {
+	if s == nil {
+		return true
+	}
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	return err == nil && selector.Matches(set)
+}
+
+// anySelects says whether one of the selectors means this node; none of them: it does.
+func (d *decider) anySelects(selectors []metav1.LabelSelector) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s metav1.LabelSelector) bool { return d.selected(&s) })
+}
+
+// peerHere is a peer that an instance of this node has a session with.
+type peerHere struct {
+	state.BGPPeer
+	v4, v6 bool
+}
+
+func (d *decider) instance(row state.BGPInstance) {
+	if row.ASN == 0 || !d.selected(row.NodeSelector) {
+		return
+	}
+	identity := row.BGPIdentity
+	if own, ok := row.Overrides[d.Node.Name]; ok {
+		identity.ASN = cmp.Or(own.ASN, identity.ASN)
+		identity.ListenPort = cmp.Or(own.ListenPort, identity.ListenPort)
+		if own.RouterID.IsValid() {
+			identity.RouterID = own.RouterID
+		}
+	}
+	if !identity.RouterID.IsValid() {
+		identity.RouterID = routerID(d.Node)
+	}
+	for _, other := range d.out.Speakers {
+		if identity.ListenPort != 0 && other.ListenPort == identity.ListenPort {
+			d.problem(row.Origin, "spec.listenPort", "give one of them another", "port %d of node %s is instance %s's",
+				identity.ListenPort, d.Node.Name, other.Instance)
+			identity.ListenPort = 0
+		}
+	}
+	d.out.Speakers = append(d.out.Speakers, state.BGPSpeaker{Instance: row.Name, BGPIdentity: identity})
+	var peers []peerHere
+	for _, peer := range sortedBy(d.Peers, state.BGPPeer.RowKey) {
+		if len(peer.Instances) > 0 && !slices.Contains(peer.Instances, row.Name) || !d.anySelects(peer.NodeSelectors) {
+			continue
+		}
+		session, ok := d.session(row.Name, identity, peer)
+		if !ok {
+			continue
+		}
+		d.out.Sessions = append(d.out.Sessions, session)
+		peers = append(peers, peerHere{peer, session.IPv4, session.IPv6})
+	}
+	d.out.Routes = append(d.out.Routes, d.routes(row.Name, peers)...)
+}
+
+// routerID of a node without one: its first IPv4 address, or a number made of
+// its name, which is no address of anybody's (RFC 6286 asks for no more).
+func routerID(node state.Node) netip.Addr {
+	for _, a := range node.Addrs {
+		if a.Is4() {
+			return a
+		}
+	}
+	hash := fnv.New32a()
+	hash.Write([]byte(node.Name))
+	sum := hash.Sum32() | 1
+	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
+}
+
+func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGPPeer) (state.BGPSession, bool) {
+	s := state.BGPSession{Instance: instance, Peer: peer.Name, Remote: peer.Remote, Interface: peer.Interface,
+		RemotePort: peer.RemotePort, ASN: peer.ASN, BGPSessionConfig: peer.BGPSessionConfig, Password: d.Passwords[peer.Name]}
+	if (peer.PasswordFile != "" || peer.PasswordSecret != (state.ObjectName{})) && s.Password == "" {
+		// Without it the peer would be told nothing but resets; why there is none is said where it is read.
+		return s, false
+	}
+	if peer.GatewayOf != "" {
+		gateway, ok := d.gateway(peer.GatewayOf == "ipv6")
+		if !ok {
+			d.problem(peer.Origin, "spec.autoDiscovery", "give the node a default route, or write peerAddress",
+				"node %s has no default route of %s", d.Node.Name, peer.GatewayOf)
+			return s, false
+		}
+		s.Remote = gateway
+	}
+	if s.Passive && own.ListenPort == 0 {
+		d.problem(peer.Origin, "spec.passive", "give the instance a listenPort, or remove passive",
+			"instance %s of node %s listens on no port", instance, d.Node.Name)
+		return s, false
+	}
+	for _, other := range d.out.Sessions {
+		if other.Instance == instance && other.Remote == s.Remote && other.Interface == s.Interface {
+			d.problem(peer.Origin, "spec", "remove one of them", "peer %s is the same machine to node %s", other.Peer, d.Node.Name)
+			return s, false
+		}
+	}
+	s.Source = peer.Source
+	if source, ok := peer.Sources[d.Node.Name]; ok {
+		s.Source = source
+	}
+	if peer.SourceInterface != "" {
+		source, ok := d.addressOn(peer.SourceInterface, s.Remote.Is6())
+		if !ok {
+			d.problem(peer.Origin, "spec.sourceInterface", "give it one, or name another interface",
+				"interface %s of node %s has no address of the peer's family", peer.SourceInterface, d.Node.Name)
+			return s, false
+		}
+		s.Source = source
+	}
+	for _, f := range peer.Families {
+		if f.IPv6 {
+			s.IPv6, s.MaxPrefixes6 = true, f.MaxPrefixes
+		} else {
+			s.IPv4, s.MaxPrefixes4 = true, f.MaxPrefixes
+		}
+	}
+	if len(peer.Families) == 0 {
+		s.IPv4, s.IPv6 = true, true
+	}
+	if s.IPv6 && s.Remote.Is4() {
+		var ok bool
+		if s.NextHop6, ok = d.nextHop6(s); !ok {
+			s.IPv6 = false // an IPv4 address is no next hop of an IPv6 route
+			if len(peer.Families) > 0 {
+				d.problem(peer.Origin, "spec.families", "give the interface an IPv6 address, or remove afi ipv6",
+					"node %s has no IPv6 address on the interface towards %s, for the next hop of IPv6 routes", d.Node.Name, s.Remote)
+			}
+		}
+	}
+	return s, true
+}
+
+// nextHop6 is the IPv6 address of this node on the device of a session over IPv4:
+// that with the session's source, or with the peer's subnet.
+func (d *decider) nextHop6(s state.BGPSession) (netip.Addr, bool) {
+	for _, device := range sortedBy(d.Devices, state.Device.RowKey) {
+		if slices.ContainsFunc(device.Prefixes, func(p netip.Prefix) bool { return p.Addr() == s.Source || p.Contains(s.Remote) }) {
+			if a, ok := d.addressOn(device.Name, true); ok {
+				return a, true
+			}
+		}
+	}
+	for _, a := range d.Node.Addrs { // as of a loopback that has the source
+		if a.Is6() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// gateway of the node's default route of a family, the first by device.
+func (d *decider) gateway(v6 bool) (netip.Addr, bool) {
+	for _, device := range sortedBy(d.Devices, state.Device.RowKey) {
+		for _, a := range device.Gateways {
+			if a.Is6() != v6 {
+				continue
+			}
+			if a.IsLinkLocalUnicast() && v6 {
+				a = a.WithZone(device.Name)
+			}
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// addressOn is the first address of a family on a device.
+func (d *decider) addressOn(name string, v6 bool) (netip.Addr, bool) {
+	for _, device := range d.Devices {
+		if device.Name != name {
+			continue
+		}
+		for _, p := range device.Prefixes {
+			if a := p.Addr(); a.Is6() == v6 && !a.IsLinkLocalUnicast() {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}

@@ -1,0 +1,215 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	api "github.com/osrg/gobgp/v3/api"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Of a route in GoBGP's table there is one form, and peers may be offered
+// different ones, or none. So a route carries tags, each of which stands for an
+// offer, and the export policy gives a peer what the tag that is for it says,
+// without the tags. Policies then are as many as there are different offers, and
+// not as there are routes. A tag is a large community (RFC 8092) under an AS
+// number that nobody has (RFC 7300).
+const tagASN = 4294967295
+
+const (
+	exportPolicy = "seamark-export"
+	anyTag       = "^4294967295:"
+)
+
+// route is a row with the tags of its offers.
+type route struct {
+	row  state.BGPRoute
+	tags []uint32
+}
+
+// offer is what a tag stands for. It never changes.
+type offer struct {
+	tag uint32
+	state.BGPOffer
+}
+
+// offers are those of an instance, by what they say.
+type offers struct {
+	byKey map[string]*offer
+	last  uint32
+	// set: the policies are for what is in byKey.
+	set bool
+}
+
+func newOffers() *offers { return &offers{byKey: map[string]*offer{}} }
+
+// keyOf is the same for offers that differ in nothing that peers see.
+func keyOf(o state.BGPOffer) string {
+	number := func(n *uint32) string {
+		if n == nil {
+			return "-"
+		}
+		return fmt.Sprint(*n)
+	}
+	return fmt.Sprint(o.Peers, o.Communities, o.Large, number(o.LocalPref), number(o.MED), o.Prepend)
+}
+
+// want gives a route its tags.
+func (o *offers) want(r *route) {
+	r.tags = r.tags[:0]
+	for _, row := range r.row.Offers {
+		key := keyOf(row)
+		one := o.byKey[key]
+		if one == nil {
+			o.last++
+			one = &offer{o.last, row}
+			o.byKey[key] = one
+			o.set = false
+		}
+		r.tags = append(r.tags, one.tag)
+	}
+}
+
+// forget leaves out the offers that no route has. What they were for was
+// withdrawn or replaced while they were still known, as GoBGP needs it.
+func (o *offers) forget(used map[uint32]bool) {
+	for key, one := range o.byKey {
+		if !used[one.tag] {
+			delete(o.byKey, key)
+		}
+	}
+}
+
+// refuseAll lets nothing in or out that no policy speaks for. What comes in by
+// the node's own hand is let in.
+func (i *instance) refuseAll(ctx context.Context) error {
+	for _, assignment := range []*api.PolicyAssignment{
+		{Name: "global", Direction: api.PolicyDirection_IMPORT, DefaultAction: api.RouteAction_REJECT, Policies: []*api.Policy{ownRoutes}},
+		{Name: "global", Direction: api.PolicyDirection_EXPORT, DefaultAction: api.RouteAction_REJECT, Policies: []*api.Policy{{Name: exportPolicy}}},
+	} {
+		if err := i.server.AddPolicy(ctx, &api.AddPolicyRequest{Policy: assignment.Policies[0]}); err != nil {
+			return fmt.Errorf("add policy %s: %w", assignment.Policies[0].Name, err)
+		}
+		if err := i.server.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: assignment}); err != nil {
+			return fmt.Errorf("assign policy %s: %w", assignment.Policies[0].Name, err)
+		}
+	}
+	return nil
+}
+
+// ownRoutes is the import policy: GoBGP asks it about the node's own routes, too.
+var ownRoutes = &api.Policy{Name: "seamark-import", Statements: []*api.Statement{{
+	Name:       "own",
+	Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+	Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+}}}
+
+// setPolicies makes the export policy say what is offered to whom now.
+func (i *instance) setPolicies(ctx context.Context) error {
+	if i.offers.set {
+		return nil
+	}
+	request := &api.SetPoliciesRequest{}
+	policy := &api.Policy{Name: exportPolicy}
+	for _, name := range slices.Sorted(maps.Keys(i.sessions)) {
+		session := i.sessions[name]
+		if !session.row.NextHop6.IsValid() {
+			continue
+		}
+		peer := "peer-" + name
+		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: peer, List: []string{session.prefix()}})
+		policy.Statements = append(policy.Statements, &api.Statement{ // which goes on to those below
+			Name: "next-hop-" + name,
+			Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: peer},
+				AfiSafiIn: []*api.Family{familyOf(true)}},
+			Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: session.row.NextHop6.String()}},
+		})
+	}
+	for _, one := range sortedOffers(i.offers.byKey) {
+		tags := fmt.Sprintf("tag-%d", one.tag)
+		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_LARGE_COMMUNITY, Name: tags,
+			List: []string{fmt.Sprintf("%d:0:%d", uint32(tagASN), one.tag)}})
+		internal, external := i.addresses(one.Peers)
+		for _, to := range []struct {
+			kind      string
+			addresses []string
+			prepend   uint8
+		}{{"internal", internal, 0}, {"external", external, one.Prepend}} {
+			if len(to.addresses) == 0 {
+				continue // an empty set would be everybody
+			}
+			peers := fmt.Sprintf("peers-%d-%s", one.tag, to.kind)
+			request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: peers, List: to.addresses})
+			policy.Statements = append(policy.Statements, &api.Statement{
+				Name: fmt.Sprintf("offer-%d-%s", one.tag, to.kind),
+				Conditions: &api.Conditions{
+					NeighborSet:       &api.MatchSet{Type: api.MatchSet_ANY, Name: peers},
+					LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_ANY, Name: tags},
+				},
+				Actions: i.actions(one, to.prepend),
+			})
+		}
+	}
+	request.Policies = []*api.Policy{ownRoutes, policy}
+	if err := i.server.SetPolicies(ctx, request); err != nil {
+		return fmt.Errorf("set export policy: %w", err)
+	}
+	i.offers.set = true
+	return nil
+}
+
+func sortedOffers(byKey map[string]*offer) []*offer {
+	sorted := make([]*offer, 0, len(byKey))
+	for _, one := range byKey {
+		sorted = append(sorted, one)
+	}
+	slices.SortFunc(sorted, func(a, b *offer) int { return int(a.tag) - int(b.tag) })
+	return sorted
+}
+
+// addresses of the peers that there are sessions with, as prefixes, in order.
+func (i *instance) addresses(peers []string) (internal, external []string) {
+	for _, peer := range peers {
+		session := i.sessions[peer]
+		if session == nil {
+			continue
+		}
+		if session.internal(i.row.ASN) {
+			internal = append(internal, session.prefix())
+		} else {
+			external = append(external, session.prefix())
+		}
+	}
+	return internal, external
+}
+
+// actions make of a route with tags what the offer says.
+func (i *instance) actions(one *offer, prepend uint8) *api.Actions {
+	a := &api.Actions{RouteAction: api.RouteAction_ACCEPT,
+		LargeCommunity: &api.CommunityAction{Type: api.CommunityAction_REMOVE, Communities: []string{anyTag}}}
+	if len(one.Large) > 0 {
+		a.LargeCommunity.Type, a.LargeCommunity.Communities = api.CommunityAction_REPLACE, nil
+		for _, c := range one.Large {
+			a.LargeCommunity.Communities = append(a.LargeCommunity.Communities, fmt.Sprintf("%d:%d:%d", c[0], c[1], c[2]))
+		}
+	}
+	if len(one.Communities) > 0 {
+		a.Community = &api.CommunityAction{Type: api.CommunityAction_REPLACE}
+		for _, c := range one.Communities {
+			a.Community.Communities = append(a.Community.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
+		}
+	}
+	if one.LocalPref != nil {
+		a.LocalPref = &api.LocalPrefAction{Value: *one.LocalPref}
+	}
+	if one.MED != nil {
+		a.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*one.MED)}
+	}
+	if prepend > 0 {
+		a.AsPrepend = &api.AsPrependAction{Asn: i.row.ASN, Repeat: uint32(prepend)}
+	}
+	return a
+}

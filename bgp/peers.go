@@ -1,0 +1,151 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/vishvananda/netlink"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// deferral bounds how long routes wait for the peers' own after a restart (RFC
+// 4724 §4.1): none of ours depend on theirs.
+const deferral = 1 * time.Second
+
+// idleAfterReset is how long a session that was reset waits before it connects again.
+const idleAfterReset = 1 * time.Second
+
+// errNoNeighbor: nobody on the interface has said yet that he is a router.
+var errNoNeighbor = errors.New("no router there: it has to send IPv6 router advertisements, and none has come yet")
+
+// remoteOf is the peer's address: that of the row or, on its interface, the
+// link-local one of the router there.
+func remoteOf(row state.BGPSession) (netip.Addr, error) {
+	if row.Interface == "" {
+		return row.Remote, nil
+	}
+	link, err := netlink.LinkByName(row.Interface)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, err)
+	}
+	neighbors, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V6)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, err)
+	}
+	for _, n := range neighbors {
+		addr, ok := netip.AddrFromSlice(n.IP)
+		if ok && addr.IsLinkLocalUnicast() && n.Flags&netlink.NTF_ROUTER != 0 && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {
+			return addr.WithZone(row.Interface), nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, errNoNeighbor)
+}
+
+// internal says whether the session is one inside the AS. Of a peer that may have
+// any number it is not known before it has said which.
+func (s *session) internal(asn uint32) bool {
+	return s.row.ASN.Number == asn || s.row.ASN.Number == 0 && s.row.ASN.Mode == "Internal"
+}
+
+// prefix is the peer's address as GoBGP's sets of neighbors have it.
+func (s *session) prefix() string {
+	address := s.remote.WithZone("")
+	return netip.PrefixFrom(address, address.BitLen()).String()
+}
+
+// peer is the session as GoBGP wants it.
+func (s *session) peer(asn uint32, restarting bool) *api.Peer {
+	row := s.row
+	peerASN := row.ASN.Number // 0: any
+	if s.internal(asn) {
+		peerASN = asn
+	}
+	seconds := func(d time.Duration) uint64 { return uint64(math.Ceil(d.Seconds())) }
+	p := &api.Peer{
+		Conf: &api.PeerConf{NeighborAddress: s.remote.String(), PeerAsn: peerASN, AuthPassword: row.Password,
+			AllowOwnAsn: uint32(row.AllowASIn), Description: row.Peer},
+		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: seconds(row.ConnectRetry), HoldTime: seconds(row.Hold),
+			KeepaliveInterval: seconds(row.KeepAlive), IdleHoldTimeAfterReset: seconds(idleAfterReset)}},
+		Transport: &api.Transport{RemotePort: uint32(row.RemotePort), PassiveMode: row.Passive},
+	}
+	if row.Source.IsValid() {
+		p.Transport.LocalAddress = row.Source.String()
+	}
+	if row.Multihop > 1 {
+		p.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(row.Multihop)}
+	}
+	if row.TTLSecurity > 0 {
+		p.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(row.TTLSecurity)}
+	}
+	if row.GracefulRestart > 0 {
+		p.GracefulRestart = &api.GracefulRestart{Enabled: true, RestartTime: uint32(seconds(row.GracefulRestart)),
+			DeferralTime: uint32(seconds(deferral)), LocalRestarting: restarting}
+	}
+	for _, family := range []struct {
+		v6, exchanged bool
+		limit         uint32
+	}{{false, row.IPv4, row.MaxPrefixes4}, {true, row.IPv6, row.MaxPrefixes6}} {
+		if !family.exchanged {
+			continue
+		}
+		af := &api.AfiSafi{Config: &api.AfiSafiConfig{Family: familyOf(family.v6), Enabled: true}}
+		if row.GracefulRestart > 0 {
+			af.MpGracefulRestart = &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}}
+		}
+		if family.limit > 0 {
+			af.PrefixLimits = &api.PrefixLimit{Family: familyOf(family.v6), MaxPrefixes: family.limit, ShutdownThresholdPct: 100}
+		}
+		p.AfiSafis = append(p.AfiSafis, af)
+	}
+	return p
+}
+
+// addPeer begins a session.
+func (i *instance) addPeer(ctx context.Context, s *session) error {
+	if err := i.addressesChanged(ctx); err != nil {
+		return err
+	}
+	return i.server.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peer(i.row.ASN, i.restarting)})
+}
+
+// replacePeer makes the session what now says. What can be changed in place does
+// not reset it.
+func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
+	if old != nil && old.remote == now.remote && old.row.Password == now.row.Password {
+		if err := i.addressesChanged(ctx); err != nil {
+			return err
+		}
+		_, err := i.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: now.peer(i.row.ASN, false)})
+		return err
+	}
+	if old != nil {
+		if err := i.deletePeer(ctx, old); err != nil {
+			return err
+		}
+	}
+	return i.addPeer(ctx, now)
+}
+
+func (i *instance) deletePeer(ctx context.Context, s *session) error {
+	defer i.log.forget(s.remote.String())
+	return i.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.remote.String()})
+}
+
+// addressesChanged has the policies made anew: they name peers by address.
+func (i *instance) addressesChanged(ctx context.Context) error {
+	used := map[uint32]bool{}
+	for _, r := range i.routes {
+		for _, tag := range r.tags {
+			used[tag] = true
+		}
+	}
+	i.offers.forget(used)
+	i.offers.set = false
+	return i.setPolicies(ctx)
+}

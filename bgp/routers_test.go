@@ -1,0 +1,179 @@
+package bgp
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// learned is a route as a router has it from the node.
+type learned struct {
+	NextHop     string
+	ASPath      string
+	LocalPref   int
+	MED         int
+	Communities string // standard ones, then large ones, sorted as the router does
+}
+
+// peerDaemon is a real router's BGP, as a test asks it.
+type peerDaemon interface {
+	// configure starts it with the part of its configuration that is a session's.
+	configure(t *testing.T, session string)
+	established(neighbor string) error
+	// learned returns an error when the router does not have the route.
+	learned(prefix string) (learned, error)
+}
+
+// frr is FRR's zebra and bgpd, with sockets and files of their own.
+type frr struct{ in, dir string }
+
+func (f *frr) configure(t *testing.T, session string) {
+	t.Helper()
+	f.dir = t.TempDir()
+	run(t, "chmod 755 "+filepath.Dir(f.dir))
+	run(t, "chown frr:frr "+f.dir) // FRR's programs are that user's
+	conf := filepath.Join(f.dir, "bgpd.conf")
+	text := "router bgp 65000\n bgp router-id 10.9.0.1\n no bgp ebgp-requires-policy\n no bgp network import-check\n" + session + "\n"
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	common := fmt.Sprintf(" --vty_socket %s -z %s/zserv -P 0 --log stdout", f.dir, f.dir)
+	start(t, f.in+"/usr/lib/frr/zebra -i "+f.dir+"/zebra.pid"+common)
+	eventually(t, "zebra runs", func() error { _, err := os.Stat(f.dir + "/zserv"); return err })
+	start(t, f.in+"/usr/lib/frr/bgpd -i "+f.dir+"/bgpd.pid -f "+conf+common)
+	eventually(t, "bgpd runs", func() error { _, err := f.show("show bgp summary json"); return err })
+}
+
+func (f *frr) show(command string) ([]byte, error) {
+	args := append(strings.Fields(f.in), "vtysh", "--vty_socket", f.dir, "-c", command)
+	return exec.Command(args[0], args[1:]...).Output()
+}
+
+func (f *frr) established(neighbor string) error {
+	out, err := f.show("show bgp neighbors " + neighbor + " json")
+	if err != nil {
+		return err
+	}
+	var neighbors map[string]struct{ BgpState, LastResetDueTo string }
+	if err := json.Unmarshal(out, &neighbors); err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		if n.BgpState == "Established" {
+			return nil
+		}
+		return fmt.Errorf("%s, last reset: %s", n.BgpState, n.LastResetDueTo)
+	}
+	return fmt.Errorf("no neighbor %s", neighbor)
+}
+
+func (f *frr) learned(prefix string) (learned, error) {
+	family := "ipv4"
+	if strings.Contains(prefix, ":") {
+		family = "ipv6"
+	}
+	out, err := f.show("show bgp " + family + " unicast " + prefix + " json")
+	if err != nil {
+		return learned{}, err
+	}
+	var route struct {
+		Paths []struct {
+			AsPath                    struct{ String string }
+			LocPrf                    *int
+			Metric                    int
+			Community, LargeCommunity struct{ String string }
+			Nexthops                  []struct {
+				IP    string
+				Scope string
+			}
+		}
+	}
+	if err := json.Unmarshal(out, &route); err != nil {
+		return learned{}, err
+	}
+	if len(route.Paths) != 1 || len(route.Paths[0].Nexthops) == 0 {
+		return learned{}, fmt.Errorf("%s has %d paths", prefix, len(route.Paths))
+	}
+	p := route.Paths[0]
+	l := learned{NextHop: p.Nexthops[0].IP, ASPath: p.AsPath.String, MED: p.Metric,
+		Communities: strings.TrimSpace(p.Community.String + " " + p.LargeCommunity.String)}
+	if l.ASPath == "Local" {
+		l.ASPath = ""
+	}
+	if p.LocPrf != nil {
+		l.LocalPref = *p.LocPrf
+	}
+	return l, nil
+}
+
+// bird is BIRD 2.
+type bird struct{ in, dir string }
+
+func (b *bird) configure(t *testing.T, session string) {
+	t.Helper()
+	b.dir = t.TempDir()
+	conf := filepath.Join(b.dir, "bird.conf")
+	text := "router id 10.9.0.1;\nprotocol device {}\nprotocol direct { ipv4; ipv6; }\n" +
+		"protocol bgp node {\n local as 65000;\n connect retry time 1; connect delay time 1; error wait time 1, 2;\n" + session + "\n}\n"
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, b.in+"/usr/sbin/bird -f -c "+conf+" -s "+b.dir+"/ctl -P "+b.dir+"/pid")
+	eventually(t, "bird runs", func() error { _, err := b.show("show status"); return err })
+}
+
+func (b *bird) show(command string) (string, error) {
+	args := append(strings.Fields(b.in), "birdc", "-s", b.dir+"/ctl")
+	out, err := exec.Command(args[0], append(args[1:], strings.Fields(command)...)...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return string(out), nil
+}
+
+func (b *bird) established(string) error {
+	out, err := b.show("show protocols node")
+	if err == nil && !strings.Contains(out, "Established") {
+		err = fmt.Errorf("%s", out)
+	}
+	return err
+}
+
+var birdAttribute = regexp.MustCompile(`BGP\.(\w+): ?(.*)`)
+
+func (b *bird) learned(prefix string) (learned, error) {
+	out, err := b.show("show route " + prefix + " all protocol node")
+	if err != nil {
+		return learned{}, err
+	}
+	if !strings.Contains(out, prefix) {
+		return learned{}, fmt.Errorf("no route %s: %s", prefix, out)
+	}
+	var l learned
+	for _, m := range birdAttribute.FindAllStringSubmatch(out, -1) {
+		value := strings.TrimSpace(m[2])
+		switch m[1] {
+		case "next_hop":
+			l.NextHop, _, _ = strings.Cut(value, " ")
+		case "as_path":
+			l.ASPath = value
+		case "local_pref":
+			l.LocalPref, _ = strconv.Atoi(value)
+		case "med":
+			l.MED, _ = strconv.Atoi(value)
+		case "community", "large_community":
+			value = strings.NewReplacer("(", "", ")", "", ", ", ":", ",", ":").Replace(value)
+			l.Communities = strings.TrimSpace(l.Communities + " " + value)
+		}
+	}
+	return l, nil
+}
+
+func prefixOf(text string) netip.Prefix { return netip.MustParsePrefix(text) }

@@ -1,0 +1,186 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// States is how the sessions stand, sorted by key. Those whose instance does not
+// run, or whose peer was not found, are not among them.
+func (s *Speaker) States(ctx context.Context) ([]state.BGPSessionState, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var states []state.BGPSessionState
+	for _, i := range s.instances {
+		if i.server == nil {
+			continue
+		}
+		byAddress := map[netip.Addr]*session{}
+		for _, session := range i.sessions {
+			byAddress[session.remote] = session
+		}
+		err := i.server.ListPeer(ctx, &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
+			remote, err := netip.ParseAddr(p.State.NeighborAddress)
+			if session := byAddress[remote]; err == nil && session != nil {
+				states = append(states, i.stateOf(session, p))
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list sessions of BGP instance %s: %w", i.row.Instance, err)
+		}
+	}
+	slices.SortFunc(states, func(a, b state.BGPSessionState) int { return strings.Compare(a.RowKey(), b.RowKey()) })
+	return states, nil
+}
+
+func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
+	row := state.BGPSessionState{Instance: s.row.Instance, Peer: s.row.Peer, Remote: s.remote, ASN: p.State.PeerAsn,
+		State: stateName(p.State.SessionState), LastError: i.log.lastError(s.remote.String()), Flaps: int(p.State.Flops)}
+	if at := p.Timers.GetState(); at != nil {
+		switch {
+		case row.State == state.BGPEstablished && at.Uptime != nil:
+			row.Since = at.Uptime.AsTime()
+		case at.Downtime != nil && at.Downtime.Seconds > 0:
+			row.Since = at.Downtime.AsTime()
+		}
+	}
+	if row.Since.Unix() <= 0 {
+		row.Since = time.Time{}
+	}
+	if row.State != state.BGPEstablished {
+		return row
+	}
+	for _, af := range p.AfiSafis {
+		row.Received += int(af.State.GetReceived())
+		row.Accepted += int(af.State.GetAccepted())
+		row.Advertised += int(af.State.GetAdvertised())
+	}
+	return row
+}
+
+// stateName is a state of RFC 4271 §8.2.2 as the RFC writes it.
+func stateName(s api.PeerState_SessionState) string {
+	switch s {
+	case api.PeerState_IDLE:
+		return "Idle"
+	case api.PeerState_CONNECT:
+		return "Connect"
+	case api.PeerState_ACTIVE:
+		return "Active"
+	case api.PeerState_OPENSENT:
+		return "OpenSent"
+	case api.PeerState_OPENCONFIRM:
+		return "OpenConfirm"
+	case api.PeerState_ESTABLISHED:
+		return state.BGPEstablished
+	}
+	return "Unknown"
+}
+
+// Path is a route as a session carries it.
+type Path struct {
+	Instance, Peer string
+	Prefix         netip.Prefix
+	NextHop        string
+	ASPath         []uint32
+	LocalPref, MED *uint32 `json:",omitempty"`
+	// Communities and large ones, as text.
+	Communities []string `json:",omitempty"`
+}
+
+// Direction of the routes of a session.
+type Direction bool
+
+// The directions.
+const (
+	Advertised Direction = false
+	Received   Direction = true
+)
+
+// Paths are the routes that a peer, "" for each, was sent or has sent, sorted by
+// instance, peer and prefix.
+func (s *Speaker) Paths(ctx context.Context, which Direction, peer string) ([]Path, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	table := api.TableType_ADJ_OUT
+	if which == Received {
+		table = api.TableType_ADJ_IN
+	}
+	var paths []Path
+	for _, i := range s.instances {
+		for _, session := range i.sessions {
+			if i.server == nil || peer != "" && session.row.Peer != peer {
+				continue
+			}
+			for _, v6 := range []bool{false, true} {
+				if exchanged := session.row.IPv4 && !v6 || session.row.IPv6 && v6; !exchanged {
+					continue
+				}
+				request := &api.ListPathRequest{TableType: table, Name: session.remote.String(), Family: familyOf(v6), EnableFiltered: false}
+				err := i.server.ListPath(ctx, request, func(d *api.Destination) {
+					for _, p := range d.Paths {
+						if path, ok := i.pathFrom(session, d.Prefix, p); ok {
+							paths = append(paths, path)
+						}
+					}
+				})
+				if err != nil {
+					return nil, fmt.Errorf("list routes of peer %s: %w", session.row.Peer, err)
+				}
+			}
+		}
+	}
+	slices.SortFunc(paths, func(a, b Path) int {
+		if c := strings.Compare(a.Instance+"/"+a.Peer, b.Instance+"/"+b.Peer); c != 0 {
+			return c
+		}
+		return a.Prefix.Compare(b.Prefix)
+	})
+	return paths, nil
+}
+
+// pathFrom reads a path; false: it is not written as a prefix is.
+func (i *instance) pathFrom(s *session, prefix string, p *api.Path) (Path, bool) {
+	at, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		return Path{}, false
+	}
+	path := Path{Instance: i.row.Instance, Peer: s.row.Peer, Prefix: at}
+	for _, packed := range p.Pattrs {
+		message, err := packed.UnmarshalNew()
+		if err != nil {
+			continue
+		}
+		switch a := message.(type) {
+		case *api.NextHopAttribute:
+			path.NextHop = a.NextHop
+		case *api.MpReachNLRIAttribute:
+			path.NextHop = strings.Join(a.NextHops, " ")
+		case *api.AsPathAttribute:
+			for _, segment := range a.Segments {
+				path.ASPath = append(path.ASPath, segment.Numbers...)
+			}
+		case *api.LocalPrefAttribute:
+			path.LocalPref = &a.LocalPref
+		case *api.MultiExitDiscAttribute:
+			path.MED = &a.Med
+		case *api.CommunitiesAttribute:
+			for _, c := range a.Communities {
+				path.Communities = append(path.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
+			}
+		case *api.LargeCommunitiesAttribute:
+			for _, c := range a.Communities {
+				path.Communities = append(path.Communities, fmt.Sprintf("%d:%d:%d", c.GlobalAdmin, c.LocalData1, c.LocalData2))
+			}
+		}
+	}
+	return path, true
+}

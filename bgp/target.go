@@ -1,0 +1,136 @@
+package bgp
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/seamark-lb/seamark/state"
+)
+
+// Target keeps the sessions and routes that were decided, and says how they stand.
+type Target struct {
+	DB     *state.DB
+	Writer *state.Writer
+	Log    *slog.Logger
+	// Decided says whether the rows have been decided once.
+	Decided func(state.Snapshot) bool
+
+	Speaker *Speaker
+}
+
+// poll is how often the sessions are asked how they stand.
+const poll = time.Second
+
+// Run returns when ctx has ended, with the sessions.
+func (t *Target) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{t.speakers().Run, t.sessions().Run, t.routes().Run, t.watch} {
+		group.Go(func() error { return part(ctx) })
+	}
+	err := group.Wait()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), poll)
+	defer cancel()
+	t.Speaker.Close(end)
+	return err
+}
+
+func (t *Target) speakers() *state.Reconciler[state.BGPSpeaker] {
+	return &state.Reconciler[state.BGPSpeaker]{DB: t.DB, Writer: t.Writer, Table: t.DB.BGPSpeakers, Target: t.Speaker.Speakers(), Log: t.Log, Gate: t.Decided}
+}
+
+// sessions begin when the routes that there are to be from the first have gone to
+// the speaker: a peer that kept the routes of the daemon before (RFC 4724) drops
+// what it is not told again.
+func (t *Target) sessions() *state.Reconciler[state.BGPSession] {
+	return &state.Reconciler[state.BGPSession]{DB: t.DB, Writer: t.Writer, Table: t.DB.BGPSessions, Target: t.Speaker.Sessions(), Log: t.Log, Gate: t.Decided,
+		Hold: func(snap state.Snapshot, row state.BGPSession) state.Reason {
+			if row.Status.Phase == state.Done || !row.Status.Wanted() {
+				return ""
+			}
+			if !state.Marked(snap, state.PrunedMark(t.DB.Frontends.Name())) {
+				return state.ReasonWaitingForDatapath
+			}
+			for r := range t.DB.BGPRoutes.All(snap) {
+				if r.Instance == row.Instance && r.Status.Phase == state.Pending && r.Status.Tries == 0 && r.Status.Reason == "" {
+					return state.ReasonWaitingForRoutes
+				}
+			}
+			return ""
+		}, Wake: []state.Watch{t.DB.BGPRoutes.Watch()}}
+}
+
+// routes go out only after their addresses are served here.
+func (t *Target) routes() *state.Reconciler[state.BGPRoute] {
+	return &state.Reconciler[state.BGPRoute]{DB: t.DB, Writer: t.Writer, Table: t.DB.BGPRoutes, Target: t.Speaker.Routes(), Log: t.Log, Gate: t.Decided,
+		Hold: func(snap state.Snapshot, row state.BGPRoute) state.Reason {
+			if row.Status.Phase == state.Done || !row.Status.Wanted() {
+				return ""
+			}
+			for _, a := range row.Addrs {
+				for f := range t.DB.Frontends.By(snap, state.IndexAddr, a.String()) {
+					if f.Status.Wanted() && f.Status.Phase != state.Done {
+						return state.ReasonWaitingForDatapath
+					}
+				}
+			}
+			return ""
+		}, Wake: []state.Watch{t.DB.Frontends.Watch()}}
+}
+
+// watch writes how the sessions stand.
+func (t *Target) watch(ctx context.Context) error {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		states, err := t.Speaker.States(ctx)
+		if err != nil && ctx.Err() == nil {
+			t.Log.Warn("ask BGP sessions how they stand", "err", err)
+		}
+		t.tell(states)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (t *Target) tell(states []state.BGPSessionState) {
+	snap := t.DB.Snapshot()
+	var changed []state.BGPSessionState
+	there := map[string]bool{}
+	for _, row := range states {
+		there[row.RowKey()] = true
+		was, known := t.DB.BGPSessionStates.Get(snap, row.RowKey())
+		if known && was == row {
+			continue
+		}
+		changed = append(changed, row)
+		switch {
+		case row.State == state.BGPEstablished && was.State != row.State:
+			t.Log.Info("BGP session established", "instance", row.Instance, "peer", row.Peer, "remote", row.Remote, "asn", row.ASN)
+		case row.State != state.BGPEstablished && was.State == state.BGPEstablished:
+			t.Log.Warn("BGP session is down", "instance", row.Instance, "peer", row.Peer, "remote", row.Remote, "why", row.LastError)
+		}
+	}
+	var gone []string
+	for row := range t.DB.BGPSessionStates.All(snap) {
+		if !there[row.RowKey()] {
+			gone = append(gone, row.RowKey())
+		}
+	}
+	if len(changed) == 0 && len(gone) == 0 {
+		return
+	}
+	t.Writer.Update(func(tx *state.Tx) {
+		for _, row := range changed {
+			t.DB.BGPSessionStates.Put(tx, row)
+		}
+		for _, key := range gone {
+			t.DB.BGPSessionStates.Delete(tx, key)
+		}
+	})
+}
