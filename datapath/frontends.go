@@ -353,6 +353,9 @@ func HoldWhileAnnounced(db *state.DB) func(state.Snapshot, state.Frontend) state
 		for range db.Announcements.By(snap, state.IndexAddr, row.Addr.String()) {
 			return state.ReasonStillAnnounced
 		}
+		for range db.BGPRoutes.By(snap, state.IndexAddr, row.Addr.String()) {
+			return state.ReasonStillAnnounced
+		}
 		return ""
 	}
 }

@@ -58,9 +58,6 @@ func setRequests(row *state.Service, s *corev1.Service) (wrong, unhonoured Probl
 		row.SharingWith = sharingWith(&wrong, with)
 	}
 	wrong = append(wrong, setBalancing(row, s, settings)...)
-	if row.Class == v1alpha1.ClassBGP {
-		unhonoured.add("spec.loadBalancerClass", "write "+v1alpha1.ClassL2+", or keep the BGP speaker you have", "%s: %s", *s.Spec.LoadBalancerClass, unspoken)
-	}
 	return wrong, unhonoured
 }
 

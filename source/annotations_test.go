@@ -89,10 +89,9 @@ func TestServiceRequests(t *testing.T) {
 			spec: corev1.ServiceSpec{LoadBalancerClass: new("io.cilium/l2-announcer")},
 			want: state.Service{Class: "seamark.dev/l2"},
 		},
-		"nobody speaks BGP": {
-			spec:     corev1.ServiceSpec{LoadBalancerClass: new("io.cilium/bgp-control-plane")},
-			want:     state.Service{Class: "seamark.dev/bgp"},
-			problems: []string{"spec.loadBalancerClass io.cilium/bgp-control-plane"},
+		"Cilium's class for BGP": {
+			spec: corev1.ServiceSpec{LoadBalancerClass: new("io.cilium/bgp-control-plane")},
+			want: state.Service{Class: "seamark.dev/bgp"},
 		},
 		"another's class": {
 			spec: corev1.ServiceSpec{LoadBalancerClass: new("example.com/lb")},

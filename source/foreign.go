@@ -171,10 +171,14 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 	var problems Problems
 	switch {
 	case isUnspoken(kind):
-		problems = Problems{unspokenProblem()}
+		problems = Problems{unspokenProblem(kind)}
 	case kind.Foreign():
 		_, findings := foreign.Translate(obj, nil)
 		_, problems = problemsOfFindings(findings)
+	case kind.key() == KindBGPPeer().key():
+		if peer, err := typedObject[v1alpha1.BGPPeer](obj); err == nil {
+			_, problems = BGPPeerRow(peer)
+		}
 	case kind.Kind == KindService().Kind:
 		if svc, err := typedObject[corev1.Service](obj); err == nil {
 			_, problems = ServiceRow(svc)
@@ -186,23 +190,17 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 	return problems
 }
 
-// unspoken is said of all that is for BGP.
-const unspoken = "this version does not speak BGP: nothing of it is in force"
-
-func unspokenProblem() Problem {
-	return Problem{Message: unspoken, Cure: "keep the BGP speaker you have, or announce by L2 (an L2Policy)"}
-}
-
-// isUnspoken says whether the kind is for BGP, Seamark's own or another project's.
+// isUnspoken says whether the kind is for BGP, and has no rows: another
+// project's, or one for BFD.
 func isUnspoken(kind Kind) bool {
-	return strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
+	return kind.Foreign() && strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
 		kind.Kind == "BFDProfile" || kind.Kind == "Community"
 }
 
 func (t *Tables) followUnspoken() {
 	for _, kind := range slices.Concat(Kinds(), ForeignKinds()) {
 		if isUnspoken(kind) {
-			t.follow(kind, unspokenObjects{t.db.SourceProblems, map[string]bool{}})
+			t.follow(kind, unspokenObjects{kind, t.db.SourceProblems, map[string]bool{}})
 		}
 	}
 }
@@ -210,6 +208,7 @@ func (t *Tables) followUnspoken() {
 // unspokenObjects is the follower of kinds that are for BGP. They have no
 // rows; each object has a Problem that says so.
 type unspokenObjects struct {
+	kind     Kind
 	problems state.Table[state.Problem]
 	known    map[string]bool
 }
@@ -218,7 +217,7 @@ func (u unspokenObjects) table() string { return u.problems.Name() }
 
 func (u unspokenObjects) put(_ *state.Tx, name string, _ any) (Problems, error) {
 	u.known[name] = true
-	return Problems{unspokenProblem()}, nil
+	return Problems{unspokenProblem(u.kind)}, nil
 }
 
 func (u unspokenObjects) remove(_ *state.Tx, name string) { delete(u.known, name) }

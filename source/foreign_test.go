@@ -202,15 +202,15 @@ spec: {interfaces: [eth0.7], ipAddressPools: [p], nodeSelectors: %s}`
 	}
 }
 
-// Objects that are for BGP say that they are not in force, and a table is
+// Objects of others that are for BGP say that they are not in force, and a table is
 // synced when every kind whose rows it has was heard of.
 func TestUnspokenKinds(t *testing.T) {
 	s := newStore(t)
-	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BGPPeer, metadata: {name: tor}}`)
+	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: fast}}`)
 	kind := s.put(`{apiVersion: metallb.io/v1beta1, kind: BGPPeer, metadata: {name: tor, namespace: metallb-system}}`)
 	s.put(`{apiVersion: cilium.io/v2alpha1, kind: CiliumBGPPeerConfig, metadata: {name: tor}}`)
 	got := s.problems()
-	if len(got) != 3 || slices.ContainsFunc(got, func(p string) bool { return !strings.Contains(p, "does not speak BGP") }) {
+	if len(got) != 3 || slices.ContainsFunc(got, func(p string) bool { return !strings.Contains(p, "nothing of it is in force") }) {
 		t.Errorf("problems %q", got)
 	}
 	s.writer.Update(func(tx *state.Tx) { s.tables.Replace(tx, kind, nil) })
@@ -251,8 +251,8 @@ func TestForeignKindsAreFollowed(t *testing.T) {
 func TestUnhonoured(t *testing.T) {
 	for manifest, want := range map[string]string{
 		`{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: p, namespace: m}, spec: {addresses: [10.0.0.0/24], new: 1}}`:      "IPAddressPool m/p: spec.new: ",
-		`{apiVersion: metallb.io/v1beta1, kind: Community, metadata: {name: c, namespace: m}}`:                                                    "Community m/c: this version does not speak BGP",
-		`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: b}}`:                                                               "BFDProfile b: this version does not speak BGP",
+		`{apiVersion: metallb.io/v1beta1, kind: Community, metadata: {name: c, namespace: m}}`:                                                    "Community m/c: this version takes Seamark's own BGP kinds alone",
+		`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: b}}`:                                                               "BFDProfile b: this version has no BFD beside BGP",
 		`{apiVersion: v1, kind: Service, metadata: {name: s, annotations: {service.cilium.io/type: ClusterIP}}}`:                                  "Service default/s: metadata.annotations[service.cilium.io/type]: ",
 		`{apiVersion: v1, kind: Service, metadata: {name: s, annotations: {lbipam.cilium.io/ips: 10.0.0.1}}}`:                                     "",
 		`{apiVersion: seamark.dev/v1alpha1, kind: IPPool, metadata: {name: p}, spec: {blocks: [{cidr: 10.0.0.0/24}]}}`:                            "",

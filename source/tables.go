@@ -90,6 +90,7 @@ func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t.follow(KindL2Policy(), newRows(db.L2Policies, t.policies))
 	t.follow(KindAnnouncementSlice(), &assignedRows{assigned: db.Assigned, slices: map[string][]state.Assignment{}})
 	t.followForeign()
+	t.followBGP()
 	t.followUnspoken()
 	return t
 }

@@ -48,7 +48,7 @@ func newRoot() *cobra.Command {
 		socket = control.DefaultSocket
 	}
 	root.PersistentFlags().StringVar(&c.socket, "socket", socket, "seamarkd's unix socket (environment: SEAMARK_SOCKET)")
-	root.AddCommand(newStatus(c), newHealth(c), newGet(c), newDescribe(c), newExplain(c), newDrain(c), newUndrain(c), newApply(c), newDelete(c), newConvert(), newBPF(c), newMonitor(c), newVersion(c))
+	root.AddCommand(newStatus(c), newHealth(c), newGet(c), newDescribe(c), newExplain(c), newDrain(c), newUndrain(c), newApply(c), newDelete(c), newConvert(), newBPF(c), newMonitor(c), newBGP(c), newVersion(c))
 	return root
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/bfd"
+	"github.com/seamark-lb/seamark/bgp"
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/datapath"
@@ -123,10 +124,11 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("decide probes", decide.probes)
 	part("decide routes", decide.routes)
 	part("decide attachments", decide.attachments)
+	part("decide BGP", decide.bgp)
 	part("decide BFD sessions", decide.bfdSessions(node.bfd))
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
-		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
+		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch(), db.BGPRoutes.Watch()}}).Run)
 	part("reconcile endpoints", (&state.Reconciler[state.Endpoint]{DB: db, Writer: writer, Table: db.Endpoints, Log: log,
 		Target: datapath.NewEndpointTarget(maps, kern), Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
 	part("reconcile health checks", (&state.Reconciler[state.HealthCheck]{DB: db, Writer: writer, Table: db.HealthChecks, Log: log,
@@ -141,9 +143,11 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("reconcile BFD sessions", (&state.Reconciler[state.BFDSession]{DB: db, Writer: writer, Table: db.BFDSessions, Log: log,
 		Target: bfdSpeaker, Gate: decide.decided(db.BFDSessions.Name())}).Run)
 	part("speak BFD", bfdSpeaker.Run)
+	bgpSpeaker := bgp.New(log)
+	part("speak BGP", (&bgp.Target{DB: db, Writer: writer, Log: log, Decided: decide.decided(db.BGPRoutes.Name()), Speaker: bgpSpeaker}).Run)
 	observe := newObserver(kern, maps, frontends, db, node.observe, log)
 	addresses := newAnnounceMetrics(db, node.name, announcer)
-	observe.metrics.more = []prometheus.Collector{ipamMetrics{db}, addresses, bfdMetrics{db, bfdSpeaker.Counts}}
+	observe.metrics.more = []prometheus.Collector{ipamMetrics{db}, addresses, bfdMetrics{db, bfdSpeaker.Counts}, bgpMetrics{db}}
 	part("count addresses", addresses.taken.run)
 	part("observe", observe.run)
 	part("keep next hops", func(ctx context.Context) error { return hops.Run(ctx, frontends.RewriteNextHops) })
@@ -164,7 +168,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
 		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
-		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, Monitor: observe.monitor.packets}).Run)
+		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: bgpPaths(bgpSpeaker), Monitor: observe.monitor.packets}).Run)
 
 	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()

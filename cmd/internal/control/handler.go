@@ -54,6 +54,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/bpf/tables/{table}", s.listTable)
 	mux.HandleFunc("GET /v1/monitor", s.monitor)
 	handle("GET /v1/counts", s.counts)
+	handle("GET /v1/bgp/routes/{direction}", s.bgpPaths)
 	handle("GET /v1/objects/{resource}", s.list)
 	handle("POST /v1/objects/{resource}", s.create)
 	handle("GET /v1/objects/{resource}/{name}", s.get)

@@ -41,6 +41,8 @@ type Server struct {
 	List func(ctx context.Context, table string, query ListQuery, row func(any) error) (more int, err error)
 	// Counts reads the datapath's counters.
 	Counts func() (Counts, error)
+	// BGPPaths are the routes that peers have sent, or were sent; of one peer, or of all.
+	BGPPaths func(ctx context.Context, received bool, peer string) ([]BGPPath, error)
 	// Monitor returns the packets that the filter means, from now until ctx
 	// ends; then, and when there can be no more, it closes the channel.
 	Monitor func(ctx context.Context, filter MonitorFilter) (<-chan PacketEvent, error)

@@ -1,0 +1,49 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+)
+
+// BGPPath is a route as a BGP session carries it.
+type BGPPath struct {
+	Instance    string       `json:"instance"`
+	Peer        string       `json:"peer"`
+	Prefix      netip.Prefix `json:"prefix"`
+	NextHop     string       `json:"nextHop"`
+	ASPath      []uint32     `json:"asPath"`
+	LocalPref   *uint32      `json:"localPref,omitempty"`
+	MED         *uint32      `json:"med,omitempty"`
+	Communities []string     `json:"communities,omitempty"`
+}
+
+// Directions of BGP routes, as they are asked for.
+const (
+	BGPAdvertised = "advertised"
+	BGPReceived   = "received"
+)
+
+func (s *Server) bgpPaths(r *http.Request) (any, error) {
+	if s.BGPPaths == nil {
+		return nil, ErrNoDatapath
+	}
+	direction := r.PathValue("direction")
+	if direction != BGPAdvertised && direction != BGPReceived {
+		return nil, fmt.Errorf("%w: unknown direction %q: want %s or %s", errInvalid, direction, BGPAdvertised, BGPReceived)
+	}
+	paths, err := s.BGPPaths(r.Context(), direction == BGPReceived, r.FormValue("peer"))
+	return emptyNotNull(paths), err
+}
+
+// BGPPaths asks for the routes that peers were sent or have sent; peer "": all of them.
+func (c *Client) BGPPaths(ctx context.Context, direction, peer string) (paths []BGPPath, err error) {
+	query := url.Values{}
+	if peer != "" {
+		query.Set("peer", peer)
+	}
+	err = c.call(ctx, http.MethodGet, "bgp/routes/"+url.PathEscape(direction), query, nil, &paths)
+	return paths, err
+}

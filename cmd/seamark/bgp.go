@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/state"
+	"github.com/spf13/cobra"
+)
+
+func newBGP(c *cli) *cobra.Command {
+	cmd := &cobra.Command{Use: "bgp", Short: "Show this node's BGP sessions and routes"}
+	peers := &cobra.Command{Use: "peers", Short: "Sessions with routers, and how they stand", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bgpPeers(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		}}
+	c.outputFlag(peers)
+	routes := &cobra.Command{Use: "routes", Short: "Routes of the sessions"}
+	for direction, short := range map[string]string{
+		control.BGPAdvertised: "Routes that peers were sent", control.BGPReceived: "Routes that peers have sent",
+	} {
+		one := &cobra.Command{Use: direction + " [PEER]", Short: short, Args: cobra.MaximumNArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return bgpRoutes(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), direction, strings.Join(args, ""))
+			}}
+		c.outputFlag(one)
+		routes.AddCommand(one)
+	}
+	cmd.AddCommand(peers, routes)
+	return cmd
+}
+
+// bgpPeer is a session that there is to be, and how it stands.
+type bgpPeer struct {
+	Instance string `json:"instance"`
+	Peer     string `json:"peer"`
+	Address  string `json:"address"`
+	ASN      uint32 `json:"asn,omitempty"`
+	State    string `json:"state"`
+	Since    string `json:"since,omitempty"`
+	Families string `json:"families"`
+	// Received and Advertised prefixes.
+	Received   int    `json:"received"`
+	Advertised int    `json:"advertised"`
+	Flaps      int    `json:"flaps"`
+	LastError  string `json:"lastError,omitempty"`
+}
+
+func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
+	sessions, err := control.Rows[state.BGPSession](ctx, c.client(), "bgpsessions")
+	if err != nil {
+		return err
+	}
+	states, err := control.Rows[state.BGPSessionState](ctx, c.client(), "bgpsessionstates")
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(sessions, func(a, b state.BGPSession) int { return strings.Compare(a.RowKey(), b.RowKey()) })
+	rows := []bgpPeer{}
+	for _, s := range sessions {
+		row := bgpPeer{Instance: s.Instance, Peer: s.Peer, Address: or(s.Interface, s.Remote.String()), ASN: s.ASN.Number, State: "not begun", LastError: s.Status.Err}
+		switch {
+		case s.IPv4 && s.IPv6:
+			row.Families = "ipv4,ipv6"
+		case s.IPv6:
+			row.Families = "ipv6"
+		default:
+			row.Families = "ipv4"
+		}
+		if row.LastError == "" {
+			row.LastError = string(s.Status.Reason)
+		}
+		i := slices.IndexFunc(states, func(st state.BGPSessionState) bool { return st.RowKey() == s.RowKey() })
+		if i >= 0 {
+			st := states[i]
+			row.Address, row.ASN, row.State, row.Flaps = st.Remote.String(), st.ASN, st.State, st.Flaps
+			row.Received, row.Advertised, row.LastError = st.Received, st.Advertised, st.LastError
+			if !st.Since.IsZero() {
+				row.Since = timestamp(st.Since)
+			}
+		}
+		rows = append(rows, row)
+	}
+	return bgpTable(c, out, errOut, rows, []string{"INSTANCE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "FAMILIES", "RECEIVED", "ADVERTISED", "FLAPS", "LAST ERROR"},
+		func(p bgpPeer) []string {
+			asn := none
+			if p.ASN != 0 {
+				asn = strconv.FormatUint(uint64(p.ASN), 10)
+			}
+			return []string{p.Instance, p.Peer, p.Address, asn, p.State, or(p.Since, none), p.Families, strconv.Itoa(p.Received),
+				strconv.Itoa(p.Advertised), strconv.Itoa(p.Flaps), or(p.LastError, none)}
+		}, "No BGP sessions found. They begin with a BGPInstance and a BGPPeer that select this node.")
+}
+
+func bgpRoutes(ctx context.Context, c *cli, out, errOut io.Writer, direction, peer string) error {
+	paths, err := c.client().BGPPaths(ctx, direction, peer)
+	if err != nil {
+		return err
+	}
+	return bgpTable(c, out, errOut, paths, []string{"INSTANCE", "PEER", "PREFIX", "NEXT HOP", "AS PATH", "MED", "LOCAL PREF", "COMMUNITIES"},
+		func(p control.BGPPath) []string {
+			number := func(n *uint32) string {
+				if n == nil {
+					return none
+				}
+				return strconv.FormatUint(uint64(*n), 10)
+			}
+			return []string{p.Instance, p.Peer, p.Prefix.String(), p.NextHop, or(strings.Trim(fmt.Sprint(p.ASPath), "[]"), none),
+				number(p.MED), number(p.LocalPref), or(strings.Join(p.Communities, " "), none)}
+		}, "No routes "+direction+".")
+}
+
+// bgpTable prints rows as -o says; none of them: what there is none of, on errOut.
+func bgpTable[T any](c *cli, out, errOut io.Writer, rows []T, columns []string, cells func(T) []string, empty string) error {
+	if !isTable(c.output) {
+		return printValue(out, c.output, rows)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(errOut, empty)
+		return nil
+	}
+	t := newTable(out, "", columns...)
+	for _, row := range rows {
+		t.row(cells(row)...)
+	}
+	return t.flush()
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/seamark-lb/seamark/bgp"
+	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/state"
+)
+
+// bgp decides what this node speaks with whom over BGP, and what it advertises.
+func (d *deciders) bgp(ctx context.Context) error {
+	db := d.db
+	return db.Follow(ctx, redecide, func(snap state.Snapshot) {
+		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && d.served(snap) &&
+			state.Marked(snap, decidedMark(db.Frontends.Name()))
+		if !known {
+			return
+		}
+		node, _ := d.self(snap)
+		node.Name = d.node
+		peers := db.BGPPeers.Rows(snap)
+		passwords, problems := readPasswords(peers)
+		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
+		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: db.BGPInstances.Rows(snap), Peers: peers,
+			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
+			Passwords: passwords})
+		want(d, db.BGPSpeakers, decision.Speakers)
+		want(d, db.BGPSessions, decision.Sessions)
+		want(d, db.BGPRoutes, decision.Routes)
+		d.report("bgp", append(problems, decision.Problems...))
+	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(),
+		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged)
+}
+
+// readPasswords reads the files that peers name.
+func readPasswords(peers []state.BGPPeer) (passwords map[string]string, problems []state.Problem) {
+	passwords = map[string]string{}
+	for _, p := range peers {
+		if p.PasswordFile == "" {
+			continue
+		}
+		data, err := os.ReadFile(p.PasswordFile)
+		password := strings.TrimRight(string(data), "\r\n")
+		switch {
+		case err != nil:
+			problems = append(problems, state.Problem{Object: p.Origin, Field: "spec.passwordFile", Message: err.Error(),
+				Cure: "put the password there, readable by seamarkd: there is no session with the peer until then"})
+		case password == "" || len(password) > 80: // TCP_MD5SIG_MAXKEYLEN
+			problems = append(problems, state.Problem{Object: p.Origin, Field: "spec.passwordFile",
+				Message: fmt.Sprintf("%s holds a password of %d bytes", p.PasswordFile, len(password)), Cure: "use one of 1 to 80 bytes"})
+		default:
+			passwords[p.Name] = password
+		}
+	}
+	return passwords, problems
+}
+
+// bgpPaths are the routes of the sessions, for the control socket.
+func bgpPaths(speaker *bgp.Speaker) func(context.Context, bool, string) ([]control.BGPPath, error) {
+	return func(ctx context.Context, received bool, peer string) ([]control.BGPPath, error) {
+		paths, err := speaker.Paths(ctx, bgp.Direction(received), peer)
+		if err != nil {
+			return nil, err
+		}
+		all := make([]control.BGPPath, len(paths))
+		for i, p := range paths {
+			all[i] = control.BGPPath(p)
+		}
+		return all, nil
+	}
+}
+
+// bgpMetrics are the BGP sessions for Prometheus.
+type bgpMetrics struct{ db *state.DB }
+
+var _ prometheus.Collector = bgpMetrics{}
+
+var (
+	bgpUp         = described("bgp_session_established", "Whether a BGP session is established: 1, or not: 0.", "instance", "peer")
+	bgpFlaps      = described("bgp_session_flaps_total", "How many times a BGP session was established, and ended.", "instance", "peer")
+	bgpReceived   = described("bgp_prefixes_received", "Prefixes that the peer has sent.", "instance", "peer")
+	bgpAdvertised = described("bgp_prefixes_advertised", "Prefixes that the peer was sent.", "instance", "peer")
+)
+
+// Describe and Collect make bgpMetrics a prometheus.Collector.
+func (m bgpMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{bgpUp, bgpFlaps, bgpReceived, bgpAdvertised} {
+		to <- d
+	}
+}
+
+// Collect reads how the sessions stand.
+func (m bgpMetrics) Collect(to chan<- prometheus.Metric) {
+	for row := range m.db.BGPSessionStates.All(m.db.Snapshot()) {
+		up := 0.0
+		if row.State == state.BGPEstablished {
+			up = 1
+		}
+		to <- prometheus.MustNewConstMetric(bgpUp, prometheus.GaugeValue, up, row.Instance, row.Peer)
+		to <- prometheus.MustNewConstMetric(bgpFlaps, prometheus.CounterValue, float64(row.Flaps), row.Instance, row.Peer)
+		to <- prometheus.MustNewConstMetric(bgpReceived, prometheus.GaugeValue, float64(row.Received), row.Instance, row.Peer)
+		to <- prometheus.MustNewConstMetric(bgpAdvertised, prometheus.GaugeValue, float64(row.Advertised), row.Instance, row.Peer)
+	}
+}
