@@ -303,7 +303,7 @@ func TestSocketProbes(t *testing.T) {
 		for range 50 {
 			must(socket.Probe(c.a0.Attrs().Index, mac1, addr))
 			for {
-				n, from, err := unix.Recvfrom(wire, buffer, 0)
+				n, from, err := receive(wire, buffer)
 				if errors.Is(err, unix.EAGAIN) {
 					break
 				}

@@ -2,6 +2,7 @@ package announce
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -31,6 +32,15 @@ func (c cable) listen(t *testing.T) int {
 	must(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 256<<20))
 	must(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}))
 	return fd
+}
+
+// receive is unix.Recvfrom, begun anew where a signal of Go's scheduler ends it.
+func receive(fd int, buffer []byte) (n int, from unix.Sockaddr, err error) {
+	for {
+		if n, from, err = unix.Recvfrom(fd, buffer, 0); !errors.Is(err, unix.EINTR) {
+			return n, from, err
+		}
+	}
 }
 
 // Five thousand addresses are taken over at once: each is on the wire soon, and no
@@ -67,7 +77,7 @@ func TestTakeoverOfManyAddresses(t *testing.T) {
 	heard := map[netip.Addr]int{}
 	buffer := make([]byte, 128)
 	for packets, want := 0, addrs*2*len(DefaultGratuitous.Burst); packets < want; packets++ {
-		n, _, err := unix.Recvfrom(wire, buffer, 0)
+		n, _, err := receive(wire, buffer)
 		if err != nil {
 			t.Fatalf("after %d packets of %d: %v", packets, want, err)
 		}
