@@ -220,6 +220,7 @@ func (p *detector) judge(over []*probe, now time.Duration) {
 	for _, one := range over {
 		h, there := heard[one.key]
 		switch {
+		case one.sent < 0: // forgotten meanwhile
 		case err != nil || !there: // asked again
 			one.sent, one.due = 0, now+p.how.Interval
 			p.asking = append(p.asking, one)
@@ -275,7 +276,7 @@ func probeNS(addr netip.Addr) (group netip.Addr, packet []byte, err error) {
 // firstHeld says whether a row is of an address that nobody has announced before.
 func firstHeld(db *state.DB, r state.Reader, row state.Announcement) bool {
 	a, ok := db.Assigned.Get(r, row.Addr.String())
-	return ok && a.Reason == state.ReasonFirstAssignment && a.Generation == row.Generation
+	return ok && a.Reason == state.ReasonFirstAssignment && a.Previous == "" && a.Generation == row.Generation
 }
 
 // Hold says that a row is to wait until its address was asked for.

@@ -1,7 +1,6 @@
 package announce
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,8 +18,13 @@ func drained(db *state.DB, snap state.Snapshot, node string) bool {
 // Stranded returns the addresses that the node announces and that nobody would
 // if it were drained, sorted.
 func Stranded(in Inputs, node string) []state.Assignment {
-	in.Verdicts = maps.Clone(in.Verdicts)
-	in.Verdicts[node] = Released
+	verdicts := map[string]Verdict{node: Released}
+	for other, v := range in.Verdicts {
+		if other != node {
+			verdicts[other] = v
+		}
+	}
+	in.Verdicts = verdicts
 	held := map[netip.Addr]bool{}
 	for _, row := range in.Decided {
 		held[row.Addr] = row.Node == node

@@ -118,8 +118,10 @@ func (l *Liveness) Verdicts() map[string]Verdict {
 	slices.Sort(silent)
 	for node, h := range l.leases {
 		switch {
-		case h.released:
+		case h.released && h.age < h.duration+l.Freeze: // its machine may be off by then
 			verdicts[node] = Released
+		case h.released:
+			verdicts[node] = Expired
 		case h.age < h.duration && h.duration > l.Duration:
 			verdicts[node] = Resting
 		case h.age < h.duration:

@@ -103,6 +103,10 @@ func TestLivenessOfChangingLeases(t *testing.T) {
 	if v := observe(100*time.Millisecond, a); v != Released {
 		t.Errorf("released lease is %s", v)
 	}
+	// A machine that gave its addresses up may be switched off then.
+	if v := observe(time.Minute, a); v != Expired {
+		t.Errorf("lease released, and not renewed for long, is %s", v)
+	}
 	a.Released, a.Renewal = false, "3"
 	if v := observe(100*time.Millisecond, a); v != Live {
 		t.Errorf("lease taken up again is %s", v)

@@ -143,7 +143,8 @@ type nodeInterface struct{ node, name string }
 //     the parts of a torn segment, the one with the gateway counts; or
 //  3. a node that hears others misses it, and no node hears it. So is a machine
 //     that has lost power, long before its lease is over; not one whose daemon
-//     hangs: its kernel answers.
+//     hangs: its kernel answers; nor one that misses the other just so and hears
+//     the gateway: switches that keep machines apart do not keep them from clients.
 //
 // What makes no difference decides nothing: where all nodes hear no one, the
 // segment itself is down, and addresses stay. Of two nodes that have lost each
@@ -197,6 +198,7 @@ func (s segments) unheard(node string, i state.LeaseInterface, cut map[nodeInter
 			case cut[nodeInterface{w.node, w.at.Name}]:
 			case slices.Contains(w.at.Heard, node):
 				return false
+			case i.Gateway == state.Heard && slices.Contains(i.Silent, w.node): // each misses the other, and both are on the wire
 			default:
 				missed = missed || w.hearsBesides(node)
 			}
