@@ -151,7 +151,11 @@ static __always_inline union any_flow *answered_flow(const struct packet *p)
 		if (!f)
 			return NULL;
 		if (!(p->tcp_flags & TCP_RST)) {
-			FLOW(p, f, proof) = proof_asked(p);
+			__u32 asked = proof_asked(p);
+			// Of TCP only a SYN-ACK asks: what else a pod says to somebody who
+			// has shown nothing takes the question not back.
+			if (asked || p->proto != IPPROTO_TCP)
+				FLOW(p, f, proof) = asked;
 			FLOW(p, f, flags) |= FLOW_REPLIED;
 		}
 	}

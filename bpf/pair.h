@@ -233,7 +233,7 @@ static __always_inline void note_answer(int v6, const struct translation *n, str
 	__u8 flags = state->flags;
 	int reset = n->tcp_flags & TCP_RST, goes = flags & NAT_LEFT && !(flags & NAT_CLOSING);
 
-	if (likely(flags & NAT_ANSWERED && !reset && !goes))
+	if (likely(flags & NAT_ANSWERED && !reset && !goes && !n->proof))
 		return;
 	struct nat_state *out = twin_of(v6, n, TABLE(v6, nat_out));
 	if (!out)
@@ -246,6 +246,8 @@ static __always_inline void note_answer(int v6, const struct translation *n, str
 		out->proof = n->proof;
 		out->flags |= NAT_ANSWERED;
 		state->flags |= NAT_ANSWERED;
+	} else if (n->proof) { // the client has begun anew from the same port
+		out->proof = n->proof;
 	}
 	if (goes) {
 		out->flags &= ~NAT_CLOSING;
