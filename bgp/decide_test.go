@@ -84,12 +84,6 @@ func TestRoutes(t *testing.T) {
 		{"of the pool", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Pools = []string{"lab"} }), "tor/192.168.10.211/32 all→router"},
 		{"no backend", ask(func(in *Inputs) { in.Frontends[0].Backends = nil }), "tor/fd00:10::211/128 all→router"},
 		{"served no more", ask(func(in *Inputs) { in.Frontends[0].Status.Phase = state.Deleting }), "tor/fd00:10::211/128 all→router"},
-		{"aggregated", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Length4 = 24 }),
-			"tor/192.168.10.0/24 all→router; tor/fd00:10::211/128 all→router"},
-		{"not aggregated: local", ask(func(in *Inputs) {
-			in.Advertisements[0].Addresses[0].Length4 = 24
-			in.Services[0].ExternalTrafficPolicyLocal = true
-		}), both},
 		{"pods", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Kind = "" }), "tor/172.20.1.0/24 all→router"},
 		{"no next hop for IPv6", ask(func(in *Inputs) { in.Devices[0].Prefixes = in.Devices[0].Prefixes[:1] }), "tor/192.168.10.211/32 all→router"},
 		{"to another peer", ask(func(in *Inputs) { in.Advertisements[0].Peers = []string{"none"} }), ""},

@@ -44,6 +44,12 @@ func birdNeighbor(address, asn string, more ...string) string {
 	return " neighbor " + address + " as " + asn + ";\n ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n " + strings.Join(more, "\n ")
 }
 
+// over6 is a session between the IPv6 addresses. It names its source: by the
+// advertisements of the router the node has another, too.
+func over6(s *state.BGPSession) {
+	s.Remote, s.Source = netip.MustParseAddr("fd09::1"), netip.MustParseAddr("fd09::2")
+}
+
 // The matrix: each way of having a session, with FRR and with BIRD.
 func TestInterop(t *testing.T) {
 	needRouters(t)
@@ -53,10 +59,10 @@ func TestInterop(t *testing.T) {
 	for _, c := range []cell{
 		{name: "IPv4", frr: frrNeighbor(plain, "65001"), bird: birdNeighbor(plain, "65001"), want4: route4, want6: route6},
 		{name: "IPv6", neighbor: "fd09::2", frr: frrNeighbor("fd09::2", "65001"), bird: birdNeighbor("fd09::2", "65001"),
-			session: func(s *state.BGPSession) { s.Remote = netip.MustParseAddr("fd09::1") }, want6: route6},
+			session: over6, want6: route6},
 		{name: "IPv4 over IPv6", neighbor: "fd09::2", frr: frrNeighbor("fd09::2", "65001", "capability extended-nexthop"),
 			bird:    " neighbor fd09::2 as 65001;\n ipv4 { import all; export none; extended next hop on; };\n ipv6 { import all; export none; };",
-			session: func(s *state.BGPSession) { s.Remote = netip.MustParseAddr("fd09::1") },
+			session: over6,
 			want4:   &learned{NextHop: "fd09::2", ASPath: "65001"}, want6: route6},
 		{name: "MD5", frr: frrNeighbor(plain, "65001", "password secret"), bird: birdNeighbor(plain, "65001", `password "secret";`),
 			session: func(s *state.BGPSession) { s.Password = "secret" }, want4: route4},

@@ -108,6 +108,10 @@ func wire(t *testing.T) (inRouter string) {
 		return nil
 	})
 	inRouter = "nsenter --net=" + netns + " "
+	// Link-local addresses are there at once: FRR gives a session up that has none.
+	for _, in := range []string{"", inRouter} {
+		run(t, in+"sysctl -qw net.ipv6.conf.default.accept_dad=0")
+	}
 	run(t, "ip link set lo up")
 	run(t, "ip link add tor type veth peer name node netns "+fmt.Sprint(holder.Process.Pid))
 	t.Cleanup(func() { exec.Command("ip", "link", "del", "tor").Run() })
@@ -119,6 +123,12 @@ func wire(t *testing.T) (inRouter string) {
 	} {
 		run(t, words)
 	}
+	eventually(t, "the router's interface has its link-local address", func() error {
+		if out := run(t, inRouter+"ip -6 address show dev node scope link"); !strings.Contains(out, "fe80::") || strings.Contains(out, "tentative") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	return inRouter
 }
 

@@ -30,6 +30,11 @@ type route struct {
 	tags []uint32
 }
 
+// offered says whether a peer gets the route.
+func (r *route) offered(peer string) bool {
+	return slices.ContainsFunc(r.row.Offers, func(o state.BGPOffer) bool { return slices.Contains(o.Peers, peer) })
+}
+
 // offer is what a tag stands for. It never changes.
 type offer struct {
 	tag uint32

@@ -117,12 +117,18 @@ func (i *instance) addPeer(ctx context.Context, s *session) error {
 // replacePeer makes the session what now says. What can be changed in place does
 // not reset it.
 func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
-	if old != nil && old.remote == now.remote && old.row.Password == now.row.Password {
+	if old != nil && old.remote == now.remote {
 		if err := i.addressesChanged(ctx); err != nil {
 			return err
 		}
-		_, err := i.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: now.peer(i.row.ASN, false)})
-		return err
+		if _, err := i.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: now.peer(i.row.ASN, false)}); err != nil {
+			return err
+		}
+		if old.row.NextHop6 == now.row.NextHop6 {
+			return nil
+		}
+		// Policies alone have GoBGP send nothing again.
+		return i.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: now.remote.String(), Soft: true, Direction: api.ResetPeerRequest_OUT})
 	}
 	if old != nil {
 		if err := i.deletePeer(ctx, old); err != nil {

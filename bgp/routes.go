@@ -95,14 +95,10 @@ func (d *decider) prefixes(of state.BGPAddresses) map[netip.Prefix][]netip.Addr 
 			continue
 		}
 		for _, a := range addressesOf(svc, of.Kind) {
-			if of.Kind == state.KindLoadBalancer && !d.fromPools(of, a) || !d.reachable(svc, a, of.Kind) {
+			if of.Kind == state.KindLoadBalancer && !d.fromPools(of, a) || !d.reachable(svc, a) {
 				continue
 			}
-			length := a.BitLen()
-			if wanted := map[bool]int{false: of.Length4, true: of.Length6}[a.Is6()]; wanted > 0 && !localOnly(svc, of.Kind) {
-				length = wanted
-			}
-			p := netip.PrefixFrom(a, length).Masked()
+			p := netip.PrefixFrom(a, a.BitLen())
 			prefixes[p] = append(prefixes[p], a)
 		}
 	}
@@ -121,30 +117,15 @@ func addressesOf(svc state.Service, kind state.FrontendKind) []netip.Addr {
 		}
 	case state.KindExternalIP:
 		return svc.ExternalIPs
-	case state.KindClusterIP:
-		return svc.ClusterIPs
 	}
 	return nil
 }
 
-// localOnly says whether the Service's packets may go to backends of the
-// receiving node alone.
-func localOnly(svc state.Service, kind state.FrontendKind) bool {
-	if kind == state.KindClusterIP {
-		return svc.InternalTrafficPolicyLocal
-	}
-	return svc.ExternalTrafficPolicyLocal
-}
-
 // reachable says whether this node has a backend for the address: its frontends
 // have those of the whole cluster, or of this node where the policy is Local.
-func (d *decider) reachable(svc state.Service, a netip.Addr, kind state.FrontendKind) bool {
+func (d *decider) reachable(svc state.Service, a netip.Addr) bool {
 	return slices.ContainsFunc(d.frontends[a], func(f state.Frontend) bool {
-		backends := f.Backends
-		if kind == state.KindClusterIP {
-			backends = f.Inside
-		}
-		return f.Service == svc.Name && f.Status.Wanted() && len(backends) > 0
+		return f.Service == svc.Name && f.Status.Wanted() && len(f.Backends) > 0
 	})
 }
 

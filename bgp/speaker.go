@@ -205,7 +205,9 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 		return nil
 	}
 	if err := i.replacePeer(ctx, old, now); err != nil {
-		delete(i.sessions, row.Peer) // to be tried again
+		if delete(i.sessions, row.Peer); old != nil { // to be tried again
+			i.sessions[row.Peer] = old
+		}
 		return fmt.Errorf("have session of instance %s with peer %s: %w", row.Instance, row.Peer, err)
 	}
 	return nil

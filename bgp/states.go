@@ -27,7 +27,7 @@ func (s *Speaker) States(ctx context.Context) ([]state.BGPSessionState, error) {
 		for _, session := range i.sessions {
 			byAddress[session.remote] = session
 		}
-		err := i.server.ListPeer(ctx, &api.ListPeerRequest{EnableAdvertised: true}, func(p *api.Peer) {
+		err := i.server.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
 			remote, err := netip.ParseAddr(p.State.NeighborAddress)
 			if session := byAddress[remote]; err == nil && session != nil {
 				states = append(states, i.stateOf(session, p))
@@ -61,7 +61,11 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	for _, af := range p.AfiSafis {
 		row.Received += int(af.State.GetReceived())
 		row.Accepted += int(af.State.GetAccepted())
-		row.Advertised += int(af.State.GetAdvertised())
+	}
+	for prefix, r := range i.routes { // GoBGP would go through its policies for it
+		if exchanged := s.row.IPv4 && prefix.Addr().Is4() || s.row.IPv6 && prefix.Addr().Is6(); exchanged && r.offered(s.row.Peer) {
+			row.Advertised++
+		}
 	}
 	return row
 }

@@ -54,12 +54,25 @@ func (t *Target) sessions() *state.Reconciler[state.BGPSession] {
 				return state.ReasonWaitingForDatapath
 			}
 			for r := range t.DB.BGPRoutes.All(snap) {
-				if r.Instance == row.Instance && r.Status.Phase == state.Pending && r.Status.Tries == 0 && r.Status.Reason == "" {
+				if r.Instance == row.Instance && r.Status.Phase == state.Pending && r.Status.Tries == 0 && (r.Status.Reason == "" || t.untried(snap, r)) {
 					return state.ReasonWaitingForRoutes
 				}
 			}
 			return ""
-		}, Wake: []state.Watch{t.DB.BGPRoutes.Watch()}}
+		}, Wake: []state.Watch{t.DB.BGPRoutes.Watch(), t.DB.Frontends.Watch()}}
+}
+
+// untried says whether the datapath has not come to an address of the route yet.
+// One that it cannot serve holds no session up.
+func (t *Target) untried(snap state.Snapshot, r state.BGPRoute) bool {
+	for _, a := range r.Addrs {
+		for f := range t.DB.Frontends.By(snap, state.IndexAddr, a.String()) {
+			if f.Status.Phase == state.Pending && f.Status.Tries == 0 && f.Status.Reason == "" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // routes go out only after their addresses are served here.
@@ -85,11 +98,11 @@ func (t *Target) watch(ctx context.Context) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
-		states, err := t.Speaker.States(ctx)
-		if err != nil && ctx.Err() == nil {
+		if states, err := t.Speaker.States(ctx); err == nil {
+			t.tell(states)
+		} else if ctx.Err() == nil {
 			t.Log.Warn("ask BGP sessions how they stand", "err", err)
 		}
-		t.tell(states)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -179,6 +179,10 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 		if peer, err := typedObject[v1alpha1.BGPPeer](obj); err == nil {
 			_, problems = BGPPeerRow(peer)
 		}
+	case kind.key() == KindBGPAdvertisement().key():
+		if advertisement, err := typedObject[v1alpha1.BGPAdvertisement](obj); err == nil {
+			_, problems = BGPAdvertisementRow(advertisement)
+		}
 	case kind.Kind == KindService().Kind:
 		if svc, err := typedObject[corev1.Service](obj); err == nil {
 			_, problems = ServiceRow(svc)

@@ -22,7 +22,8 @@ func (t *Tables) followBGP() {
 		return []state.BGPPeer{row}, problems
 	}))
 	t.follow(KindBGPAdvertisement(), newRows(t.db.BGPAdvertisements, func(_ state.Reader, a *v1alpha1.BGPAdvertisement) ([]state.BGPAdvertisement, Problems) {
-		return []state.BGPAdvertisement{BGPAdvertisementRow(a)}, nil
+		row, problems := BGPAdvertisementRow(a)
+		return []state.BGPAdvertisement{row}, problems
 	}))
 }
 
@@ -110,21 +111,32 @@ func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {
 	return c
 }
 
-// BGPAdvertisementRow is the row of a BGPAdvertisement.
-func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) state.BGPAdvertisement {
+// BGPAdvertisementRow is the row of a BGPAdvertisement, with what of it is not in force.
+func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) (state.BGPAdvertisement, Problems) {
 	row := state.BGPAdvertisement{Name: a.Name, Origin: KindBGPAdvertisement().ref(a.Name), Labels: a.Labels, Peers: a.Spec.Peers,
 		PeerSelector: a.Spec.PeerSelector, NodeSelectors: a.Spec.NodeSelectors, Conditions: a.Status.Conditions}
 	kinds := map[v1alpha1.AdvertisementType]state.FrontendKind{v1alpha1.AdvertiseLoadBalancer: state.KindLoadBalancer,
-		v1alpha1.AdvertiseExternalIP: state.KindExternalIP, v1alpha1.AdvertiseClusterIP: state.KindClusterIP}
-	for _, one := range a.Spec.Advertisements {
-		addresses := state.BGPAddresses{Kind: kinds[one.Type], ServiceSelector: one.ServiceSelector, Pools: one.Pools, PoolSelector: one.PoolSelector,
-			Length4: int(one.AggregationLengthIPv4), Length6: int(one.AggregationLengthIPv6)}
+		v1alpha1.AdvertiseExternalIP: state.KindExternalIP}
+	var unhonoured Problems
+	for i, one := range a.Spec.Advertisements {
+		path := fmt.Sprintf("spec.advertisements[%d]", i)
+		if one.Type == v1alpha1.AdvertiseClusterIP {
+			// A node's programs take packets to them from its pods alone: the others would go back to the router.
+			unhonoured.add(path+".type", "use LoadBalancer or ExternalIP", "ClusterIPs are served to pods alone, and not advertised")
+			continue
+		}
+		if one.AggregationLengthIPv4 != 0 || one.AggregationLengthIPv6 != 0 {
+			// Packets to addresses that nobody has would go back to the router.
+			unhonoured.add(path, "remove aggregationLengthIPv4 and aggregationLengthIPv6, or aggregate on the router",
+				"this version aggregates nothing: each address is advertised by itself")
+		}
+		addresses := state.BGPAddresses{Kind: kinds[one.Type], ServiceSelector: one.ServiceSelector, Pools: one.Pools, PoolSelector: one.PoolSelector}
 		if one.Attributes != nil {
 			addresses.Attributes = bgpAttributes(one.Attributes)
 		}
 		row.Addresses = append(row.Addresses, addresses)
 	}
-	return row
+	return row, unhonoured
 }
 
 func bgpAttributes(a *v1alpha1.BGPAttributes) state.BGPAttributes {

@@ -22,7 +22,7 @@ func TestBGPRows(t *testing.T) {
 		passwordSecretRef: {name: tor, namespace: seamark-system}, nodeOverrides: [{node: k8s-w1, sourceAddress: "fd00::2"}], importPrefixes: [{cidr: 172.20.0.0/16}]}}`)
 	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BGPAdvertisement, metadata: {name: all}, spec: {peers: [router], advertisements: [
 		{type: LoadBalancer, pools: [lab], aggregationLengthIPv4: 24, attributes: {med: 50, localPreference: 0, asPathPrepend: 2,
-			communities: {standard: ["65000:100"], wellKnown: [no-export], large: ["4200000001:1:2"]}}}, {type: PodCIDR}]}}`)
+			communities: {standard: ["65000:100"], wellKnown: [no-export], large: ["4200000001:1:2"]}}}, {type: PodCIDR}, {type: ClusterIP}]}}`)
 	snap := s.db.Snapshot()
 
 	instance, _ := s.db.BGPInstances.Get(snap, "tor")
@@ -38,14 +38,14 @@ func TestBGPRows(t *testing.T) {
 	}
 	advertisement, _ := s.db.BGPAdvertisements.Get(snap, "all")
 	number := func(n uint32) *uint32 { return &n }
-	wantAddresses := []state.BGPAddresses{{Kind: state.KindLoadBalancer, Pools: []string{"lab"}, Length4: 24, Attributes: state.BGPAttributes{
+	wantAddresses := []state.BGPAddresses{{Kind: state.KindLoadBalancer, Pools: []string{"lab"}, Attributes: state.BGPAttributes{
 		Communities: []uint32{65000<<16 | 100, 0xffffff01}, Large: [][3]uint32{{4200000001, 1, 2}}, LocalPref: number(0), MED: number(50), Prepend: 2}}, {}}
 	if !slices.Equal(advertisement.Peers, []string{"router"}) || !reflect.DeepEqual(advertisement.Addresses, wantAddresses) {
 		t.Errorf("advertisement %+v", advertisement)
 	}
 
 	problems := fmt.Sprint(s.problems())
-	for _, field := range []string{"spec.passwordSecretRef", "spec.importPrefixes"} {
+	for _, field := range []string{"spec.passwordSecretRef", "spec.importPrefixes", "spec.advertisements[0]", "spec.advertisements[2].type"} {
 		if !strings.Contains(problems, field) {
 			t.Errorf("nothing is said of %s: %s", field, problems)
 		}

@@ -117,15 +117,12 @@ type BGPAdvertisement struct {
 
 // BGPAddresses are addresses of one kind that are advertised.
 type BGPAddresses struct {
-	Kind            FrontendKind // KindLoadBalancer, KindExternalIP or KindClusterIP; "": the node's pod CIDRs
+	Kind            FrontendKind // KindLoadBalancer or KindExternalIP; "": the node's pod CIDRs
 	ServiceSelector *metav1.LabelSelector
 	// Pools (by Pool.Called) and PoolSelector limit those of KindLoadBalancer; both absent: any pool.
 	Pools        []string
 	PoolSelector *metav1.LabelSelector
-	// Length4 and Length6 are those of the prefixes that are advertised instead
-	// of the addresses; 32 and 128: the addresses.
-	Length4, Length6 int
-	Attributes       BGPAttributes
+	Attributes   BGPAttributes
 }
 
 // BGPAttributes are the path attributes of a route.

@@ -338,7 +338,7 @@ func (l lab) findings(obj *unstructured.Unstructured, wanted []string) {
 	var fields []string
 	switch foreign := group == "cilium.io" || group == "metallb.io"; {
 	case foreign && bgp:
-		fields = []string{"this version does not speak BGP"}
+		fields = []string{"this version takes Seamark's own BGP kinds alone"}
 	default:
 		name := strings.TrimPrefix(obj.GetNamespace()+"/"+obj.GetName(), "/")
 		name = strings.TrimPrefix(name, "default/")
