@@ -164,8 +164,8 @@ func PolicyStatusChange(db *state.DB, r state.Reader, row state.PolicyStatus) (S
 	return change, true
 }
 
-// ObjectStatuses are what is to be said of the objects that cannot be honoured
-// and have no Pool or L2Policy row, whose status would say it.
+// ObjectStatuses are what is to be said of the objects for BGP, and of those that
+// cannot be honoured and have no Pool or L2Policy row, whose status would say it.
 func ObjectStatuses(db *state.DB, r state.Reader) []state.ObjectStatus {
 	spoken := map[state.ObjectRef]bool{}
 	for pool := range db.Pools.All(r) {
@@ -175,6 +175,19 @@ func ObjectStatuses(db *state.DB, r state.Reader) []state.ObjectStatus {
 		spoken[policy.Origin] = true
 	}
 	var rows []state.ObjectStatus
+	speak := func(ref state.ObjectRef) {
+		spoken[ref] = true
+		rows = append(rows, state.ObjectStatus{Object: ref, Problem: problemsOf(db, r, ref), InForce: true})
+	}
+	for row := range db.BGPInstances.All(r) {
+		speak(row.Origin)
+	}
+	for row := range db.BGPPeers.All(r) {
+		speak(row.Origin)
+	}
+	for row := range db.BGPAdvertisements.All(r) {
+		speak(row.Origin)
+	}
 	for p := range db.SourceProblems.All(r) {
 		if spoken[p.Object] {
 			continue
@@ -190,10 +203,10 @@ func ObjectStatuses(db *state.DB, r state.Reader) []state.ObjectStatus {
 // ObjectStatusChange is what the object's status is to say, or no longer.
 func ObjectStatusChange(row state.ObjectStatus) (StatusChange, bool) {
 	change, ok := changeOf(row.Object)
-	if row.Problem == "" {
-		change.Remove = []string{v1alpha1.ConditionAccepted}
-	} else {
+	if row.Problem != "" || row.InForce {
 		change.Conditions = []metav1.Condition{accepted("", row.Problem)}
+	} else {
+		change.Remove = []string{v1alpha1.ConditionAccepted}
 	}
 	return change, ok
 }

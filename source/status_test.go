@@ -78,7 +78,7 @@ func TestStatusesOfForeignObjects(t *testing.T) {
 	})
 	snap := db.Snapshot()
 	rows := source.ObjectStatuses(db, snap)
-	if len(rows) != 1 || rows[0].Object != bgp || rows[0].Problem != "spec.x: is not honoured: remove it" {
+	if len(rows) != 1 || rows[0].Object != bgp || rows[0].Problem != "spec.x: is not honoured: remove it" || rows[0].InForce {
 		t.Errorf("object statuses %+v", rows)
 	}
 	for _, row := range db.PolicyStatuses.Rows(snap) {
@@ -92,6 +92,26 @@ func TestStatusesOfForeignObjects(t *testing.T) {
 	last := len(change.Conditions) - 1
 	if !ok || change.Name != "c" || last < 1 || change.Conditions[last].Reason != source.ReasonNotHonoured {
 		t.Errorf("pool: %+v", change)
+	}
+}
+
+// An object for BGP is accepted, or says what of it is not in force.
+func TestStatusesOfBGP(t *testing.T) {
+	db, w := state.New()
+	ref := state.ObjectRef{Group: "seamark.dev", Kind: "BGPPeer", Name: "router"}
+	w.Update(func(tx *state.Tx) { db.BGPPeers.Put(tx, state.BGPPeer{Name: "router", Origin: ref}) })
+	for _, reason := range []string{"Valid", source.ReasonNotHonoured} {
+		rows := source.ObjectStatuses(db, db.Snapshot())
+		if len(rows) != 1 {
+			t.Fatalf("object statuses %+v", rows)
+		}
+		change, ok := source.ObjectStatusChange(rows[0])
+		if !ok || change.Name != "router" || len(change.Conditions) != 1 || change.Conditions[0].Reason != reason {
+			t.Errorf("change %+v, want the reason %s", change, reason)
+		}
+		w.Update(func(tx *state.Tx) {
+			db.SourceProblems.Put(tx, state.Problem{Object: ref, Field: "spec.bfdProfile", Message: "is not in force", Cure: "remove it"})
+		})
 	}
 }
 

@@ -114,11 +114,13 @@ func (a AnnouncedStatus) SameSpec(b AnnouncedStatus) bool {
 }
 
 // ObjectStatus is what the coordinator has to say of an object of a kind that
-// has no status row of its own: what of it cannot be honoured.
+// has no status row of its own: whether it is in force, and what of it cannot be honoured.
 type ObjectStatus struct {
 	Object ObjectRef
-	// Problem names the fields and the cures.
+	// Problem names the fields and the cures; "" when there is none.
 	Problem string
+	// InForce: but for the Problem, the object does what it says.
+	InForce bool
 	Status  Status
 }
 
@@ -133,7 +135,7 @@ func (o ObjectStatus) WithStatus(s Status) ObjectStatus { o.Status = s; return o
 
 // SameSpec compares everything but the status.
 func (o ObjectStatus) SameSpec(p ObjectStatus) bool {
-	return o.Object == p.Object && o.Problem == p.Problem
+	return o.Object == p.Object && o.Problem == p.Problem && o.InForce == p.InForce
 }
 
 // Assignment is the coordinator's decision for one address, as the

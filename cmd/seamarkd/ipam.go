@@ -72,7 +72,8 @@ func (p ipam) run(ctx context.Context) {
 			decided = time.Now()
 		}
 	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.Namespaces.Watch(), p.db.Nodes.Watch(),
-		p.db.L2Policies.Watch(), p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
+		p.db.L2Policies.Watch(), p.db.BGPInstances.Watch(), p.db.BGPPeers.Watch(), p.db.BGPAdvertisements.Watch(),
+		p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
 }
 
 // want makes what was decided the wanted content of the tables.

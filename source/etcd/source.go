@@ -165,7 +165,7 @@ func (s *Source) PolicyStatuses() state.Target[state.PolicyStatus] {
 func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] {
 	return statuses[state.ObjectStatus]{store: s.store, change: source.ObjectStatusChange,
 		absent: func(row state.ObjectStatus) (source.StatusChange, bool) {
-			row.Problem = ""
+			row.Problem, row.InForce = "", false
 			return source.ObjectStatusChange(row)
 		}}
 }

@@ -79,7 +79,7 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		return source.PolicyStatusChange(db, db.Snapshot(), row)
 	}, nil)
 	s.objects = newStatuses(s, source.ObjectStatusChange, func(row state.ObjectStatus) (source.StatusChange, bool) {
-		row.Problem = ""
+		row.Problem, row.InForce = "", false
 		return source.ObjectStatusChange(row)
 	})
 	s.assignments = source.NewAssignments(sliceStore{s})

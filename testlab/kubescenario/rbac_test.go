@@ -121,7 +121,7 @@ spec: {loadBalancerIPs: true}
 	l.kubectl("wait", "--for=jsonpath={.status.availableIPv4}", "--timeout=60s", "-n", "metallb-system", "ipaddresspool/first")
 	l.repeated()
 
-	// Kinds for BGP: their statuses say that they are not spoken yet.
+	// Kinds for BGP: their statuses say whether they are in force.
 	l.kubectl("apply", "-f", absolute(l, customManifests+"good"))
 	for _, name := range []string{"metallb", "cilium"} {
 		archive, err := txtar.ParseFile(goldenManifests + name + ".txtar")
