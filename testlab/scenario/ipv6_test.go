@@ -123,6 +123,9 @@ func TestIPv6(t *testing.T) {
 	})
 	t.Run("the router knows its MAC by asking", func(t *testing.T) {
 		l := l.in(t)
+		// What it knows by now may be from an unsolicited advertisement.
+		l.run(router, "ip", "-6", "neigh", "flush", "to", vip6Text, "dev", "eth1")
+		l.run(router, "ping", "-c", "1", "-W", "2", vip6Text)
 		out := l.run(router, "ip", "-6", "neigh", "show", vip6Text, "dev", "eth1")
 		if !strings.Contains(out, "lladdr "+l.mac(lb)) {
 			t.Errorf("neighbour %q, want %s", out, l.mac(lb))

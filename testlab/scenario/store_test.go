@@ -54,7 +54,7 @@ func TestStoreOutage(t *testing.T) {
 // stopped with is long over.
 func TestRestartWithoutStore(t *testing.T) {
 	t.Parallel()
-	l := upServing(t, "--restart-grace", "4s")
+	l := upServing(t, "--restart-grace", "10s") // in which a daemon starts also on a busy machine
 	holder := l.holder()
 	before := l.announcements(other(holder))
 	streams := l.streams(30)
@@ -67,7 +67,7 @@ func TestRestartWithoutStore(t *testing.T) {
 		t.Error("a daemon without a store is ready")
 	}
 	l.refused(holder, []string{"seamark", "status"}, "not ready: the store has not been read yet")
-	l.held(l.watchARPFor(12*time.Second), l.mac(holder))
+	l.held(l.watchARPFor(18*time.Second), l.mac(holder))
 	l.flowing(streams, podCtr, podW1, podW0)
 	l.answers()
 
