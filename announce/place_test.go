@@ -222,7 +222,7 @@ func TestWantedAddresses(t *testing.T) {
 		{"no longer a load balancer's", func(in *Inputs) { in.Services[0].Type = "ClusterIP" }, "", ""},
 		{"for another load balancer", func(in *Inputs) { in.Services[0].Class = "example.com/lb" }, "", ""},
 		{"service selector", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels("app", "shop") }, "", ""},
-		{"by namespace", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels(labelServiceNamespace, "default") },
+		{"by namespace", func(in *Inputs) { in.Policies[0].ServiceSelector = matchLabels(state.LabelServiceNamespace, "default") },
 			"192.168.10.211=default/web", ""},
 		{"shared address", func(in *Inputs) { in.Services = append(in.Services, service("shop", addr(211))) },
 			"192.168.10.211=default/shop", ""},

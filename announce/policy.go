@@ -3,7 +3,6 @@ package announce
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -40,16 +39,8 @@ type preference struct {
 	weight int
 }
 
-// The labels by which a selector can mean a Service's own name and namespace.
-const (
-	labelServiceName      = "io.kubernetes.service.name"
-	labelServiceNamespace = "io.kubernetes.service.namespace"
-)
-
 func (p policy) selectsService(s state.Service) bool {
-	set := labels.Set{labelServiceName: s.Name.Name, labelServiceNamespace: s.Name.Namespace}
-	maps.Copy(set, s.Labels)
-	return p.services.Matches(set)
+	return p.services.Matches(state.ServiceLabels{Service: &s})
 }
 
 func (p policy) selectsNode(n state.Node) bool { return p.nodes.Matches(labels.Set(n.Labels)) }

@@ -102,7 +102,7 @@ func (p *pool) refuses(c *claim, asked bool) string {
 	switch {
 	case p.closed != "":
 		return p.closed
-	case !p.services.Matches(serviceLabels{c.svc}):
+	case !p.services.Matches(state.ServiceLabels{Service: c.svc}):
 		return "its serviceSelector does not select this Service"
 	case !p.namespaces.Matches(c.namespace):
 		return "its namespaceSelector does not select namespace " + c.svc.Name.Namespace
@@ -204,30 +204,6 @@ func list[T any](items []T, text func(T) string) string {
 	}
 	return strings.Join(texts, ", ")
 }
-
-// Pseudo-labels that a serviceSelector can select by, as in Cilium.
-const (
-	namespaceLabel = "io.kubernetes.service.namespace"
-	nameLabel      = "io.kubernetes.service.name"
-)
-
-// serviceLabels are a Service's labels and the pseudo-labels.
-type serviceLabels struct{ svc *state.Service }
-
-func (l serviceLabels) Lookup(label string) (string, bool) {
-	switch label {
-	case namespaceLabel:
-		return l.svc.Name.Namespace, true
-	case nameLabel:
-		return l.svc.Name.Name, true
-	}
-	value, ok := l.svc.Labels[label]
-	return value, ok
-}
-
-func (l serviceLabels) Has(label string) bool { _, ok := l.Lookup(label); return ok }
-
-func (l serviceLabels) Get(label string) string { value, _ := l.Lookup(label); return value }
 
 // metadataName is the label that Kubernetes puts on every namespace.
 const metadataName = "kubernetes.io/metadata.name"
