@@ -40,7 +40,7 @@ func BGPInstanceRow(i *v1alpha1.BGPInstance) state.BGPInstance {
 	}
 	row := state.BGPInstance{Name: i.Name, Origin: KindBGPInstance().ref(i.Name), NodeSelector: i.Spec.NodeSelector,
 		BGPIdentity: identity(i.Spec.LocalASN, i.Spec.RouterID, i.Spec.ListenPort),
-		Overrides:   map[string]state.BGPIdentity{}, Conditions: i.Status.Conditions}
+		Overrides:   map[string]state.BGPIdentity{}}
 	for _, o := range i.Spec.NodeOverrides {
 		row.Overrides[o.Node] = identity(o.LocalASN, o.RouterID, o.ListenPort)
 	}
@@ -55,8 +55,7 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 		Remote: addrOf(spec.PeerAddress), Interface: string(spec.Interface), RemotePort: uint16(spec.PeerPort),
 		ASN:    state.BGPPeerASN{Number: uint32(spec.PeerASN), Mode: string(spec.PeerASNMode)},
 		Source: addrOf(spec.SourceAddress), SourceInterface: string(spec.SourceInterface),
-		BGPSessionConfig: sessionConfig(spec), PasswordFile: spec.PasswordFile, BFDProfile: spec.BFDProfile,
-		Conditions: p.Status.Conditions,
+		BGPSessionConfig: sessionConfig(spec), PasswordFile: spec.PasswordFile,
 	}
 	if row.RemotePort == 0 {
 		row.RemotePort = 179
@@ -114,7 +113,7 @@ func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {
 // BGPAdvertisementRow is the row of a BGPAdvertisement, with what of it is not in force.
 func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) (state.BGPAdvertisement, Problems) {
 	row := state.BGPAdvertisement{Name: a.Name, Origin: KindBGPAdvertisement().ref(a.Name), Labels: a.Labels, Peers: a.Spec.Peers,
-		PeerSelector: a.Spec.PeerSelector, NodeSelectors: a.Spec.NodeSelectors, Conditions: a.Status.Conditions}
+		PeerSelector: a.Spec.PeerSelector, NodeSelectors: a.Spec.NodeSelectors}
 	kinds := map[v1alpha1.AdvertisementType]state.FrontendKind{v1alpha1.AdvertiseLoadBalancer: state.KindLoadBalancer,
 		v1alpha1.AdvertiseExternalIP: state.KindExternalIP}
 	var unhonoured Problems

@@ -8,17 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// BGPInstance is a BGPInstance as written, or what another project's object
-// means. Invalid as of an L2Policy.
+// BGPInstance is a BGPInstance as written.
 type BGPInstance struct {
 	Name         string
 	Origin       ObjectRef
 	NodeSelector *metav1.LabelSelector
 	BGPIdentity
 	// Overrides of single nodes, by name: what is zero there is as above.
-	Overrides  map[string]BGPIdentity
-	Invalid    string
-	Conditions []metav1.Condition
+	Overrides map[string]BGPIdentity
 }
 
 // BGPIdentity is who a speaker is.
@@ -58,11 +55,8 @@ type BGPPeer struct {
 	// PasswordSecret holds the password of TCP MD5 (RFC 2385), or PasswordFile does.
 	PasswordSecret ObjectName
 	PasswordFile   string
-	BFDProfile     string
 	// Families that are exchanged, with the advertisements that go to them.
-	Families   []BGPPeerFamily
-	Invalid    string
-	Conditions []metav1.Condition
+	Families []BGPPeerFamily
 }
 
 // BGPPeerASN is the AS number that a peer has to have.
@@ -111,8 +105,6 @@ type BGPAdvertisement struct {
 	PeerSelector  *metav1.LabelSelector
 	NodeSelectors []metav1.LabelSelector
 	Addresses     []BGPAddresses
-	Invalid       string
-	Conditions    []metav1.Condition
 }
 
 // BGPAddresses are addresses of one kind that are advertised.

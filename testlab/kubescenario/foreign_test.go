@@ -257,7 +257,8 @@ func (l lab) foreignStatuses() {
 		l.kubectl("wait", "--for=condition=cilium.io/IPAMRequestSatisfied", "--timeout=60s", "service/"+name)
 		l.kubectl("wait", "--for=condition=seamark.dev/IPAMRequestSatisfied", "--timeout=60s", "service/"+name)
 	}
-	if conditions := l.kubectl("get", "service", "metal", "-o", "jsonpath={.status.conditions[*].type}"); strings.Contains(conditions, "cilium.io/") || !strings.Contains(conditions, "seamark.dev/IPAMRequestSatisfied") {
+	l.kubectl("wait", "--for=condition=seamark.dev/Announced", "--timeout=60s", "service/metal")
+	if conditions := l.kubectl("get", "service", "metal", "-o", "jsonpath={.status.conditions[*].type}"); conditions != "seamark.dev/IPAMRequestSatisfied seamark.dev/Announced" {
 		l.t.Errorf("conditions of a Service that has nothing of Cilium's: %s", conditions)
 	}
 	const counters = "jsonpath={.status.assignedIPv4} {.status.availableIPv4} {.status.assignedIPv6} {.status.availableIPv6} "
