@@ -347,7 +347,9 @@ func (l lab) powerCut() {
 	l.flowing(streams, living...)
 	l.unbroken(streams, living...)
 	streams.Close()
-	l.told("service", "webpod", "Normal", "Announced", vipText+" is announced by node "+now+" on eth1, instead of node "+old+": LeaseExpired")
+	// The next coordinator may be elected before the lease is over, and finds the segment without the node.
+	moved := vipText + " is announced by node " + now + " on eth1, instead of node " + old
+	l.told("service", "webpod", "Normal", "Announced", moved+": LeaseExpired", moved+": CutOff")
 	l.must(l.SetReady(l.t.Context(), false, podOf[old])) // as the node controller does
 	l.spared(old)
 	for range 30 {

@@ -124,8 +124,8 @@ func (l lab) withdrawn(address string, but ...string) {
 }
 
 // told waits until kubectl describe shows the Event on the object: its type,
-// reason and a part of its message.
-func (l lab) told(kind, name, eventType, reason, part string) {
+// reason and any of these parts of its message.
+func (l lab) told(kind, name, eventType, reason string, anyOf ...string) {
 	l.t.Helper()
 	l.eventually(fmt.Sprintf("%s %s is told %s", kind, name, reason), func() error {
 		out, err := l.tryKubectl("describe", kind, name)
@@ -135,11 +135,12 @@ func (l lab) told(kind, name, eventType, reason, part string) {
 		_, events, _ := strings.Cut(out, "\nEvents:")
 		for line := range strings.Lines(events) {
 			fields := strings.Fields(line)
-			if len(fields) > 2 && fields[0] == eventType && fields[1] == reason && strings.Contains(line, part) {
+			if len(fields) > 2 && fields[0] == eventType && fields[1] == reason &&
+				slices.ContainsFunc(anyOf, func(part string) bool { return strings.Contains(line, part) }) {
 				return nil
 			}
 		}
-		return fmt.Errorf("no %s %s with %q in:%s", eventType, reason, part, events)
+		return fmt.Errorf("no %s %s with %q in:%s", eventType, reason, anyOf, events)
 	})
 }
 
