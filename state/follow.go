@@ -36,13 +36,33 @@ const pace = 50 * time.Millisecond
 // quiet time is decided at once; changes that come while decide runs, or within
 // pace of its beginning, are one call.
 func (db *DB) Follow(ctx context.Context, every time.Duration, decide func(Snapshot), watches ...Watch) error {
+	return db.follow(ctx, every, func(time.Duration) time.Duration { return pace }, decide, watches)
+}
+
+// Of the time in which changes come one after another, FollowSparingly spends
+// one part in sparing in decide, but does not let more than sparingly go by.
+const (
+	sparing   = 4
+	sparingly = time.Second
+)
+
+// FollowSparingly is Follow for decisions about many rows that no failover waits
+// for: the longer one takes, with more rows or on a busy machine, the more
+// changes the next is about.
+func (db *DB) FollowSparingly(ctx context.Context, every time.Duration, decide func(Snapshot), watches ...Watch) error {
+	return db.follow(ctx, every, func(took time.Duration) time.Duration { return max(pace, min(sparing*took, sparingly)) }, decide, watches)
+}
+
+// follow leaves apart of how long a call took between the beginnings of two.
+func (db *DB) follow(ctx context.Context, every time.Duration, apart func(took time.Duration) time.Duration, decide func(Snapshot), watches []Watch) error {
 	for {
 		snap, began := db.Snapshot(), time.Now()
 		decide(snap)
+		next := began.Add(apart(time.Since(began)))
 		if Wait(ctx, snap, every, watches...) != nil {
 			return nil
 		}
-		if rest := pace - time.Since(began); rest > 0 && Wait(ctx, snap, rest) != nil {
+		if rest := time.Until(next); rest > 0 && Wait(ctx, snap, rest) != nil {
 			return nil
 		}
 	}

@@ -33,7 +33,7 @@ func (a announced) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = a.reconciler().Run(ctx) }) // ends with ctx
-	_ = a.db.Follow(ctx, redecide, func(state.Snapshot) {
+	_ = a.db.FollowSparingly(ctx, redecide, func(state.Snapshot) {
 		snap, ok := settled(ctx, a.db) // its own writes wake it, too: once a second is enough
 		if !ok || !a.db.Services.Synced(snap) || !a.db.Assigned.Synced(snap) {
 			return

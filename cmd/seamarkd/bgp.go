@@ -15,7 +15,7 @@ import (
 // bgp decides what this node speaks with whom over BGP, and what it advertises.
 func (d *deciders) bgp(ctx context.Context) error {
 	db := d.db
-	return db.Follow(ctx, redecide, func(snap state.Snapshot) {
+	return db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && d.served(snap) &&
 			state.Marked(snap, decidedMark(db.Frontends.Name()))
 		if !known {

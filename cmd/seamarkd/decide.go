@@ -68,7 +68,7 @@ func (d *deciders) served(snap state.Snapshot) bool {
 func (d *deciders) frontends(ctx context.Context) error {
 	decider := &datapath.FrontendDecider{DB: d.db, Node: d.node, Defaults: d.defaults}
 	var decided time.Time // all of them
-	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+	return d.db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		if !d.frontendsKnown(snap) {
 			return
 		}
@@ -84,7 +84,7 @@ func (d *deciders) frontends(ctx context.Context) error {
 }
 
 func (d *deciders) healthChecks(ctx context.Context) error {
-	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+	return d.db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		if d.db.Services.Synced(snap) && d.db.EndpointSlices.Synced(snap) && d.db.Agents.Synced(snap) {
 			want(d, d.db.HealthChecks, datapath.HealthChecks(d.db, snap, d.node, d.defaults.KubeProxyReplacement))
 		}
@@ -93,7 +93,7 @@ func (d *deciders) healthChecks(ctx context.Context) error {
 
 func (d *deciders) probes(ctx context.Context) error {
 	reads := (&datapath.FrontendDecider{DB: d.db}).Reads()
-	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+	return d.db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		if d.served(snap) {
 			rows, problems := datapath.Probes(d.db, snap, d.node, d.defaults)
 			want(d, d.db.Probes, rows)

@@ -143,7 +143,7 @@ type taken struct {
 // run counts until ctx ends.
 func (t *taken) run(ctx context.Context) error {
 	var before map[netip.Addr]int64 // generations; nil: not known
-	return t.db.Follow(ctx, redecide, func(snap state.Snapshot) {
+	return t.db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		if !t.db.Assigned.Synced(snap) {
 			return
 		}

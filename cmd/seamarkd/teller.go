@@ -22,7 +22,7 @@ const settle = time.Second
 // node tells this node's news until ctx ends.
 func (t teller) node(ctx context.Context) error {
 	var before *state.Snapshot
-	return t.db.Follow(ctx, redecide, func(state.Snapshot) {
+	return t.db.FollowSparingly(ctx, redecide, func(state.Snapshot) {
 		if now, ok := settled(ctx, t.db); ok {
 			t.tell(news.OfNode(t.db, before, now))
 			before = &now
@@ -35,7 +35,7 @@ func (t teller) node(ctx context.Context) error {
 // coordinator before it, which has died.
 func (t teller) cluster(ctx context.Context) {
 	var before *state.Snapshot
-	_ = t.db.Follow(ctx, redecide, func(now state.Snapshot) {
+	_ = t.db.FollowSparingly(ctx, redecide, func(now state.Snapshot) {
 		if !t.db.Services.Synced(now) || !t.db.Assigned.Synced(now) {
 			return // what was given and announced is no news
 		}
