@@ -46,6 +46,27 @@ static __always_inline int proves(__u32 asked, __u32 shown)
 	return !asked || shown - asked < PROOF_WINDOW;
 }
 
+// How far what a TCP packet of each side says of the client's stream has come: a
+// client's with its own number, the other side's with what that has acknowledged.
+// 0: it says nothing.
+static __always_inline __u32 client_sends(const struct packet *p)
+{
+	return p->proto != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || (void *)(p->tcp + 1) > ctx_end(p->ctx, p->hook) ? 0 : bpf_ntohl(p->tcp->seq);
+}
+
+static __always_inline __u32 client_heard(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP ? proof_shown(p) : 0;
+}
+
+// fits_stream says whether a client's packet is where the other side has come to. A
+// RST that is ends the connection there (RFC 9293, section 3.10.7.4), and a blind one hits
+// one time in 2^16.
+static __always_inline int fits_stream(__u32 heard, __u32 sent)
+{
+	return sent - heard < PROOF_WINDOW;
+}
+
 // goes_on says whether a packet with these flags is of a connection that both
 // sides have agreed to. Many who never asked for one answer the SYN-ACK with a RST.
 static __always_inline int goes_on(__u8 tcp_flags, __u8 first)

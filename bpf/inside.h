@@ -112,6 +112,7 @@ static __always_inline int known_answer(const struct packet *p, struct translati
 	if (!n)
 		return 0;
 	n->proof = proof_asked(p);
+	n->stream = client_heard(p);
 	if (!known_in(p->v6, n, NAT_INSIDE))
 		return 0;
 	if (unlikely(p->fragment == FRAGMENT_FIRST))
@@ -142,6 +143,7 @@ static __always_inline int inside(struct packet *p)
 	if (!n)
 		return 0;
 	n->proof = proof_shown(p);
+	n->stream = client_sends(p);
 	if (!known_out(p->v6, n)) {
 		enum reason why = begin_inside(p, f, n);
 		if (why)

@@ -336,7 +336,7 @@ struct nat {
 	__u8 pad[3];
 	__u32 seen;    // ticks
 	__u32 backend; // index into backends
-	__u32 proof;   // in nat_out: as in struct flow
+	__u32 proof;   // in nat_out: as in struct flow; in nat_in: client_heard (handshake.h) of the backend's last packet
 };
 
 struct nat6 {

@@ -39,6 +39,7 @@ struct translation {
 	__u16 mtu;              // of the way, where the packet does not fit
 	__u16 vlan;             // tag to be pushed; 0: none
 	__u32 proof;            // proof_shown of a client's packet, proof_asked of a backend's
+	__u32 stream;           // client_sends of a client's packet, client_heard of a backend's
 	__u32 l3_at;            // from here on as in struct packet
 	__u32 l4_at;
 	__u32 l4_len;
@@ -171,8 +172,8 @@ static __always_inline struct nat_state *twin_of(int v6, const struct translatio
 }
 
 // is_over says whether a pair is over for a client's packet: this begins another
-// connection, and the backend has ended its side, too. The client's end alone may
-// be a forgery.
+// connection, and the backend's side has ended, too. The client's end alone may
+// be a forgery, unless it is a RST that the backend takes for the client's.
 static __always_inline int is_over(int v6, const struct translation *n, const struct nat_state *state)
 {
 	if (!n->first || !(state->flags & NAT_CLOSING))
@@ -202,7 +203,7 @@ static __always_inline int find_out(int v6, struct translation *n)
 	}
 	n->backend = b.id;
 	n->next_hop = b.next_hop;
-	int ends = n->tcp_flags & (TCP_FIN | TCP_RST) && !(state->flags & NAT_CLOSING);
+	int resets = n->tcp_flags & TCP_RST, ends = resets || (n->tcp_flags & TCP_FIN && !(state->flags & NAT_CLOSING));
 	int replies = (state->flags & (NAT_ANSWERED | NAT_REPLIED)) == NAT_ANSWERED && goes_on(n->tcp_flags, n->first) &&
 		      proves(state->proof, n->proof);
 	note_packet(n, state);
@@ -210,7 +211,8 @@ static __always_inline int find_out(int v6, struct translation *n)
 		return 1;
 	struct nat_state *in = twin_of(v6, n, TABLE(v6, nat_in));
 	if (in)
-		in->flags |= (ends ? NAT_LEFT : 0) | (replies ? NAT_REPLIED : 0);
+		in->flags |= (ends ? NAT_LEFT : 0) | (replies ? NAT_REPLIED : 0) |
+			     (resets && in->flags & NAT_ANSWERED && fits_stream(in->proof, n->stream) ? NAT_CLOSING : 0);
 	if (replies)
 		state->flags |= NAT_REPLIED;
 	return 1;
@@ -268,6 +270,8 @@ static __always_inline int find_in(int v6, struct translation *n, __u32 of)
 		return 0;
 	n->to = becomes(v6, entry, n->from.proto);
 	note_packet(n, state);
+	if (n->tcp_flags & TCP_ACK && state->proof != n->stream)
+		state->proof = n->stream;
 	note_answer(v6, n, state);
 	return 1;
 }

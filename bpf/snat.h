@@ -168,12 +168,13 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 // tables and the mode say now. It returns 0 when there is no such flow.
 static __always_inline int snat_known(struct packet *p, const struct frontend *f, const struct five_tuple *t)
 {
-	__u32 proof = proof_shown(p); // first, so that its parts need no room on the stack beside the rest
+	__u32 proof = proof_shown(p), stream = client_sends(p); // first, so that their parts need no room on the stack beside the rest
 	struct translation *n = begin_translation(p, t);
 	if (!n)
 		return 0;
 
 	n->proof = proof;
+	n->stream = stream;
 	if (!known_out(p->v6, n))
 		return 0;
 	count_forwarded(f->service, n->backend, l3_len(p));
@@ -214,5 +215,6 @@ static __always_inline int snat_back(struct packet *p, const struct five_tuple *
 		return 0;
 
 	n->proof = proof_asked(p);
+	n->stream = client_heard(p);
 	return known_in(p->v6, n, 0) ? carry_apart(p, n, REASON_REPLY_SNAT) : 0;
 }

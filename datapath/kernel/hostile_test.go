@@ -180,7 +180,8 @@ func TestForgedEndsOfNAT(t *testing.T) {
 			n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 62000, portSNAT, flags)))
 		}
 		answer := func(flags uint8) {
-			n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, l4(packet.ProtoTCP, 8080, 62000, flags)))
+			l4 := packet.TCP{SrcPort: 8080, DstPort: 62000, Flags: flags, Ack: 1 << 20} // far from what is forged
+			n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, l4))
 		}
 		closing := func() (both [2]bool) {
 			t.Helper()
@@ -217,6 +218,61 @@ func TestForgedEndsOfNAT(t *testing.T) {
 		if to := n.translation(f, from); to.dst.Addr() != other {
 			t.Errorf("the next connection goes to %s", to.dst)
 		}
+	})
+}
+
+// A client's RST that the backend takes for the client's ends the pair: what begins next
+// from the same port goes where new flows go. The backend's answer to a SYN in the midst of
+// an old connection gets the client to send such a RST (RFC 5961, section 4).
+func TestResetsOfNAT(t *testing.T) {
+	const isn = 1<<32 - 3 // the numbers pass 0 on the way
+	inEachFamily(t, func(n *node, f family) {
+		from := natTuple{netip.AddrPortFrom(f.client, 62000), netip.AddrPortFrom(f.vip, portSNAT), packet.ProtoTCP}
+		send := func(flags uint8, seq uint32) {
+			n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, packet.TCP{SrcPort: 62000, DstPort: portSNAT, Flags: flags, Seq: seq}))
+		}
+		answer := func(flags uint8, ack uint32) {
+			n.run(kindXDP, n.out, f.packet(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, f.remotePod, f.node, 60, packet.TCP{SrcPort: 8080, DstPort: 62000, Flags: flags, Ack: ack}))
+		}
+		goes := func(step string, want netip.Addr) {
+			t.Helper()
+			send(packet.SYN, 7e8)
+			if to := n.translation(f, from); to.dst.Addr() != want {
+				t.Errorf("%s: a SYN goes to %s, want %s", step, to.dst.Addr(), want)
+			}
+		}
+		other := netip.AddrFrom16(f.remotePod.As16()).Unmap().Next()
+		n.putBackend(f, 30, other, 8080, 20, 0)
+		begin := func() {
+			n.clearNAT(f)
+			n.putBackend(f, 20, f.remotePod, 8080, 20, 0)
+			n.table(20, 0, []uint32{20})
+			send(packet.SYN, isn&(1<<32-1))
+			answer(packet.SYN|packet.ACK, isn+1)
+			n.putBackend(f, 20, f.remotePod, 8080, 20, uint8(bpfBackendFlagsBACKEND_DRAINING))
+			n.table(20, 1, []uint32{30})
+		}
+		for name, seq := range map[string]uint32{"just before": isn, "too far behind": (isn + 1 + 1<<16) & (1<<32 - 1), "anything": 4e8} {
+			begin()
+			send(packet.RST, seq)
+			goes("a forged RST, "+name, f.remotePod)
+			answer(packet.ACK, isn+1)
+			send(packet.RST, isn+1)
+			goes("and the client's", other)
+		}
+		for name, heard := range map[string]uint32{"nothing": 0, "a little": 1000} {
+			begin()
+			answer(packet.ACK, (isn+1+heard)&(1<<32-1))
+			send(packet.RST|packet.ACK, (isn+1+heard+100)&(1<<32-1)) // which is on the way still
+			goes("the client's RST after "+name, other)
+		}
+		n.clearNAT(f)
+		n.putBackend(f, 20, f.remotePod, 8080, 20, 0)
+		n.table(20, 0, []uint32{20})
+		send(packet.SYN, 1)
+		n.table(20, 1, []uint32{30})
+		send(packet.RST, 1)
+		goes("a RST before any answer", f.remotePod)
 	})
 }
 
