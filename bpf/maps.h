@@ -14,7 +14,7 @@
 
 // LAYOUT_VERSION rises with every change to a shape below. A daemon migrates
 // or rebuilds what an older one left pinned, and refuses what a newer one did.
-enum layout_version { LAYOUT_VERSION = 2 };
+enum layout_version { LAYOUT_VERSION = 3 };
 
 // Sizes; the loader may be told others for those that it names in its Config.
 #define MAX_FRONTENDS 262144
@@ -292,8 +292,8 @@ struct source_key6 {
 	__be32 addr[4];
 };
 
-// fragment_key is what the fragments of a packet share (RFC 791, section 3.2;
-// RFC 8200, section 4.5).
+// fragment_key is what the fragments of a packet share: of IPv4 the protocol, too (RFC 791,
+// section 3.2), of IPv6 not: that of the first fragment alone counts (RFC 8200, section 4.5).
 struct fragment_key {
 	__be32 saddr;
 	__be32 daddr;
@@ -306,8 +306,7 @@ struct fragment_key6 {
 	__be32 saddr[4];
 	__be32 daddr[4];
 	__be32 id;
-	__u8 proto;
-	__u8 pad[3];
+	__u32 pad;
 };
 
 // fragment is what only the first one carries.
@@ -315,6 +314,9 @@ struct fragment {
 	__be16 sport;
 	__be16 dport;
 	__u32 seen; // ticks
+	__u8 proto;
+	__u8 pad;
+	__u16 behind; // bytes of the whole packet, from where it is cut up to behind the header with the ports
 };
 
 enum nat_flags {

@@ -57,6 +57,7 @@ struct packet {
 	__u32 l4_at;  // offset of what is behind it
 	__u32 l4_len; // bytes of that, by the IP header's own length
 	__be32 fragment_id; // of IP's fragmentation; IPv4's is in the first two bytes
+	__u32 fragment_at; // offset of what is cut into fragments: IPv6's may begin with extension headers
 	__be16 sport; // 0 for protocols without, and in later fragments
 	__be16 dport;
 	// Copies: a second look at the packet could find something else, says the verifier.
@@ -138,6 +139,7 @@ static __always_inline enum reason parse_ipv4(struct cursor *c, struct packet *p
 	if (unlikely(ip->frag_off & IP_FRAGMENT)) {
 		p->fragment = ip->frag_off & IP_OFFSET_MASK ? FRAGMENT_LATER : FRAGMENT_FIRST;
 		p->fragment_id = ip->id;
+		p->fragment_at = p->l4_at;
 	}
 	c->pos = p->l4;
 	return REASON_UNSPEC;
@@ -165,10 +167,11 @@ static __always_inline void parse_extensions(struct cursor *c, struct packet *p)
 			struct ipv6_fragment *f = (void *)extension;
 			// A fragment that is all there is is none (RFC 6946).
 			if (f->offset & IP6_OFFSET_MASK)
-				p->fragment = FRAGMENT_LATER; // its first one had what comes next
+				p->fragment = FRAGMENT_LATER; // its first one says what comes next
 			else if (f->offset & IP6_MORE)
 				p->fragment = FRAGMENT_FIRST;
 			p->fragment_id = f->id;
+			p->fragment_at = p->l4_at + size;
 		} else {
 			if (p->proto == IPPROTO_HOPOPTS && i) // only the first may be
 				break;

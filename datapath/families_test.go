@@ -67,7 +67,7 @@ func TestMapsKeepBothFamilies(t *testing.T) {
 	keeps(t, "affinity", m.Affinity, map[AffinityKey]AffinityEntry{{a4, 1}: {2, 3}, {a6, 4}: {5, 6}})
 	keeps(t, "sources", m.Sources, map[SourceKey]uint32{{1, netip.MustParsePrefix("10.0.0.0/8")}: 1, {1, netip.MustParsePrefix("0.0.0.0/0")}: 1,
 		{2, netip.MustParsePrefix("10.0.0.0/8")}: 1, {1, netip.MustParsePrefix("2001:db8::/32")}: 1, {1, netip.MustParsePrefix("::/0")}: 1})
-	keeps(t, "fragments", m.Fragments, map[FragmentKey]FragmentEntry{{a4, b4, 0xfffe, state.UDP}: {1, 2, 3}, {a6, b6, 0xfffefdfc, state.UDP}: {4, 5, 6}})
+	keeps(t, "fragments", m.Fragments, map[FragmentKey]FragmentEntry{{a4, b4, 0xfffe, state.UDP}: {1, 2, 3, state.UDP, 8}, {a6, b6, 0xfffefdfc, 0}: {4, 5, 6, state.TCP, 28}})
 	nats := map[Tuple]NATEntry{t4: {at(b4, 9), at(a4, 8), NATInside, 7, 6}, t6: {at(b6, 5), at(a6, 4), NATClosing, 3, 2}}
 	keeps(t, "nat_out", m.NATOut, nats)
 	keeps(t, "nat_in", m.NATIn, nats)

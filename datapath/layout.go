@@ -291,14 +291,16 @@ type SourceKey struct {
 // FragmentKey is what the fragments of a packet share.
 type FragmentKey struct {
 	Src, Dst netip.Addr
-	ID       uint32 // as a number; of IPv4 16 bits
-	Proto    state.Protocol
+	ID       uint32         // as a number; of IPv4 16 bits
+	Proto    state.Protocol // of IPv4 alone
 }
 
 // FragmentEntry is what only the first fragment carries.
 type FragmentEntry struct {
 	Sport, Dport uint16
 	Seen         uint32 // ticks
+	Proto        state.Protocol
+	Behind       uint16 // bytes of the packet, to behind the header with the ports
 }
 
 // Flags of translated flows (enum nat_flags).

@@ -228,29 +228,31 @@ func (k rawFragmentKey) cooked() FragmentKey {
 type rawFragmentKey6 struct {
 	Saddr, Daddr IPv6
 	ID           [4]byte
-	Proto        state.Protocol
-	Pad          [3]uint8
+	Pad          uint32
 }
 
 func rawFragmentKey6Of(k FragmentKey) rawFragmentKey6 {
-	raw := rawFragmentKey6{Saddr: k.Src.As16(), Daddr: k.Dst.As16(), Proto: k.Proto}
+	raw := rawFragmentKey6{Saddr: k.Src.As16(), Daddr: k.Dst.As16()}
 	binary.BigEndian.PutUint32(raw.ID[:], k.ID)
 	return raw
 }
 
 func (k rawFragmentKey6) cooked() FragmentKey {
-	return FragmentKey{k.Saddr.Addr(), k.Daddr.Addr(), binary.BigEndian.Uint32(k.ID[:]), k.Proto}
+	return FragmentKey{Src: k.Saddr.Addr(), Dst: k.Daddr.Addr(), ID: binary.BigEndian.Uint32(k.ID[:])}
 }
 
 type rawFragment struct {
 	Sport, Dport Port
 	Seen         uint32
+	Proto        state.Protocol
+	Pad          uint8
+	Behind       uint16
 }
 
 func rawFragmentOf(f FragmentEntry) rawFragment {
-	return rawFragment{NewPort(f.Sport), NewPort(f.Dport), f.Seen}
+	return rawFragment{NewPort(f.Sport), NewPort(f.Dport), f.Seen, f.Proto, 0, f.Behind}
 }
 
 func (f rawFragment) cooked() FragmentEntry {
-	return FragmentEntry{f.Sport.Uint16(), f.Dport.Uint16(), f.Seen}
+	return FragmentEntry{f.Sport.Uint16(), f.Dport.Uint16(), f.Seen, f.Proto, f.Behind}
 }

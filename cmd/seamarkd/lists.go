@@ -155,8 +155,8 @@ func (l lister) fragments(out *listing) error {
 	})
 	return rows.end(l.maps.Fragments.Each(func(k datapath.FragmentKey, v datapath.FragmentEntry) bool {
 		f := control.Fragment{Source: netip.AddrPortFrom(k.Src, v.Sport), Dest: netip.AddrPortFrom(k.Dst, v.Dport), ID: k.ID,
-			Protocol: k.Proto.String(), Idle: out.idle(v.Seen)}
-		service := out.names.ofFrontend(f.Dest, k.Proto)
+			Protocol: v.Proto.String(), Idle: out.idle(v.Seen)}
+		service := out.names.ofFrontend(f.Dest, v.Proto)
 		f.Service = text(service)
 		return rows.add(f, service)
 	}))

@@ -92,7 +92,7 @@ func TestLists(t *testing.T) {
 	must(t, fake.Affinity.Update(datapath.AffinityKey{Client: client.Addr(), Service: 2}, datapath.AffinityEntry{Backend: 7, Seen: ago(100)}))
 	must(t, fake.Affinity.Update(datapath.AffinityKey{Client: client.Addr(), Service: 99}, datapath.AffinityEntry{Backend: 99, Seen: ago(100)}))
 	must(t, fake.Sources.Update(datapath.SourceKey{Service: 1, Prefix: netip.MustParsePrefix("10.10.0.0/16")}, 1))
-	must(t, fake.Fragments.Update(datapath.FragmentKey{Src: client.Addr(), Dst: listDNS.Addr(), ID: 9, Proto: state.UDP}, datapath.FragmentEntry{Sport: 5, Dport: 53, Seen: ago(100)}))
+	must(t, fake.Fragments.Update(datapath.FragmentKey{Src: client.Addr(), Dst: listDNS.Addr(), ID: 9, Proto: state.UDP}, datapath.FragmentEntry{Sport: 5, Dport: 53, Seen: ago(100), Proto: state.UDP}))
 	must(t, fake.Sets.Update(1, datapath.BackendSet{Size: [3]uint32{3}}))
 	must(t, fake.Tables.Write(map[uint32][]uint32{4: {7, 7 | datapath.SlotMoved, 8}}))
 

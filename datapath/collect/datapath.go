@@ -57,7 +57,7 @@ func affinityEntry(k datapath.AffinityKey, v datapath.AffinityEntry) Entry {
 }
 
 func fragmentEntry(k datapath.FragmentKey, v datapath.FragmentEntry) Entry {
-	return Entry{IPv6: k.Src.Is6(), Protocol: k.Proto, Seen: v.Seen, Keep: keepFragments}
+	return Entry{IPv6: k.Src.Is6(), Protocol: v.Proto, Seen: v.Seen, Keep: keepFragments}
 }
 
 func natEntry(k datapath.Tuple, v datapath.NATEntry) Entry {

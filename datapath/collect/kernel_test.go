@@ -165,7 +165,7 @@ func TestTables(t *testing.T) {
 	for _, err := range []error{
 		maps.Affinity.Update(datapath.AffinityKey{Client: six.Addr(), Service: 1}, datapath.AffinityEntry{Seen: seen}),
 		maps.Affinity.Update(datapath.AffinityKey{Client: six.Addr(), Service: 2}, datapath.AffinityEntry{Seen: seen + uint32(2*time.Hour/tick)}),
-		maps.Fragments.Update(datapath.FragmentKey{Src: six.Addr(), Dst: six.Addr(), Proto: state.UDP}, datapath.FragmentEntry{Seen: seen}),
+		maps.Fragments.Update(datapath.FragmentKey{Src: six.Addr(), Dst: six.Addr()}, datapath.FragmentEntry{Seen: seen, Proto: state.UDP}),
 		maps.HalfOpen.Update(datapath.FlowKey{Pod: six.Addr(), Client: six.Addr(), Proto: state.TCP}, datapath.FlowEntry{VIP: six.Addr(), Seen: seen}),
 		maps.Pins.Update(datapath.Tuple{Src: six, Dst: six, Proto: state.TCP}, datapath.Pin{Seen: seen}),
 		maps.NATIn.Update(datapath.Tuple{Src: six, Dst: six, Proto: state.TCP}, datapath.NATEntry{Src: six, Dst: six, Seen: seen}),

@@ -221,10 +221,13 @@ type bpfFlowKey6 struct {
 }
 
 type bpfFragment struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
-	Seen  uint32
+	_      structs.HostLayout
+	Sport  uint16
+	Dport  uint16
+	Seen   uint32
+	Proto  uint8
+	Pad    uint8
+	Behind uint16
 }
 
 type bpfFragmentKey struct {
@@ -241,8 +244,7 @@ type bpfFragmentKey6 struct {
 	Saddr [4]uint32
 	Daddr [4]uint32
 	Id    uint32
-	Proto uint8
-	Pad   [3]uint8
+	Pad   uint32
 }
 
 type bpfFrontend struct {
@@ -301,7 +303,7 @@ type bpfIn6 struct {
 type bpfLayoutVersion uint32
 
 const (
-	bpfLayoutVersionLAYOUT_VERSION bpfLayoutVersion = 2
+	bpfLayoutVersionLAYOUT_VERSION bpfLayoutVersion = 3
 )
 
 type bpfLocalKey struct {

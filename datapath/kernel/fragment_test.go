@@ -138,7 +138,7 @@ func fragments(n *node) {
 		now := uint32(ts.Nano() >> 30)
 		key := bpfFragmentKey{Saddr: be32(client), Daddr: be32(vip), Id: be16(77), Proto: packet.ProtoUDP}
 		for age, reason := range map[uint32]string{50: "fragment_passed", 60: "fragment_orphan"} {
-			n.put("fragments", key, bpfFragment{Sport: be16(1025), Dport: be16(53), Seen: now - age})
+			n.put("fragments", key, bpfFragment{Sport: be16(1025), Dport: be16(53), Seen: now - age, Proto: packet.ProtoUDP, Behind: 8})
 			if r := n.run(kindXDP, n.out, udpPiece(77, 1000)); r.reason != reason {
 				n.t.Errorf("%d ticks later: %s, want %s", age, r.reason, reason)
 			}

@@ -19,9 +19,19 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (moved []move, err error) {
 	if err := checkLayout(dir); err != nil {
 		return nil, err
 	}
+	split, err := k.splitTables(spec.Maps)
+	if err != nil {
+		return nil, err
+	}
+	for name, m := range split {
+		k.maps[name] = m
+		if err := pinOver(m, filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
 	for name, want := range spec.Maps {
-		if name[0] == '.' {
-			continue // constants of the programs
+		if name[0] == '.' || split[name] != nil { // constants of the programs
+			continue
 		}
 		path := filepath.Join(dir, name)
 		pinned, err := ebpf.LoadPinnedMap(path, nil)
@@ -49,19 +59,27 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (moved []move, err error) {
 				return moved, err
 			}
 		}
-		// Pinned aside and renamed, so that the name always has a whole map.
-		aside := path + "_new"
-		if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return moved, fmt.Errorf("pin map %s: %w", name, err)
-		}
-		if err := fresh.Pin(aside); err != nil {
-			return moved, fmt.Errorf("pin map %s: %w", name, err)
-		}
-		if err := os.Rename(aside, path); err != nil {
-			return moved, fmt.Errorf("pin map %s: %w", name, err)
+		if err := pinOver(fresh, path); err != nil {
+			return moved, err
 		}
 	}
 	return moved, nil
+}
+
+// pinOver pins a map, in place of the one that has the path. It is pinned aside and
+// renamed, so that the path always has a whole map.
+func pinOver(m *ebpf.Map, path string) error {
+	aside := path + "_new"
+	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("pin map %s: %w", path, err)
+	}
+	if err := m.Pin(aside); err != nil {
+		return fmt.Errorf("pin map %s: %w", path, err)
+	}
+	if err := os.Rename(aside, path); err != nil {
+		return fmt.Errorf("pin map %s: %w", path, err)
+	}
+	return nil
 }
 
 // checkLayout refuses pins of a daemon newer than this one.

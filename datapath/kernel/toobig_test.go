@@ -156,8 +156,55 @@ func TestFragmentsInFamilies(t *testing.T) {
 		expect("of another packet", frame(8, 1000), "fragment_orphan")
 		if f.v6 {
 			expect("alone", packet.Build(fromRouter, packet.IPv6{HopLimit: 63, Src: f.client, Dst: f.vip}, packet.Fragment6{ID: 9}, packet.UDP{SrcPort: 1025, DstPort: portSmall}), "forward_remote")
-			over := packet.Fragment6{Offset: 16, ID: 7, NextHeader: new(uint8(packet.ProtoTCP))}
-			expect("over tcp's header", packet.Build(fromRouter, packet.IPv6{HopLimit: 63, Src: f.client, Dst: f.vip}, over, large(100)), "fragment")
 		}
+	})
+}
+
+// Of the fragments of an IPv6 packet the first says what they carry, whatever the others
+// say: these may name the extension header that was cut up with the rest.
+func TestFragmentsNameWhatTheyLike(t *testing.T) {
+	f := families[1]
+	atEachHook(t, func(n *node) {
+		n.addFamily(f)
+		a := answersIn(n, f)
+		const destination = packet.KindDestination
+		cut := func(layers ...packet.Layer) func(id uint32, says uint8, from, to int, more bool) []byte {
+			layers = append([]packet.Layer{a.ip(f.client, f.vip, 63, 0)}, layers...)
+			whole := packet.Build(append(layers, large(2000))...)[40:]
+			return func(id uint32, says uint8, from, to int, more bool) []byte {
+				header := packet.Fragment6{Offset: uint16(from), ID: id, NextHeader: &says}
+				if more {
+					header.Offset |= 1
+				}
+				return packet.Build(fromRouter, packet.IPv6{HopLimit: 63, Src: f.client, Dst: f.vip}, header, packet.Payload(whole[from:to]))
+			}
+		}
+		expect := func(name string, in []byte, reason string) {
+			n.sub(name, func(n *node) {
+				if r := n.run(kindXDP, n.out, in); r.reason != reason {
+					n.t.Errorf("%s, want %s", r.reason, reason)
+				}
+			})
+		}
+		udp := cut(packet.UDP{SrcPort: 1025, DstPort: portSmall})
+		expect("udp, first", udp(7, packet.ProtoUDP, 0, 1000, true), "forward_remote")
+		expect("says tcp", udp(7, packet.ProtoTCP, 1000, 1008, true), "fragment_passed")
+		expect("says nothing follows", udp(7, 59, 1008, 1016, true), "fragment_passed")
+		expect("says icmp", udp(7, packet.ProtoICMPv6, 1016, 1024, true), "fragment_passed")
+		expect("says options", udp(7, destination, 1024, 2008, false), "fragment_passed")
+		expect("of no first one, says icmp", udp(6, packet.ProtoICMPv6, 1016, 1024, true), "fragment")
+		expect("behind the header", udp(7, packet.ProtoUDP, 8, 16, true), "fragment_passed")
+
+		options := cut(packet.Extension{Kind: destination}, packet.UDP{SrcPort: 1025, DstPort: portSmall})
+		expect("options and udp, first", options(8, destination, 0, 1000, true), "forward_remote")
+		expect("options and udp, last", options(8, destination, 1000, 2016, false), "fragment_passed")
+		expect("over the udp header behind options", options(8, destination, 8, 16, true), "fragment")
+
+		tcp := cut(packet.Extension{Kind: destination}, packet.TCP{SrcPort: 1025, DstPort: portSmall})
+		n.putFrontend(f, f.vip, portSmall, packet.ProtoTCP, bpfFrontend{Set: 23})
+		expect("options and tcp, first", tcp(9, destination, 0, 1000, true), "forward_remote")
+		expect("over the tcp header behind options", tcp(9, destination, 24, 32, true), "fragment")
+		expect("and says udp", tcp(9, packet.ProtoUDP, 24, 32, true), "fragment")
+		expect("behind the tcp header", tcp(9, destination, 32, 40, true), "fragment_passed")
 	})
 }
