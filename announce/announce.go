@@ -278,7 +278,8 @@ func (a *Announcer) steppedDown(snap state.Snapshot) map[string]bool {
 		return nil
 	}
 	own := state.NodeLease{Node: a.cfg.Node, Interfaces: report.interfaces}
-	return steppedDown(own, a.cfg.DB.NodeLeases.Rows(snap), a.observer.seen.Load().verdicts, a.lease.Valid())
+	seen := a.observer.seen.Load()
+	return steppedDown(own, a.cfg.DB.NodeLeases.Rows(snap), seen.verdicts, seen.isolated, a.lease.Valid())
 }
 
 func (a *Announcer) tellSteppedDown(before, now map[string]bool) {

@@ -122,6 +122,7 @@ func (o *office) stop() {
 // view is what the observer last saw of all nodes.
 type view struct {
 	verdicts map[string]Verdict
+	isolated map[nodeInterface]bool
 	// settled: watched for long enough that a node that lives has shown.
 	settled bool
 	changed chan struct{} // closes when there is another view
@@ -129,12 +130,13 @@ type view struct {
 
 // observer watches the leases of all nodes, on every node.
 type observer struct {
-	db       *state.DB
-	clock    Clock
-	timing   Timing
-	lastRead func() time.Duration
-	liveness *Liveness
-	seen     atomic.Pointer[view]
+	db        *state.DB
+	clock     Clock
+	timing    Timing
+	lastRead  func() time.Duration
+	liveness  *Liveness
+	isolation *isolation
+	seen      atomic.Pointer[view]
 	// told is called after each look.
 	told func([]state.NodeLease)
 
@@ -142,7 +144,7 @@ type observer struct {
 }
 
 func newObserver(db *state.DB, clock Clock, t Timing, lastRead func() time.Duration, told func([]state.NodeLease)) *observer {
-	o := &observer{db: db, clock: clock, timing: t, lastRead: lastRead, told: told, liveness: NewLiveness(t)}
+	o := &observer{db: db, clock: clock, timing: t, lastRead: lastRead, told: told, liveness: NewLiveness(t), isolation: newIsolation(t)}
 	o.seen.Store(&view{changed: make(chan struct{})})
 	return o
 }
@@ -164,17 +166,19 @@ func (o *observer) look() {
 		return
 	}
 	leases := o.db.NodeLeases.Rows(snap)
-	o.liveness.Observe(o.clock.Boottime(), lastRead, leases)
+	now := o.clock.Boottime()
+	o.liveness.Observe(now, lastRead, leases)
 	interfaces := make(map[string][]state.LeaseInterface, len(leases))
 	for _, l := range leases {
 		interfaces[l.Node] = l.Interfaces
 	}
 	was := o.seen.Load()
-	now := &view{verdicts: o.liveness.Verdicts(), settled: o.liveness.Watched() >= o.timing.Duration, changed: make(chan struct{})}
+	next := &view{verdicts: o.liveness.Verdicts(), settled: o.liveness.Watched() >= o.timing.Duration, changed: make(chan struct{})}
+	next.isolated = o.isolation.observe(now, leases, next.verdicts)
 	same := func(a, b []state.LeaseInterface) bool { return slices.EqualFunc(a, b, sameInterface) }
-	if !maps.Equal(was.verdicts, now.verdicts) || was.settled != now.settled || !maps.EqualFunc(o.interfaces, interfaces, same) {
+	if !maps.Equal(was.verdicts, next.verdicts) || !maps.Equal(was.isolated, next.isolated) || was.settled != next.settled || !maps.EqualFunc(o.interfaces, interfaces, same) {
 		o.interfaces = interfaces
-		o.seen.Store(now)
+		o.seen.Store(next)
 		close(was.changed)
 	}
 	o.told(leases)
@@ -223,7 +227,7 @@ func (p *placer) run(ctx context.Context) {
 		if !placeable(p.db, snap) || !seen.settled && !p.allLive(snap, seen) {
 			return
 		}
-		in := ReadInputs(p.db, snap, seen.verdicts)
+		in := readInputs(p.db, snap, seen)
 		in.DrainCordoned = p.drainCordoned
 		rows := Place(in, p.clock.Wall())
 		problems := Problems(in)

@@ -11,7 +11,7 @@ import (
 // may have heard, or not heard, more.
 func (a *Announcer) Inputs() (Inputs, bool) {
 	snap := a.cfg.DB.Snapshot()
-	in := ReadInputs(a.cfg.DB, snap, a.observer.seen.Load().verdicts)
+	in := readInputs(a.cfg.DB, snap, a.observer.seen.Load())
 	in.DrainCordoned = a.cfg.DrainOnCordon
 	return in, placeable(a.cfg.DB, snap)
 }

@@ -26,16 +26,17 @@ const (
 type breach string
 
 const (
-	keepsAll       breach = ""
-	wholeLease     breach = "a holder counts on the whole of its lease, not on ¾"
-	hastyObserver  breach = "a lease is taken for expired after half its duration"
-	agesUnread     breach = "a lease ages over time in which the store could not be read"
-	deafToClaims   breach = "a claim of another node mutes nobody"
-	returnsBlindly breach = "a daemon whose fence has run out answers on before it has read the store"
-	fencedByStore  breach = "the fence is pushed only while the lease is valid"
-	sticksToWire   breach = "a node that hears no one answers on"
-	trustsDeaf     breach = "who does not answer the node's daemon is taken for dead"
-	forgetsHolder  breach = "placement forgets who holds an address"
+	keepsAll        breach = ""
+	wholeLease      breach = "a holder counts on the whole of its lease, not on ¾"
+	hastyObserver   breach = "a lease is taken for expired after half its duration"
+	agesUnread      breach = "a lease ages over time in which the store could not be read"
+	deafToClaims    breach = "a claim of another node mutes nobody"
+	returnsBlindly  breach = "a daemon whose fence has run out answers on before it has read the store"
+	fencedByStore   breach = "the fence is pushed only while the lease is valid"
+	sticksToWire    breach = "a node that hears no one answers on"
+	trustsDeaf      breach = "who does not answer the node's daemon is taken for dead"
+	forgetsHolder   breach = "placement forgets who holds an address"
+	believesOldNews breach = "what was heard before the segment fell silent counts as heard after"
 )
 
 // modelRefresh is the time between gratuitous ARPs.
@@ -87,7 +88,10 @@ type modelDaemon struct {
 	fence    fence
 	contests *contests
 	liveness *Liveness
-	lastRead time.Duration
+	// isolated is what isolation has confirmed.
+	isolation *isolation
+	isolated  map[nodeInterface]bool
+	lastRead  time.Duration
 	// rightful are the nodes whose leases were valid by their own count when the
 	// last read was begun. unrenewed is for how long, as of that read, the daemon
 	// has had the store while no renewal of that node came in; silent is the same now.
@@ -133,6 +137,7 @@ type model struct {
 	faultAt time.Duration // of the last change of the world
 	wireAt  time.Duration // of the last change of links, islands or power
 	storeAt time.Duration // of the last change of ways to the store
+	dark    time.Duration // until when nobody hears anyone on any segment
 	none    map[netip.Addr]time.Duration
 	log     []string
 	failure string // the first rule that did not hold
@@ -177,7 +182,7 @@ func (m *model) boot(n *modelNode) time.Duration {
 
 func (m *model) start(n *modelNode) {
 	n.released = false
-	n.daemon = &modelDaemon{node: n, contests: newContests(), liveness: NewLiveness(modelTiming), silent: map[string]time.Duration{},
+	n.daemon = &modelDaemon{node: n, contests: newContests(), liveness: NewLiveness(modelTiming), isolation: newIsolation(modelTiming), silent: map[string]time.Duration{},
 		fence: fence{duration: modelTiming.Duration, until: n.until}}
 	if m.breach == agesUnread {
 		n.daemon.liveness.Gap = time.Hour
@@ -311,6 +316,10 @@ func (m *model) read(d *modelDaemon, now time.Duration) {
 		if !d.paused {
 			since := d.liveness.since
 			d.liveness.Observe(m.boot(d.node), d.lastRead, d.leases)
+			d.isolated = d.isolation.observe(m.boot(d.node), d.leases, d.liveness.Verdicts())
+			if m.breach == believesOldNews {
+				d.isolated = deafNow(d.leases, d.liveness.Verdicts())
+			}
 			if d.liveness.since != since {
 				m.storeAt = m.now
 			}
@@ -374,10 +383,10 @@ func (m *model) ask(d *modelDaemon, now time.Duration) {
 	own := m.lease(d)
 	leases := append(slices.DeleteFunc(slices.Clone(d.leases), func(l state.NodeLease) bool { return l.Node == n.name }), own)
 	for _, a := range asks(n.name, leases, d.liveness.Verdicts(), map[string]bool{"eth1": inDoubt(was)})["eth1"] {
-		answers := n.linkUp && n.island == 0
+		answers := n.linkUp && n.island == 0 && m.now >= m.dark
 		if a.node != "" {
 			o := m.nodes[slices.IndexFunc(m.nodes, func(o *modelNode) bool { return o.name == a.node })]
-			answers = n.linkUp && o.powered && o.linkUp && o.island == n.island
+			answers = n.linkUp && o.powered && o.linkUp && o.island == n.island && m.now >= m.dark
 			if m.breach == trustsDeaf {
 				answers = answers && o.daemon != nil && !o.daemon.paused
 			}
@@ -415,7 +424,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 	}
 	wanted := map[netip.Addr]state.Announcement{}
 	if of := [3]any{d.lastRead, d.heardAt, valid}; of != d.downOf && m.breach != sticksToWire {
-		d.down, d.downOf = steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), valid), of
+		d.down, d.downOf = steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), d.isolated, valid), of
 	}
 	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !d.down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
@@ -445,7 +454,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 
 // claim is gratuitous ARP: who hears it and is a cluster node mutes.
 func (m *model) claim(n *modelNode, a netip.Addr) {
-	if !n.linkUp {
+	if !n.linkUp || m.now < m.dark {
 		return
 	}
 	m.logf("%s claims %s#%d", n.name, a, n.kernel[a].generation)
@@ -509,7 +518,7 @@ func (m *model) place(d *modelDaemon) {
 	}
 	verdicts := d.liveness.Verdicts()
 	in := Inputs{Policies: []state.L2Policy{{Name: "all", LoadBalancerIPs: true}}, Leases: d.leases,
-		Verdicts: verdicts, Decided: latest(d.assigned, d.decided)}
+		Verdicts: verdicts, Isolated: d.isolated, Decided: latest(d.assigned, d.decided)}
 	holder := map[netip.Addr]string{}
 	for i, row := range in.Decided {
 		holder[row.Addr] = row.Node

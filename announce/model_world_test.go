@@ -44,7 +44,7 @@ func (m *model) settled() bool {
 // checkAlone: a node that has lost all others, who have the gateway, answers no more.
 func (m *model) checkAlone(n *modelNode, a netip.Addr) {
 	d := n.daemon
-	if !m.settled() || n.island == 0 || d == nil || d.paused || len(d.heard.Silent) == 0 || m.rightful(n) && m.now-m.faultAt < 2*modelTiming.Duration {
+	if !m.settled() || m.now-m.dark <= 2*modelTiming.Duration || n.island == 0 || d == nil || d.paused || len(d.heard.Silent) == 0 || m.rightful(n) && m.now-m.faultAt < 2*modelTiming.Duration {
 		return
 	}
 	others := 0
@@ -109,7 +109,7 @@ func (m *model) check() {
 		for _, island := range islands {
 			// A segment whose members have been the same for a refresh and a bit is
 			// whole: what was claimed elsewhere meanwhile has been claimed here too.
-			whole := m.now - m.wireAt
+			whole := m.now - max(m.wireAt, m.dark)
 			switch {
 			case whole > time.Second && len(island.rightful) > 1:
 				m.fail("%s is answered for by %v, each with a valid lease", a, island.rightful)
@@ -176,7 +176,7 @@ func (m *model) faults() {
 	}
 	m.faultAt = m.now
 	n := m.nodes[m.rng.IntN(len(m.nodes))]
-	switch m.rng.IntN(15) {
+	switch m.rng.IntN(16) {
 	case 0:
 		n.powered, n.daemon, n.until = !n.powered, nil, 0
 		n.kernel = map[netip.Addr]*modelEntry{}
@@ -252,6 +252,9 @@ func (m *model) faults() {
 			n.released = !n.released
 			m.logf("%s released %v", n.name, n.released)
 		}
+	case 15: // the switch restarts
+		m.dark = m.now + time.Duration(200+m.rng.IntN(3000))*time.Millisecond
+		m.logf("nobody hears anyone until %.2fs", m.dark.Seconds())
 	case 14: // one cable for both
 		n.island, n.api = 1, false
 		m.wireAt, m.storeAt = m.now, m.now
@@ -308,7 +311,7 @@ func TestModel(t *testing.T) {
 
 // The model notices when a rule is broken.
 func TestModelNotices(t *testing.T) {
-	for _, b := range []breach{sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
+	for _, b := range []breach{believesOldNews, sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
 		t.Run(string(b), func(t *testing.T) {
 			for seed := range uint64(100) {
 				if m := newModel(seed, b).play(modelSteps); m.failure != "" {

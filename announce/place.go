@@ -19,20 +19,24 @@ type Inputs struct {
 	Pools    []state.Pool
 	Leases   []state.NodeLease
 	Verdicts map[string]Verdict
+	// Isolated are the interfaces of nodes that are confirmed not to hear their
+	// segment.
+	Isolated map[nodeInterface]bool
 	// Decided is the latest decision for each address.
 	Decided []state.Assignment
 	// DrainCordoned: a node that is cordoned is no candidate.
 	DrainCordoned bool
 }
 
-// ReadInputs takes the inputs of Place from the tables.
-func ReadInputs(db *state.DB, r state.Reader, verdicts map[string]Verdict) Inputs {
+// readInputs takes the inputs of Place from the tables, and from what was seen of the leases.
+func readInputs(db *state.DB, r state.Reader, seen *view) Inputs {
 	in := Inputs{
 		Nodes:    withAppliances(db.Nodes.Rows(r), db.NodeLeases.All(r)),
 		Policies: db.L2Policies.Rows(r),
 		Pools:    db.Pools.Rows(r),
 		Leases:   db.NodeLeases.Rows(r),
-		Verdicts: verdicts,
+		Verdicts: seen.verdicts,
+		Isolated: seen.isolated,
 		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
 	}
 	in.Services, _ = state.Rightful(db, r) // every node's datapath says which are not

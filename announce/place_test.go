@@ -347,7 +347,7 @@ func TestReadInputsRefuses(t *testing.T) {
 		}
 	})
 	var got []string
-	for _, row := range Place(ReadInputs(db, db.Snapshot(), lab().Verdicts), epoch) {
+	for _, row := range Place(readInputs(db, db.Snapshot(), &view{verdicts: lab().Verdicts}), epoch) {
 		got = append(got, fmt.Sprint(row.Addr.As4()[3]))
 	}
 	if s := strings.Join(got, " "); s != "9 211" {
@@ -371,7 +371,7 @@ func TestAppliances(t *testing.T) {
 	})
 	bars := func() string {
 		var all []string
-		for _, s := range Explain(ReadInputs(db, db.Snapshot(), verdicts), addr(211)) {
+		for _, s := range Explain(readInputs(db, db.Snapshot(), &view{verdicts: verdicts}), addr(211)) {
 			all = append(all, s.Node+":"+string(s.Bar))
 		}
 		return strings.Join(all, " ")
@@ -379,10 +379,10 @@ func TestAppliances(t *testing.T) {
 	if got, want := bars(), "lb1: old:UnknownNode"; got != want {
 		t.Errorf("stand %s, want %s", got, want)
 	}
-	if got := holders(Place(ReadInputs(db, db.Snapshot(), verdicts), epoch)); got["192.168.10.211"] != "lb1" {
+	if got := holders(Place(readInputs(db, db.Snapshot(), &view{verdicts: verdicts}), epoch)); got["192.168.10.211"] != "lb1" {
 		t.Errorf("held by %v", got)
 	}
-	if problems := Problems(ReadInputs(db, db.Snapshot(), verdicts)); len(problems) > 0 {
+	if problems := Problems(readInputs(db, db.Snapshot(), &view{verdicts: verdicts})); len(problems) > 0 {
 		t.Errorf("problems %v: its interfaces are there", problems)
 	}
 	// One that is registered has the labels it is registered with.

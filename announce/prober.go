@@ -108,6 +108,26 @@ type question struct {
 	mac   net.HardwareAddr
 	own   netip.Addr
 	heard bool
+	byBFD bool // and not asked, for as long as the session is up
+	tries int
+}
+
+// asks says whether it is to be asked, once more.
+func (q *question) asks() bool { return !q.heard && q.tries < askTries }
+
+// unanswered says whether there is something to ask. Whom BFD has lost since the
+// round began is asked, too: of a segment that falls silent, those whose sessions
+// are down a moment later would be reported as heard.
+func (p *prober) unanswered(questions []question) bool {
+	snap, left := p.db.Snapshot(), false
+	for i := range questions {
+		q := &questions[i]
+		if q.byBFD && !p.bfdUp(snap, q.iface, q.ask.addr) {
+			q.heard, q.byBFD = false, false
+		}
+		left = left || q.asks()
+	}
+	return left
 }
 
 // round asks all there are to ask, and records who answered.
@@ -118,7 +138,7 @@ func (p *prober) round(ctx context.Context) {
 		return
 	}
 	questions := p.questions(snap, report)
-	for range askTries {
+	for p.unanswered(questions) {
 		if !p.try(ctx, questions) {
 			return
 		}
@@ -161,7 +181,8 @@ func (p *prober) questions(snap state.Snapshot, report nodeReport) []question {
 			continue
 		}
 		for _, a := range all[i.Name] {
-			q := question{iface: i.Name, ask: a, from: machine{dev.Index, a.addr}, mac: mac, own: ownOn(dev, a.addr), heard: p.bfdUp(snap, i.Name, a.addr)}
+			q := question{iface: i.Name, ask: a, from: machine{dev.Index, a.addr}, mac: mac, own: ownOn(dev, a.addr), byBFD: p.bfdUp(snap, i.Name, a.addr)}
+			q.heard = q.byBFD
 			if q.heard || a.addr.Is4() && q.own.IsValid() {
 				questions = append(questions, q)
 			}
@@ -189,21 +210,22 @@ func (p *prober) bfdUp(snap state.Snapshot, iface string, remote netip.Addr) boo
 	return false
 }
 
-// try sends the questions that are not answered, and takes answers in until all
-// are, or a while has gone by. It returns false when the round is void: this
+// try asks what is to be asked, and takes answers in until all of it is answered,
+// or a while has gone by. It returns false when the round is void: this
 // process was kept from running, and may have missed answers.
 func (p *prober) try(ctx context.Context, questions []question) bool {
-	left := 0
+	var asked []*question
 	for i := range questions {
-		if q := &questions[i]; !q.heard {
-			left++
+		if q := &questions[i]; q.asks() {
+			asked = append(asked, q)
+			q.tries++
 			p.send(q)
 		}
 	}
 	wait := p.timing.tick()
 	sent := p.clock.Boottime()
 	over := p.clock.After(wait)
-	for left > 0 {
+	for slices.ContainsFunc(asked, func(q *question) bool { return !q.heard }) {
 		select {
 		case <-ctx.Done():
 			return false
@@ -211,7 +233,6 @@ func (p *prober) try(ctx context.Context, questions []question) bool {
 			for i := range questions {
 				if q := &questions[i]; !q.heard && q.from == (machine{answer.Ifindex, answer.Addr.Unmap()}) {
 					q.heard = true
-					left--
 					p.learned[q.from] = answer.MAC
 				}
 			}

@@ -171,6 +171,49 @@ func TestProberFollowsBFD(t *testing.T) {
 	}
 }
 
+// impatient is a clock on which every wait is over at once.
+type impatient struct{ *fakeClock }
+
+func (impatient) After(time.Duration) <-chan time.Time {
+	over := make(chan time.Time, 1)
+	over <- epoch
+	return over
+}
+
+// When BFD loses two sessions one shortly after the other, the second machine is not
+// reported as heard because its session was still up when the first was asked for.
+func TestProberAsksForWhomBFDLosesMeanwhile(t *testing.T) {
+	db, w := state.New()
+	session := func(i int, phase state.BFDPhase) {
+		w.Update(func(tx *state.Tx) {
+			db.BFDStates.Put(tx, state.BFDState{Local: addr(1), Remote: addr(i), Interface: "eth1", Phase: phase, WasUp: true, Diag: state.BFDTimeExpired})
+		})
+	}
+	session(2, state.BFDDown)
+	session(3, state.BFDUp)
+	asked := make(chan netip.Addr, 100)
+	p := &prober{db: db, asker: askerChannels{asked, make(chan Answer)}, clock: impatient{newFakeClock()}, timing: DefaultTiming, log: quiet, learned: map[machine]net.HardwareAddr{}}
+	questions := []question{
+		{iface: "eth1", ask: ask{node: "b", addr: addr(2)}, from: machine{2, addr(2)}},
+		{iface: "eth1", ask: ask{node: "c", addr: addr(3)}, from: machine{2, addr(3)}, heard: true, byBFD: true},
+	}
+	for tries := 0; p.unanswered(questions); tries++ {
+		if tries == 1 {
+			session(3, state.BFDDown)
+		}
+		if !p.try(t.Context(), questions) {
+			t.Fatal("the round is void")
+		}
+	}
+	count := map[netip.Addr]int{}
+	for len(asked) > 0 {
+		count[<-asked]++
+	}
+	if questions[0].heard || questions[1].heard || count[addr(2)] != askTries || count[addr(3)] != askTries {
+		t.Errorf("b heard %v, c heard %v; asked %v", questions[0].heard, questions[1].heard, count)
+	}
+}
+
 // A process that was kept from running does not take for silence what it did not hear.
 func TestTryIsVoidAfterAPause(t *testing.T) {
 	clock := newFakeClock()

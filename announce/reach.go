@@ -146,56 +146,38 @@ type nodeInterface struct{ node, name string }
 //     hangs: its kernel answers; nor one that misses the other just so and hears
 //     the gateway: switches that keep machines apart do not keep them from clients.
 //
+// By 1 and 2 only those of isolated are, for which it is confirmed (isolation).
+//
 // What makes no difference decides nothing: where all nodes hear no one, the
 // segment itself is down, and addresses stay. Of two nodes that have lost each
 // other, the one that hears the gateway has it (1: it hears someone besides
 // the other); without a gateway neither can know, and nothing moves.
-func cutOff(leases []state.NodeLease, verdicts map[string]Verdict) map[nodeInterface]bool {
-	cut := map[nodeInterface]bool{}
+func cutOff(leases []state.NodeLease, verdicts map[string]Verdict, isolated map[nodeInterface]bool) map[nodeInterface]bool {
+	cut, deaf := map[nodeInterface]bool{}, map[nodeInterface]bool{}
 	segments := segmentsOf(leases, verdicts)
+	for at := range segments.deafOnes(leases, verdicts) {
+		deaf[at] = true
+		if isolated[at] {
+			cut[at] = true
+		}
+	}
 	for _, l := range leases {
 		for _, i := range l.Interfaces {
-			if verdicts[l.Node] == Live && i.Up && segments.deaf(l.Node, i) {
+			if there(verdicts[l.Node]) && i.Up && segments.unheard(l.Node, i, deaf) {
 				cut[nodeInterface{l.Node, i.Name}] = true
 			}
 		}
 	}
-	missed := map[nodeInterface]bool{}
-	for _, l := range leases {
-		for _, i := range l.Interfaces {
-			if there(verdicts[l.Node]) && i.Up && segments.unheard(l.Node, i, cut) {
-				missed[nodeInterface{l.Node, i.Name}] = true
-			}
-		}
-	}
-	for at := range missed {
-		cut[at] = true
-	}
 	return cut
 }
 
-// deaf is rules 1 and 2 of cutOff.
-func (s segments) deaf(node string, i state.LeaseInterface) bool {
-	switch {
-	case len(i.Silent) == 0:
-		return false
-	case len(i.Heard) == 0 && i.Gateway != state.Heard:
-		return s.hearing(node, i, func(w witness) bool { return w.hearsBesides(node) })
-	case i.Gateway == state.Silent:
-		return s.hearing(node, i, func(w witness) bool {
-			return w.at.Gateway == state.Heard && slices.ContainsFunc(i.Gateways, func(a netip.Addr) bool { return slices.Contains(w.at.Gateways, a) })
-		})
-	}
-	return false
-}
-
-// unheard is rule 3 of cutOff, where cut are those of the others.
-func (s segments) unheard(node string, i state.LeaseInterface, cut map[nodeInterface]bool) bool {
+// unheard is rule 3 of cutOff. What those that are deaf say does not count.
+func (s segments) unheard(node string, i state.LeaseInterface, deaf map[nodeInterface]bool) bool {
 	missed := false
 	for _, p := range i.Prefixes {
 		for _, w := range s.named[namedOn{p, node}] {
 			switch {
-			case cut[nodeInterface{w.node, w.at.Name}]:
+			case deaf[nodeInterface{w.node, w.at.Name}]:
 			case slices.Contains(w.at.Heard, node):
 				return false
 			case i.Gateway == state.Heard && slices.Contains(i.Silent, w.node): // each misses the other, and both are on the wire
@@ -262,7 +244,7 @@ func (s segments) hearing(node string, i state.LeaseInterface, such func(witness
 // not to announce. With a stale lease it cannot know what the others hear:
 // then it steps down where it hears no one any more, not even the gateway. (Its
 // lease may be stale for the very same reason, and the address another's by now.)
-func steppedDown(own state.NodeLease, leases []state.NodeLease, verdicts map[string]Verdict, valid bool) map[string]bool {
+func steppedDown(own state.NodeLease, leases []state.NodeLease, verdicts map[string]Verdict, isolated map[nodeInterface]bool, valid bool) map[string]bool {
 	down := map[string]bool{}
 	if !valid {
 		for _, i := range own.Interfaces {
@@ -278,7 +260,7 @@ func steppedDown(own state.NodeLease, leases []state.NodeLease, verdicts map[str
 		judged[node] = v
 	}
 	judged[own.Node] = Live
-	for at := range cutOff(all, judged) {
+	for at := range cutOff(all, judged, isolated) {
 		if at.node == own.Node {
 			down[at.name] = true
 		}

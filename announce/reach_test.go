@@ -33,6 +33,15 @@ func heard(node, reports string) state.NodeLease {
 	return l
 }
 
+// deafNow confirms at once what is reported.
+func deafNow(leases []state.NodeLease, verdicts map[string]Verdict) map[nodeInterface]bool {
+	deaf := map[nodeInterface]bool{}
+	for at := range segmentsOf(leases, verdicts).deafOnes(leases, verdicts) {
+		deaf[at] = true
+	}
+	return deaf
+}
+
 func TestCutOff(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -78,7 +87,7 @@ func TestCutOff(t *testing.T) {
 				verdicts[node] = v
 			}
 			var got []string
-			for at := range cutOff(leases, verdicts) {
+			for at := range cutOff(leases, verdicts, deafNow(leases, verdicts)) {
 				got = append(got, at.node)
 			}
 			slices.Sort(got)
@@ -135,7 +144,7 @@ func TestSteppedDown(t *testing.T) {
 		{"stale lease, and there is no gateway to know by", "-b -c", false, false},
 		{"stale lease, and nobody else to take it", "-", false, false},
 	} {
-		if got := steppedDown(heard("a", tc.own), others, verdicts, tc.valid)["eth1"]; got != tc.want {
+		if got := steppedDown(heard("a", tc.own), others, verdicts, deafNow(append([]state.NodeLease{heard("a", tc.own)}, others[1:]...), verdicts), tc.valid)["eth1"]; got != tc.want {
 			t.Errorf("%s: stepped down %v, want %v", tc.name, got, tc.want)
 		}
 	}
