@@ -16,8 +16,8 @@ import (
 // Addresses that were decided, and those a Service carries, stay its own if they
 // lie in any pool; of two Services that carry the same one and may not share it,
 // the older has it. Then addresses that are asked for are given, oldest Service first, and then,
-// of each family still wanted, the lowest that the Service may share, or the
-// lowest free one. A carried address that is no longer asked for stays until
+// of each family still wanted, the one that the Service had when its pool went
+// away, the lowest that it may share, or the lowest free one. A carried address that is no longer asked for stays until
 // one that is can be given, and is free for others when it is out of the
 // Service's status.
 //
@@ -69,6 +69,9 @@ func New(in Inputs) *Allocator {
 		a.giveRequested(c)
 	}
 	a.open()
+	for _, c := range claims {
+		a.giveLost(c)
+	}
 	for _, c := range claims {
 		a.giveLowest(c)
 	}
@@ -246,6 +249,38 @@ func (a *Allocator) open() {
 	a.opened = true
 }
 
+// giveLost gives c what it had before its pools went away, where they are back.
+func (a *Allocator) giveLost(c *claim) {
+	for _, f := range c.families {
+		if !c.lacks(f) {
+			continue
+		}
+		if addr, ok := a.lost(c, f); ok {
+			a.settle(c, addr)
+			c.given[f] = []netip.Addr{addr}
+		}
+	}
+}
+
+// lost returns the first address of the family that c lost and may have again.
+func (a *Allocator) lost(c *claim, f family) (netip.Addr, bool) {
+	for _, addr := range c.row.Lost {
+		if familyOf(addr) != f || c.row.UID != c.svc.UID {
+			continue
+		}
+		t := a.tenancies[addr] // of who had it together with c
+		if t != nil && t.refuses(c).any() {
+			continue
+		}
+		for _, p := range a.index.pools(addr) {
+			if (t != nil || p.free[f].contains(addr)) && c.mayUse(p) && p.refuses(c, c.svc.Pool != "") == "" {
+				return addr, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // giveLowest gives c one address of each family that it wants, has none of and
 // asks for none of by address. It returns whether that changes what c has.
 func (a *Allocator) giveLowest(c *claim) bool {
@@ -272,9 +307,12 @@ func (a *Allocator) giveLowest(c *claim) bool {
 	return changed
 }
 
-// lowest returns the lowest address of the family that c may share, or the
-// lowest free one in the best pool; not valid when there is none.
+// lowest returns the address of the family that c lost, the lowest that it may
+// share, or the lowest free one in the best pool; not valid when there is none.
 func (a *Allocator) lowest(c *claim, f family) netip.Addr {
+	if addr, ok := a.lost(c, f); ok {
+		return addr
+	}
 	if addr, ok := a.lowestShared(c, f); ok {
 		return addr
 	}

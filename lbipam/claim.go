@@ -112,6 +112,30 @@ func (c *claim) decided() []netip.Addr {
 	return c.row.Addrs
 }
 
+// lost are the addresses that the Service was given before, or had lost by then,
+// of families of which it has none now.
+func (c *claim) lost(has []netip.Addr) (lost []netip.Addr) {
+	if c.row.UID != c.svc.UID {
+		return nil
+	}
+	for _, f := range c.families {
+		ofFamily := func(addr netip.Addr) bool { return familyOf(addr) == f }
+		if slices.ContainsFunc(has, ofFamily) {
+			continue
+		}
+		before := c.row.Addrs
+		if !slices.ContainsFunc(before, ofFamily) {
+			before = c.row.Lost
+		}
+		for _, addr := range before {
+			if ofFamily(addr) {
+				lost = append(lost, addr)
+			}
+		}
+	}
+	return lost
+}
+
 // needsBoth says whether c must have an address of each of two families, or none. Who
 // has one already keeps it.
 func (c *claim) needsBoth() bool {

@@ -182,6 +182,7 @@ func (a *Allocator) conclude(c *claim) bool {
 		row.Addrs = append(row.Addrs, addr)
 		row.Pools = append(row.Pools, a.poolOf(addr).Name)
 	}
+	row.Lost = c.lost(row.Addrs)
 	if a.wait(c); !c.withheld && slices.ContainsFunc(c.holds, func(addr netip.Addr) bool {
 		return !slices.Contains(c.svc.Ingress, addr) && !slices.Contains(row.Addrs, addr)
 	}) {

@@ -209,9 +209,17 @@ func TestLife(t *testing.T) {
 		{"recreated under the same name", func() { a.UID, a.Created, a.Ingress = "another", age(5), nil }, "a 10.0.1.1@q\nb 10.0.1.2@q\n"},
 		{"every pool gone", func() { in.Pools = nil },
 			"a NoPool: no pool holds IPv4 addresses: create one, or add a block\nb NoPool: no pool holds IPv4 addresses: create one, or add a block\n"},
+		{"the pools are back: what it had, and not the lowest", func() { in.Pools = []state.Pool{pl("p", 0, few), pl("q", 1, "10.0.1.1-10.0.1.3")} },
+			"a 10.0.1.1@q\nb 10.0.1.2@q\n"},
+		{"gone again", func() { in.Pools = nil },
+			"a NoPool: no pool holds IPv4 addresses: create one, or add a block\nb NoPool: no pool holds IPv4 addresses: create one, or add a block\n"},
+		{"one is back: what it had or may have", func() { in.Pools = []state.Pool{pl("q", 1, "10.0.1.2-10.0.1.3")} }, "a 10.0.1.3@q\nb 10.0.1.2@q\n"},
+		{"all back: what it has stays", func() { in.Pools = []state.Pool{pl("p", 0, few), pl("q", 1, "10.0.1.1-10.0.1.3")} },
+			"a 10.0.1.3@q\nb 10.0.1.2@q\n"},
 	} {
 		step.change()
 		rows, _ := in.Allocate()
+		in.Decided = rows
 		if got := text(rows); got != step.want {
 			t.Fatalf("%s: got\n%swant\n%s", step.name, got, step.want)
 		}

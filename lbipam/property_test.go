@@ -239,6 +239,37 @@ func TestRestartMovesNothing(t *testing.T) {
 	}
 }
 
+// TestPoolsThatAreBackMoveNothing: when all pools were gone for a while, or the
+// store said so, everybody has what it had.
+func TestPoolsThatAreBackMoveNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(17, 18))
+	had := 0
+	for range worlds {
+		in := world(rng)
+		for i := range in.Services {
+			in.Services[i].Ingress = nil // what a pool does not give is not given again
+		}
+		in.Decided = nil
+		rows, _ := in.Allocate()
+		without := in
+		without.Pools, without.Services, without.Decided = nil, written(in.Services, rows), rows
+		gone, _ := without.Allocate()
+		in.Services, in.Decided = written(in.Services, gone), gone
+		again, _ := in.Allocate()
+		for i, r := range rows {
+			for _, a := range r.Addrs {
+				had++
+				if !slices.Contains(again[i].Addrs, a) && !replaced(in.Services, again[i], a) {
+					t.Fatalf("%s had %s: got\n%swant\n%s", r.Service, a, text(again), text(rows))
+				}
+			}
+		}
+	}
+	if had == 0 {
+		t.Error("nobody had anything")
+	}
+}
+
 // written returns the Services with what was decided in their status.
 func written(services []state.Service, decided []state.Allocation) []state.Service {
 	rows := make(map[state.ObjectName]state.Allocation, len(decided))

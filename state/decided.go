@@ -15,6 +15,9 @@ type Allocation struct {
 	Addrs   []netip.Addr
 	// Pool each address came from, in the order of Addrs.
 	Pools []string
+	// Lost are addresses that no pool held any longer. While the Service has no
+	// other of the family, and a pool holds one again, it is given that one.
+	Lost []netip.Addr
 	// Reason is Satisfied, or why not; Message says what to do.
 	Reason  Reason
 	Message string
@@ -33,7 +36,7 @@ func (a Allocation) WithStatus(s Status) Allocation { a.Status = s; return a }
 // SameSpec compares everything but the status.
 func (a Allocation) SameSpec(b Allocation) bool {
 	return a.Service == b.Service && a.UID == b.UID && slices.Equal(a.Addrs, b.Addrs) &&
-		slices.Equal(a.Pools, b.Pools) && a.Reason == b.Reason && a.Message == b.Message
+		slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Lost, b.Lost) && a.Reason == b.Reason && a.Message == b.Message
 }
 
 // PoolStatus is what LB-IPAM has to say of one Pool. The counts are decimal
