@@ -111,6 +111,40 @@ func TestErrorsOfTunnels(t *testing.T) {
 	})
 }
 
+// A router's error about what a backend on another node has sent goes to that node, also
+// where the way to it is another device.
+func TestErrorsByAnotherDevice(t *testing.T) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		const plain, geneve = 290, 291
+		secondMAC := packet.ParseMAC("02:00:00:00:01:64")
+		n.put("next_hops", uint32(50), bpfNextHop{Ifindex: uint32(n.second.Attrs().Index), Mtu: 1500, Saddr: be32(nodeAddr), Saddr6: words(families[1].node),
+			Node: be32(otherNode), Node6: words(families[1].otherNode), Dmac: otherMAC, Smac: secondMAC})
+		n.putBackend(f, 50, f.remotePod, 8080, 50, 0)
+		n.table(50, 0, []uint32{50})
+		action := uint32(xdpRedirect)
+		if n.inTC {
+			action = xdpTX // as asInXDP has it
+		}
+		kind := packet.ICMP{Type: 3, Code: 4, Seq: 1400}
+		if f.v6 {
+			kind = packet.ICMP{Type: 2, Seq: 1400}
+		}
+		for port, flags := range map[uint16]uint32{plain: 0, geneve: uint32(bpfFrontendFlagsFRONTEND_GENEVE)} {
+			n.putFrontend(f, f.vip, port, packet.ProtoUDP, bpfFrontend{Set: 50, Flags: flags})
+			quote := f.packet(fromRouter, f.vip, f.client, 60, packet.UDP{SrcPort: port, DstPort: 1025}, large(100))[14:]
+			fault := []packet.Layer{f.ip(f.router, f.vip, 63), kind, packet.Payload(quote)}
+			hash := flowHash(f, 1025, port, packet.ProtoUDP)
+			tunnel := []packet.Layer{packet.Ethernet{Dst: otherMAC, Src: secondMAC}, outer(f.node, f.remotePod, hash, false)}
+			if port == geneve {
+				tunnel = append([]packet.Layer{tunnel[0], outer(f.node, f.otherNode, hash, false)}, inGeneve(hash, podOption(f.remotePod, 0))...)
+			}
+			n.sub(fmt.Sprintf("port %d", port), func(n *node) {
+				n.expect(kindXDP, n.out, concat([]packet.Layer{fromRouter}, fault), action, "icmp_forwarded", concat(tunnel, fault))
+			})
+		}
+	})
+}
+
 // The fragments of a packet go where the first one went, in either family.
 func TestFragmentsInFamilies(t *testing.T) {
 	atEachHookInEachFamily(t, func(n *node, f family) {
