@@ -105,6 +105,9 @@ func (s *Server) wire(network string, wanted state.Endpoint, ns netns.NsHandle) 
 	}
 	v := veth{Network: network, Endpoint: wanted}
 	v.HostDevice, v.PodMAC, v.HostMAC = identity(v.ContainerID, v.Interface)
+	if err := s.soleInterface(v); err != nil {
+		return veth{}, err
+	}
 	if err := s.hostPortsFree(v); err != nil {
 		return veth{}, err
 	}
@@ -139,6 +142,19 @@ func (s *Server) wire(network string, wanted state.Endpoint, ns netns.NsHandle) 
 	s.freed = slices.DeleteFunc(s.freed, func(a netip.Addr) bool { return a == v.Addr })
 	s.put(v)
 	return v, nil
+}
+
+// soleInterface refuses a second interface of one pod. Its routes would be the first one's
+// again, so what it answers would leave by the first one: with an address that is another's there.
+func (s *Server) soleInterface(v veth) error {
+	for _, key := range slices.Sorted(maps.Keys(s.veths)) {
+		if other := s.veths[key]; other.ContainerID == v.ContainerID && other.Interface != v.Interface {
+			return types.NewError(types.ErrInvalidNetworkConfig,
+				fmt.Sprintf("add pod: %s of network %s: the pod has %s of network %s from Seamark already", v.Interface, v.Network, other.Interface, other.Network),
+				"a pod has one interface of Seamark's: give further networks another CNI plugin")
+		}
+	}
+	return nil
 }
 
 // put makes v's row one that the datapath has to program.

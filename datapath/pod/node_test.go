@@ -167,7 +167,13 @@ const conf = `{"cniVersion":"1.1.0","name":"seamark","type":"seamark-cni"}`
 // cni sends a command as the plugin does. The error is a *types.Error or nil.
 func (n *node) cni(command, container, netns, stdin string) (*types100.Result, error) {
 	n.t.Helper()
-	body, err := json.Marshal(skel.CmdArgs{ContainerID: container, Netns: netns, IfName: "eth0",
+	return n.cniOf("eth0", command, container, netns, stdin)
+}
+
+// cniOf is cni for an interface of that name in the pod.
+func (n *node) cniOf(ifname, command, container, netns, stdin string) (*types100.Result, error) {
+	n.t.Helper()
+	body, err := json.Marshal(skel.CmdArgs{ContainerID: container, Netns: netns, IfName: ifname,
 		Args: "K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container, StdinData: []byte(stdin)})
 	if err != nil {
 		n.t.Fatal(err)

@@ -74,6 +74,28 @@ func TestAddWiresThePod(t *testing.T) {
 	}
 }
 
+// A pod has one interface from Seamark; another is refused and leaves nothing behind.
+func TestSecondInterfaceIsRefused(t *testing.T) {
+	n := newNode(t, "172.20.1.0/24")
+	n.serve()
+	a := newNetns(t)
+	n.add("a", a)
+	before := run(t, a, "ip -o addr")
+	_, err := n.cniOf("net1", "add", "a", a, strings.Replace(conf, `"seamark"`, `"second"`, 1))
+	refused(t, err, types.ErrInvalidNetworkConfig, "net1 of network second", "eth0 of network seamark", "another CNI plugin")
+	if after := run(t, a, "ip -o addr"); after != before {
+		t.Errorf("the pod has changed from\n%sto\n%s", before, after)
+	}
+	if _, err := n.cniOf("net1", "del", "a", a, conf); err != nil {
+		t.Errorf("DEL of what was refused: %v", err)
+	}
+	n.must("check", "a", a)
+	n.must("del", "a", a)
+	if _, err := n.cniOf("net1", "add", "a", a, conf); err != nil {
+		t.Errorf("ADD of its only interface: %v", err)
+	}
+}
+
 func TestAddIsIdempotent(t *testing.T) {
 	n := newNode(t, "172.20.1.0/24")
 	n.serve()
