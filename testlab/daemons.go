@@ -67,7 +67,8 @@ func (h HostSpec) storeAddress() string {
 }
 
 // startDaemon starts a host's seamarkd and waits until it is ready; on the
-// control-plane host the control plane, and the proxy through which nodes reach it.
+// control-plane host the control plane, and the proxy through which nodes reach it;
+// on a router FRR.
 func (l *Lab) startDaemon(ctx context.Context, host string) error {
 	r, err := l.read()
 	if err != nil {
@@ -76,6 +77,9 @@ func (l *Lab) startDaemon(ctx context.Context, host string) error {
 	h, ok := r.Topology.host(host)
 	if !ok {
 		return r.unknownHost(host)
+	}
+	if h.FRR != "" {
+		return l.startFRR(ctx, r, h)
 	}
 	if err := l.prepareHost(h); err != nil {
 		return fmt.Errorf("start daemon of %s: %w", host, err)
@@ -159,7 +163,11 @@ func (l *Lab) env(r record, host string, more ...string) []string {
 	if r.ControlPlane == kubeControlPlane {
 		path = slices.Insert(path, 1, l.kubectlDir(r))
 	}
-	if h, ok := r.Topology.host(host); !ok || h.Role != RoleNode {
+	h, ok := r.Topology.host(host)
+	if h.FRR != "" {
+		path = slices.Insert(path, 1, l.frrBin(host))
+	}
+	if !ok || h.Role != RoleNode {
 		if api, ok := r.Topology.controlPlane(); ok {
 			host = api.Name
 		}

@@ -180,7 +180,7 @@ const (
 var DaemonActions = []string{Kill, Stop, Start, Pause, Resume}
 
 // Daemon acts on a host's seamarkd; on the control-plane host that is the
-// standalone store, or all of a Kubernetes control plane.
+// standalone store, or all of a Kubernetes control plane, and on a router FRR.
 func (l *Lab) Daemon(ctx context.Context, host, action string) error {
 	if !slices.Contains(DaemonActions, action) {
 		return fmt.Errorf("daemon action %q: want %s", action, strings.Join(DaemonActions, ", "))

@@ -120,7 +120,10 @@ func (c Config) check() error {
 	} else if !ok && !c.NoDaemons {
 		return errors.New("topology: no host has role control-plane, and daemons need one")
 	}
-	return checkRoot()
+	if err := checkRoot(); err != nil {
+		return err
+	}
+	return c.Topology.frrInstalled()
 }
 
 func checkRoot() error {
@@ -210,7 +213,7 @@ func (l *Lab) build(ctx context.Context, r record) error {
 	return l.startAll(ctx, r)
 }
 
-// startAll starts the control plane, then the nodes, then their pods.
+// startAll starts the control plane, then the nodes and the routers' FRR, then pods.
 func (l *Lab) startAll(ctx context.Context, r record) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
@@ -223,6 +226,11 @@ func (l *Lab) startAll(ctx context.Context, r record) error {
 		}
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
+	for _, h := range r.Topology.Hosts {
+		if h.FRR != "" {
+			group.Go(func() error { return l.startDaemon(groupCtx, h.Name) })
+		}
+	}
 	for _, h := range r.Topology.nodes() {
 		group.Go(func() error {
 			if !r.NoDaemons {
@@ -272,7 +280,7 @@ func Down(name string) error {
 	for _, n := range namespaces {
 		errs = append(errs, n.remove())
 	}
-	errs = append(errs, unmountBelow(l.dir), removeCgroups(ctx, name))
+	errs = append(errs, l.removeScratches(), unmountBelow(l.dir), removeCgroups(ctx, name))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("take down lab %s: %w", name, err) // the directory stays, to try again
 	}

@@ -61,6 +61,8 @@ func (r record) controlPlane() (HostSpec, bool) {
 // none where there is nothing to run.
 func (r record) programs(h HostSpec) []string {
 	switch {
+	case h.FRR != "":
+		return frrPrograms
 	case h.Role == RoleControlPlane && r.ControlPlane == kubeControlPlane:
 		return kubePrograms
 	case !r.NoDaemons && (h.Role == RoleControlPlane || h.Role == RoleNode):

@@ -55,6 +55,31 @@ func TestDefaultTopologyIsTheLabPeopleKnow(t *testing.T) {
 	}
 }
 
+func TestTopologiesWithNames(t *testing.T) {
+	if got := TopologyNames(); !slices.Equal(got, []string{"bgp", "bgp2"}) {
+		t.Errorf("names are %v", got)
+	}
+	routers := map[string]int{"bgp": 1, "bgp2": 3}
+	for _, name := range TopologyNames() {
+		topology, err := ReadTopology(name)
+		if err != nil {
+			t.Error(err)
+		}
+		frr := 0
+		for _, h := range topology.Hosts {
+			if h.FRR != "" {
+				frr++
+			}
+		}
+		if frr != routers[name] {
+			t.Errorf("%s has %d hosts with FRR, want %d", name, frr, routers[name])
+		}
+	}
+	if _, err := ReadTopology("bpg"); err == nil || !strings.Contains(err.Error(), "those with a name are bgp, bgp2") {
+		t.Errorf("a name that is none: %v", err)
+	}
+}
+
 func TestTopologySurvivesItsRecord(t *testing.T) {
 	want := DefaultTopology()
 	data, err := json.Marshal(want)
@@ -85,6 +110,7 @@ func TestValidateRefuses(t *testing.T) {
 		{`hosts: [{name: a, role: control-plane}]`, `needs an address on its first interface`},
 		{`hosts: [{name: a, interfaces: [{name: lo}]}]`, `interface "lo"`},
 		{`hosts: [{name: a, interfaces: [{name: sixteen-letters-}]}]`, `of 1–15 characters`},
+		{`hosts: [{name: a, role: control-plane, frr: router bgp 1}]`, `host a: frr: a control-plane runs none`},
 		{`networks: [n, n]`, `network "n"`},
 		{`hosts: [{name: a, interfaces: [{name: e, addresses: [10.0.0.1]}]}]`, `10.0.0.1`},
 		{`pods: [{name: p, node: x, service: y/z}]`, `node "x" is no host`},

@@ -2,11 +2,13 @@ package testlab
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +18,11 @@ import (
 
 //go:embed topology.yaml
 var defaultTopology []byte
+
+// topologies are those that have a name: the files' own, without .yaml.
+//
+//go:embed topologies/*.yaml
+var topologies embed.FS
 
 // Topology is the plan of a lab.
 type Topology struct {
@@ -43,6 +50,9 @@ type HostSpec struct {
 	Routes     []Route     `yaml:"routes,omitempty"`
 	// PodCIDRs of a node; pods get their addresses from the first.
 	PodCIDRs []netip.Prefix `yaml:"podCIDRs,omitempty"`
+	// FRR is the configuration (frr.conf) of the FRR that a router, or a plain
+	// machine, runs; "" for none.
+	FRR string `yaml:"frr,omitempty"`
 }
 
 // Interface of a hostSpec.
@@ -79,15 +89,31 @@ func DefaultTopology() Topology {
 	return t
 }
 
-// ReadTopology reads a topology from a YAML file.
-func ReadTopology(path string) (Topology, error) {
-	data, err := os.ReadFile(path)
+// TopologyNames are those that ReadTopology knows without a file.
+func TopologyNames() []string {
+	files, err := fs.Glob(topologies, "topologies/*.yaml")
 	if err != nil {
-		return Topology{}, fmt.Errorf("read topology: %w", err)
+		panic(err) // the pattern is well-formed
+	}
+	for i, file := range files {
+		files[i] = strings.TrimSuffix(path.Base(file), ".yaml")
+	}
+	return files
+}
+
+// ReadTopology reads a topology of TopologyNames, or else from a YAML file.
+func ReadTopology(file string) (Topology, error) {
+	read := os.ReadFile
+	if slices.Contains(TopologyNames(), file) {
+		read = func(name string) ([]byte, error) { return topologies.ReadFile("topologies/" + name + ".yaml") }
+	}
+	data, err := read(file)
+	if err != nil {
+		return Topology{}, fmt.Errorf("read topology: %w; those with a name are %s", err, strings.Join(TopologyNames(), ", "))
 	}
 	t, err := ParseTopology(data)
 	if err != nil {
-		return Topology{}, fmt.Errorf("read topology %s: %w", path, err)
+		return Topology{}, fmt.Errorf("read topology %s: %w", file, err)
 	}
 	return t, nil
 }
@@ -157,6 +183,9 @@ func (t Topology) validate() error {
 		case RoleRouter, "":
 		default:
 			refuse("host %s: role %q: want router, node, control-plane or none", h.Name, h.Role)
+		}
+		if h.FRR != "" && (h.Role == RoleNode || h.Role == RoleControlPlane) {
+			refuse("host %s: frr: a %s runs none: its role must be router, or none", h.Name, h.Role)
 		}
 		h.validateInterfaces(refuse, networks, owner)
 	}

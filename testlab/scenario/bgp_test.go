@@ -1,134 +1,67 @@
 package scenario
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/seamark-lb/seamark/testlab"
 )
 
-const bgpVIP = "10.10.50.1"
+// What of testlab/topologies/bgp.yaml and bgp2.yaml and of deploy/demo/bgp the
+// tests name.
+const (
+	router2 = "router2"
+	client  = "client"
 
-// bgpManifests: every node advertises the addresses of a pool of its own to the
-// router, which is a peer at each node's default gateway.
-const bgpManifests = `
-apiVersion: seamark.dev/v1alpha1
-kind: IPPool
-metadata: {name: routed}
-spec:
-  blocks: [{start: 10.10.50.1, stop: 10.10.50.9}]
-  autoAssign: false
----
-apiVersion: seamark.dev/v1alpha1
-kind: BGPInstance
-metadata: {name: lab}
-spec: {localASN: 65001}
----
-apiVersion: seamark.dev/v1alpha1
-kind: BGPPeer
-metadata: {name: router}
-spec:
-  autoDiscovery: {mode: DefaultGateway, addressFamily: ipv4}
-  peerASN: 65000
-  families: [{afi: ipv4, safi: unicast}]
-  timers: {connectRetryTimeSeconds: 1, holdTimeSeconds: 9}
-  gracefulRestart: {enabled: true, restartTimeSeconds: 60}
----
-apiVersion: seamark.dev/v1alpha1
-kind: BGPAdvertisement
-metadata: {name: routed}
-spec:
-  advertisements: [{type: LoadBalancer, pools: [routed]}]
----
-apiVersion: v1
-kind: Service
-metadata:
-  name: routed
-  namespace: default
-  annotations: {seamark.dev/pool: routed}
-spec:
-  type: LoadBalancer
-  loadBalancerClass: seamark.dev/bgp
-  selector: {app: webpod}
-  ports: [{name: http, port: 80}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: routed-1
-  namespace: default
-  labels: {kubernetes.io/service-name: routed}
-addressType: IPv4
-ports: [{name: http, port: 80}]
-endpoints:
-- {addresses: [172.20.0.1], nodeName: k8s-ctr, conditions: {ready: true}}
-- {addresses: [172.20.1.1], nodeName: k8s-w1, conditions: {ready: true}}
-- {addresses: [172.20.2.1], nodeName: k8s-w0, conditions: {ready: true}}
-`
+	bgpVIP = "10.10.50.1"
+)
 
-const frrConfig = `router bgp 65000
- no bgp ebgp-requires-policy
- bgp graceful-restart
- neighbor nodes peer-group
- neighbor nodes remote-as 65001
- bgp listen range 192.168.10.0/24 peer-group nodes
- bgp listen range 192.168.20.0/24 peer-group nodes
- address-family ipv4 unicast
-  maximum-paths 16
- exit-address-family
-`
+// bgpNodes are the nodes' addresses as routers know them, sorted.
+var bgpNodes = []string{"192.168.10.100", "192.168.10.101", "192.168.20.100"}
 
-// frr runs FRR's zebra and bgpd on the router.
-type frr struct {
-	l   lab
-	dir string
-}
-
-func (l lab) frr() frr {
-	l.t.Helper()
-	for _, program := range []string{"zebra", "bgpd"} {
-		if _, err := os.Stat("/usr/lib/frr/" + program); err != nil {
-			l.t.Skipf("needs %s: apt-get install frr", program)
-		}
+// upBGP brings up the lab of that name with the manifests of these folders of
+// deploy/demo, and waits until the router spreads the VIP over all nodes.
+func upBGP(t *testing.T, topology string, manifests ...string) lab {
+	t.Helper()
+	if _, err := os.Stat("/usr/lib/frr/bgpd"); err != nil {
+		t.Skipf("needs FRR: apt-get install frr: %v", err)
 	}
-	f := frr{l, l.t.TempDir()}
-	conf := filepath.Join(f.dir, "bgpd.conf")
-	l.must(os.WriteFile(conf, []byte(frrConfig), 0o644))
-	l.must(os.Chmod(filepath.Dir(f.dir), 0o755)) // FRR's programs are a user of their own
-	out, err := exec.Command("chown", "frr:frr", f.dir).CombinedOutput()
+	plan, err := testlab.ReadTopology(topology)
 	if err != nil {
-		l.t.Fatalf("chown: %v: %s", err, out)
+		t.Fatal(err)
 	}
-	f.start("zebra")
-	l.eventually("zebra runs", func() error { _, err := os.Stat(f.dir + "/zserv"); return err })
-	f.start("bgpd", "-f", conf)
-	return f
+	l := upWith(t, testlab.Config{Topology: plan})
+	for _, dir := range manifests {
+		path, err := filepath.Abs("../../deploy/demo/" + dir)
+		l.must(err)
+		l.seamark(ctr, "apply", "-f", path)
+	}
+	l.routedBy(router, bgpVIP, bgpNodes...)
+	return l
 }
 
-func (f frr) start(program string, args ...string) {
-	f.l.t.Helper()
-	args = append([]string{"-i", f.dir + "/" + program + ".pid", "-z", f.dir + "/zserv", "--vty_socket", f.dir, "-P", "0", "--log", "stdout"}, args...)
-	cmd := f.l.host(router).Command(context.Background(), "/usr/lib/frr/"+program, args...)
-	var out lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	f.l.must(cmd.Start())
-	f.l.t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if f.l.t.Failed() {
-			f.l.t.Logf("%s: %s", program, out.String())
-		}
-	})
+// vtysh asks a router's FRR for JSON.
+func (l lab) vtysh(into any, host, command string) error {
+	out, err := l.try(host, "vtysh", "-c", command)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
 }
 
-// nextHops are those that the router's kernel has for the address.
-func (l lab) nextHops(addr string) ([]string, error) {
-	out, err := l.try(router, "ip", "-j", "route", "show", addr)
+// nextHops are those that a router's kernel has for the destination.
+func (l lab) nextHops(host, to string) ([]string, error) {
+	family := "-4"
+	if strings.Contains(to, ":") {
+		family = "-6"
+	}
+	out, err := l.try(host, "ip", family, "-j", "route", "show", to)
 	if err != nil {
 		return nil, err
 	}
@@ -152,11 +85,11 @@ func (l lab) nextHops(addr string) ([]string, error) {
 	return hops, nil
 }
 
-// routedBy waits until the router's kernel sends the address to these nodes.
-func (l lab) routedBy(addr string, want ...string) {
+// routedBy waits until a router's kernel sends what is for the destination to these.
+func (l lab) routedBy(host, to string, want ...string) {
 	l.t.Helper()
-	l.eventually(fmt.Sprintf("the router sends %s to %v", addr, want), func() error {
-		hops, err := l.nextHops(addr)
+	l.eventually(fmt.Sprintf("%s sends %s to %v", host, to, want), func() error {
+		hops, err := l.nextHops(host, to)
 		if err == nil && !slices.Equal(hops, want) {
 			err = fmt.Errorf("to %v", hops)
 		}
@@ -164,16 +97,43 @@ func (l lab) routedBy(addr string, want ...string) {
 	})
 }
 
-// speaks waits until the node says that it has the session.
+// speaks waits until the node says that it has all of its sessions.
 func (l lab) speaks(node string) {
 	l.t.Helper()
-	l.eventually(node+" has the session", func() error {
-		out, err := l.try(node, "seamark", "bgp", "peers")
-		if err == nil && !strings.Contains(out, "Established") {
-			err = fmt.Errorf("%s", out)
+	l.eventually(node+" has its sessions", func() error {
+		var sessions []struct{ Peer, State string }
+		if err := l.tryJSON(&sessions, node, "bgp", "peers"); err != nil {
+			return err
+		}
+		if len(sessions) == 0 {
+			return errors.New("it has none")
+		}
+		for _, s := range sessions {
+			if s.State != "Established" {
+				return fmt.Errorf("%s is %s", s.Peer, s.State)
+			}
+		}
+		return nil
+	})
+}
+
+// meetsAll waits until requests from a host have met every pod.
+func (l lab) meetsAll(from string) {
+	l.t.Helper()
+	met := map[string]bool{}
+	l.eventually("the address leads to all pods", func() error {
+		pod, _, err := l.page(from, "http://"+bgpVIP+"/")
+		if met[pod] = true; err == nil && len(met) < len(nodes) {
+			err = fmt.Errorf("met %v", met)
 		}
 		return err
 	})
+}
+
+// balanced is how many packets to VIPs a node has sent on to pods.
+func (l lab) balanced(node string) uint64 {
+	l.t.Helper()
+	return l.counted(node, "forward_local") + l.counted(node, "forward_remote")
 }
 
 // TestBGP: every node advertises a Service's address to a router with FRR, whose
@@ -181,44 +141,75 @@ func (l lab) speaks(node string) {
 // daemon that restarts is not noticed.
 func TestBGP(t *testing.T) {
 	t.Parallel()
-	l := upServing(t)
-	l.frr()
-	l.apply(bgpManifests)
-	all := []string{"192.168.10.100", "192.168.10.101", "192.168.20.100"}
-	l.routedBy(bgpVIP, all...)
-	met := map[string]bool{}
-	l.eventually("the address leads to all pods", func() error {
-		pod, _, err := l.page(router, "http://"+bgpVIP+"/")
-		if met[pod] = true; err == nil && len(met) < len(nodes) {
-			err = fmt.Errorf("met %v", met)
-		}
-		return err
-	})
-
-	for _, node := range nodes {
+	l := upBGP(t, "bgp", "bgp")
+	l.meetsAll(router)
+	for i, node := range nodes {
 		l.speaks(node)
 		if out := l.seamark(node, "bgp", "routes", "advertised", "router"); !strings.Contains(out, bgpVIP+"/32") {
 			t.Errorf("%s: %s", node, out)
 		}
+		l.routedBy(router, fmt.Sprintf("172.20.%d.0/24", i), bgpNodes[i])
+		l.routedBy(router, fmt.Sprintf("fd00:172:20:%d::/64", i), strings.NewReplacer("192.168.", "fd00:", ".100", "::100", ".101", "::101").Replace(bgpNodes[i]))
+	}
+	// What one node says reaches the others, although they are of one AS.
+	var received struct {
+		AdvertisedRoutes map[string]any
+	}
+	l.must(l.vtysh(&received, router, "show bgp ipv4 unicast neighbors "+bgpNodes[0]+" advertised-routes json"))
+	if received.AdvertisedRoutes["172.20.2.0/24"] == nil {
+		t.Errorf("the router tells k8s-ctr %v, not the pods of k8s-w0", received.AdvertisedRoutes)
 	}
 
-	// With the policy Local, only nodes with a pod: k8s-w1's is not ready.
-	l.apply(strings.NewReplacer("type: LoadBalancer\n", "type: LoadBalancer\n  externalTrafficPolicy: Local\n",
-		"nodeName: k8s-w1, conditions: {ready: true}", "nodeName: k8s-w1, conditions: {ready: false}").Replace(bgpManifests))
-	l.routedBy(bgpVIP, "192.168.10.100", "192.168.20.100")
-	l.apply(bgpManifests)
-	l.routedBy(bgpVIP, all...)
+	// With the policy Local, only nodes with a pod that is ready.
+	service, err := os.ReadFile("../../deploy/demo/bgp/service.yaml")
+	l.must(err)
+	l.must(l.SetReady(t.Context(), false, podW1))
+	l.apply(strings.Replace(string(service), "type: LoadBalancer\n", "type: LoadBalancer\n  externalTrafficPolicy: Local\n", 1))
+	l.routedBy(router, bgpVIP, bgpNodes[0], bgpNodes[2])
+	l.must(l.SetReady(t.Context(), true, podW1))
+	l.routedBy(router, bgpVIP, bgpNodes...)
+	l.apply(string(service))
 
 	l.daemon(w1, "stop")
-	hops, err := l.nextHops(bgpVIP)
+	hops, err := l.nextHops(router, bgpVIP)
 	l.must(err)
-	if !slices.Equal(hops, all) {
+	if !slices.Equal(hops, bgpNodes) {
 		t.Errorf("a daemon that stops for a restart takes its routes along: %v", hops)
 	}
 	l.daemon(w1, "start")
 	l.speaks(w1)
-	l.routedBy(bgpVIP, all...)
+	l.routedBy(router, bgpVIP, bgpNodes...)
 
-	l.seamark(ctr, "delete", "service", "routed")
-	l.routedBy(bgpVIP)
+	l.seamark(ctr, "delete", "service", "webpod")
+	l.routedBy(router, bgpVIP)
+}
+
+// TestBGPRouters: two routers spread a client's connections over all nodes, and these
+// over all pods. A router that is no more takes nothing along.
+func TestBGPRouters(t *testing.T) {
+	t.Parallel()
+	l := upBGP(t, "bgp2", "bgp", "bgp2")
+	l.routedBy(router2, bgpVIP, bgpNodes...)
+	l.routedBy(client, bgpVIP, "10.10.3.200", "10.10.3.201")
+	before := map[string]uint64{}
+	for _, node := range nodes {
+		before[node] = l.balanced(node)
+	}
+	l.meetsAll(client)
+	l.eventually("all nodes have their share", func() error {
+		_, _, err := l.page(client, "http://"+bgpVIP+"/")
+		for _, node := range nodes {
+			if err == nil && l.balanced(node) == before[node] {
+				err = fmt.Errorf("%s has none", node)
+			}
+		}
+		return err
+	})
+
+	l.must(l.PowerOff(router2)) // the nodes' answers go by the other anyway
+	l.routedBy(client, bgpVIP, "10.10.3.200")
+	l.meetsAll(client)
+	l.must(l.PowerOn(t.Context(), router2))
+	l.routedBy(router2, bgpVIP, bgpNodes...)
+	l.routedBy(client, bgpVIP, "10.10.3.200", "10.10.3.201")
 }

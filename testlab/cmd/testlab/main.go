@@ -84,7 +84,7 @@ func upCommand(name *string) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&file, "topology", "", "YAML file with the topology (default: router, api, k8s-ctr, k8s-w1, k8s-w0)")
+	cmd.Flags().StringVar(&file, "topology", "", "one with a name ("+strings.Join(testlab.TopologyNames(), ", ")+") or a YAML file (default: router, api, k8s-ctr, k8s-w1, k8s-w0)")
 	cmd.Flags().StringVar(&c.ControlPlane, "control-plane", "etcd", "where objects are kept: etcd (the standalone store) or kube (a real Kubernetes control plane, built the first time)")
 	cmd.Flags().BoolVar(&c.NoDaemons, "no-daemons", false, "leave seamarkd out; pods are wired up with plain kernel routes")
 	cmd.Flags().StringArrayVar(&c.DaemonArgs, "daemon-arg", nil, "one more argument for the nodes' seamarkd (repeat it)")
