@@ -15,7 +15,7 @@ const Namespace = "seamark-system"
 // Kinds lists the kinds of object that Seamark knows.
 func Kinds() []Kind {
 	return []Kind{
-		KindService(), KindEndpointSlice(), KindNode(), KindNamespace(), KindLease(),
+		KindService(), KindEndpointSlice(), KindNode(), KindNamespace(), KindLease(), KindSecret(),
 		KindIPPool(), KindL2Policy(), KindAnnouncementSlice(),
 		KindBGPInstance(), KindBGPPeer(), KindBGPAdvertisement(), KindBFDProfile(),
 	}
@@ -75,6 +75,11 @@ func KindNamespace() Kind {
 // KindLease is coordination.k8s.io/v1 Lease.
 func KindLease() Kind {
 	return Kind{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Singular: "lease", Namespaced: true}
+}
+
+// KindSecret is v1 Secret.
+func KindSecret() Kind {
+	return Kind{Version: "v1", Kind: "Secret", Plural: "secrets", Singular: "secret", Namespaced: true}
 }
 
 // KindIPPool is seamark.dev/v1alpha1 IPPool.
@@ -185,7 +190,7 @@ func (k Kind) APIVersion() string {
 // write: an update of such an object leaves the status as it was.
 func (k Kind) HasStatus() bool {
 	switch k.Kind {
-	case "EndpointSlice", "Namespace", "Lease", "Node", "AnnouncementSlice":
+	case "EndpointSlice", "Namespace", "Lease", "Node", "AnnouncementSlice", "Secret":
 		return false
 	}
 	return true

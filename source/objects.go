@@ -18,7 +18,8 @@ var (
 )
 
 // Objects are the Kubernetes-shaped objects a source holds. Concurrency is
-// optimistic: metadata.resourceVersion is the version the caller has seen.
+// optimistic: metadata.resourceVersion is the version the caller has seen. Of
+// Secrets, what is returned is Redacted.
 type Objects interface {
 	Get(ctx context.Context, kind Kind, namespace, name string) (*unstructured.Unstructured, error)
 	// List returns the objects of a kind, in namespace unless it is "", sorted by namespace and name.

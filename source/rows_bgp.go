@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,9 +18,9 @@ func (t *Tables) followBGP() {
 	t.follow(KindBGPInstance(), newRows(t.db.BGPInstances, func(_ state.Reader, i *v1alpha1.BGPInstance) ([]state.BGPInstance, Problems) {
 		return []state.BGPInstance{BGPInstanceRow(i)}, nil
 	}))
-	t.follow(KindBGPPeer(), newRows(t.db.BGPPeers, func(_ state.Reader, p *v1alpha1.BGPPeer) ([]state.BGPPeer, Problems) {
+	t.follow(KindBGPPeer(), newRows(t.db.BGPPeers, func(r state.Reader, p *v1alpha1.BGPPeer) ([]state.BGPPeer, Problems) {
 		row, problems := BGPPeerRow(p)
-		return []state.BGPPeer{row}, problems
+		return []state.BGPPeer{row}, append(problems, passwordProblems(t.db, r, row.PasswordSecret, "spec.passwordSecretRef")...)
 	}))
 	t.follow(KindBGPAdvertisement(), newRows(t.db.BGPAdvertisements, func(_ state.Reader, a *v1alpha1.BGPAdvertisement) ([]state.BGPAdvertisement, Problems) {
 		row, problems := BGPAdvertisementRow(a)
@@ -74,9 +75,7 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 	}
 	var unhonoured Problems
 	if ref := spec.PasswordSecretRef; ref != nil {
-		row.PasswordSecret = state.ObjectName{Namespace: ref.Namespace, Name: ref.Name}
-		unhonoured.add("spec.passwordSecretRef", "write the password into a file on the nodes, and name it in passwordFile",
-			"this version reads no Secrets: there is no session with the peer")
+		row.PasswordSecret = state.ObjectName{Namespace: cmp.Or(ref.Namespace, Namespace), Name: ref.Name}
 	}
 	if spec.BFDProfile != "" {
 		unhonoured.add("spec.bfdProfile", "lower timers.holdTimeSeconds, to notice a dead peer sooner", "this version has no BFD beside BGP")

@@ -45,7 +45,7 @@ func TestBGPRows(t *testing.T) {
 	}
 
 	problems := fmt.Sprint(s.problems())
-	for _, field := range []string{"spec.passwordSecretRef", "spec.importPrefixes", "spec.advertisements[0]", "spec.advertisements[2].type"} {
+	for _, field := range []string{"spec.importPrefixes", "spec.advertisements[0]", "spec.advertisements[2].type"} {
 		if !strings.Contains(problems, field) {
 			t.Errorf("nothing is said of %s: %s", field, problems)
 		}

@@ -30,9 +30,11 @@ type Tables struct {
 	log       *slog.Logger
 	followers map[string]follower // by Kind.key
 	kinds     []Kind
-	// theirs are the objects of other projects, by Kind.key and name, few as they
-	// are: whether they have rows depends on Agents, too.
-	theirs map[string]map[string]any
+	// kept are the objects whose rows, or problems, depend on more than
+	// themselves, few as they are, by Kind.key and name: other projects', on Agents
+	// and on each other; BGPPeers, on Secrets.
+	kept    map[string]map[string]any
+	secrets secretRows
 	// waiting are the kinds that a table still has to hear of before it is synced.
 	waiting map[string]map[string]bool
 }
@@ -55,8 +57,8 @@ func (k Kind) key() string { return k.Group + "/" + k.Kind }
 
 // NewTables returns Tables that write into db.
 func NewTables(db *state.DB, log *slog.Logger) *Tables {
-	t := &Tables{db: db, log: log, followers: map[string]follower{},
-		theirs: map[string]map[string]any{}, waiting: map[string]map[string]bool{}}
+	t := &Tables{db: db, log: log, followers: map[string]follower{}, secrets: newSecretRows(db),
+		kept: map[string]map[string]any{}, waiting: map[string]map[string]bool{}}
 	t.follow(KindService(), newRows(db.Services, func(r state.Reader, s *corev1.Service) ([]state.Service, Problems) {
 		if s.DeletionTimestamp != nil {
 			return nil, nil // a finalizer keeps the object: its balancing ends now
@@ -86,6 +88,7 @@ func NewTables(db *state.DB, log *slog.Logger) *Tables {
 		}
 		return []state.NodeLease{row}, problems
 	}))
+	t.follow(KindSecret(), t.secrets)
 	t.follow(KindIPPool(), newRows(db.Pools, t.pools))
 	t.follow(KindL2Policy(), newRows(db.L2Policies, t.policies))
 	t.follow(KindAnnouncementSlice(), &assignedRows{assigned: db.Assigned, slices: map[string][]state.Assignment{}})
@@ -134,13 +137,18 @@ func ObjectKey(namespace, name string) string {
 // Put takes in an object that is new or has changed. An object of another
 // project is left to that project's own programs, if Agents has such.
 func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
-	f := t.followers[kind.key()]
-	if kind.Foreign() {
-		if t.theirs[kind.key()] == nil {
-			t.theirs[kind.key()] = map[string]any{}
+	if kind.dependent() {
+		if t.kept[kind.key()] == nil {
+			t.kept[kind.key()] = map[string]any{}
 		}
-		t.theirs[kind.key()][name] = obj
+		t.kept[kind.key()][name] = obj
 	}
+	t.put(tx, kind, name, obj)
+	t.putDependents(tx, kind)
+}
+
+func (t *Tables) put(tx *state.Tx, kind Kind, name string, obj any) {
+	f := t.followers[kind.key()]
 	if by, left := LeftTo(kind, t.db.Agents.All(tx)); left {
 		f.remove(tx, name)
 		t.setProblems(tx, kind, name, Problems{leftProblem(kind, by)})
@@ -157,15 +165,36 @@ func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
 // Remove takes in that an object is gone.
 func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
 	t.followers[kind.key()].remove(tx, name)
-	delete(t.theirs[kind.key()], name)
+	delete(t.kept[kind.key()], name)
 	t.setProblems(tx, kind, name, nil)
+	t.putDependents(tx, kind)
+}
+
+// dependent says whether what becomes of an object of the kind depends on others.
+func (k Kind) dependent() bool { return k.Foreign() || k.key() == KindBGPPeer().key() }
+
+// putDependents takes in anew what depends on objects of the kind.
+func (t *Tables) putDependents(tx *state.Tx, changed Kind) {
+	switch changed.key() {
+	case KindSecret().key():
+		t.putKept(tx, KindBGPPeer())
+	case KindBGPPeer().key():
+		t.secrets.forget(tx)
+	}
+}
+
+// putKept takes in anew the objects of a kind that are kept.
+func (t *Tables) putKept(tx *state.Tx, kind Kind) {
+	for _, name := range slices.Sorted(maps.Keys(t.kept[kind.key()])) {
+		t.put(tx, kind, name, t.kept[kind.key()][name])
+	}
 }
 
 // Replace makes objects all there is of the kind. A table is synced when that
 // was said of every kind whose rows are in it.
 func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 	f := t.followers[kind.key()]
-	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.theirs[kind.key()])) {
+	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.kept[kind.key()])) {
 		if _, ok := objects[name]; !ok {
 			t.Remove(tx, kind, name)
 		}
@@ -178,6 +207,7 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 		if len(waiting) == 0 {
 			delete(t.waiting, f.table())
 			f.markSynced(tx)
+			t.putDependents(tx, kind)
 		}
 	}
 }
@@ -187,8 +217,8 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 // left to a program must not be seen without the pool that its address is of.
 func (t *Tables) Agree(tx *state.Tx) {
 	for _, kind := range t.kinds {
-		for _, name := range slices.Sorted(maps.Keys(t.theirs[kind.key()])) {
-			t.Put(tx, kind, name, t.theirs[kind.key()][name])
+		if kind.Foreign() {
+			t.putKept(tx, kind)
 		}
 	}
 }

@@ -50,6 +50,8 @@ func admit(obj *unstructured.Unstructured) Problems {
 		problems = append(problems, admitTyped(obj, nil, checkNode)...)
 	case "Namespace":
 		problems = append(problems, admitTyped[corev1.Namespace](obj, nil, nil)...)
+	case "Secret":
+		problems = append(problems, admitSecret(obj)...)
 	case "Lease":
 		problems = append(problems, admitTyped(obj, nil, checkLease)...)
 	default:

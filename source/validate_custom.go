@@ -119,6 +119,17 @@ func admitCustom(obj *unstructured.Unstructured, kind Kind) Problems {
 // AdmitChange names what of an object that Admit takes may not replace old: the
 // fields that are fixed once they are set.
 func AdmitChange(old, obj *unstructured.Unstructured) Problems {
+	problems := admitCustomChange(old, obj)
+	if obj.GroupVersionKind() == (schema.GroupVersionKind{Version: "v1", Kind: KindSecret().Kind}) {
+		problems = admitSecretChange(old, obj)
+	}
+	for i := range problems {
+		problems[i].Object = objectName(obj)
+	}
+	return problems
+}
+
+func admitCustomChange(old, obj *unstructured.Unstructured) Problems {
 	schemas, err := customSchemas()
 	if err != nil {
 		return nil // Admit has said so
@@ -128,11 +139,7 @@ func AdmitChange(old, obj *unstructured.Unstructured) Problems {
 		return nil
 	}
 	errs, _ := custom.rules.Validate(context.Background(), nil, custom.structural, obj.Object, old.Object, celconfig.RuntimeCELCostBudget)
-	problems := fieldProblems(errs)
-	for i := range problems {
-		problems[i].Object = objectName(obj)
-	}
-	return problems
+	return fieldProblems(errs)
 }
 
 // siblings are the fields there are where the last step is not one.

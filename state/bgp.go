@@ -59,6 +59,23 @@ type BGPPeer struct {
 	Families []BGPPeerFamily
 }
 
+// Secret is a Secret, as far as BGPPeers may name it.
+type Secret struct {
+	Name ObjectName
+	// Password is the last one that could be read of it, "" for none so far. It
+	// is in no output.
+	Password string `json:"-"`
+	// Invalid says why the Secret does not hold Password any more, or holds none,
+	// and Cure what to do; "": it does.
+	Invalid, Cure string
+}
+
+// MaxPassword is how long a password of TCP MD5 may be, in bytes (TCP_MD5SIG_MAXKEYLEN).
+const MaxPassword = 80
+
+// RowKey of a Secret is its name.
+func (s Secret) RowKey() string { return s.Name.String() }
+
 // BGPPeerASN is the AS number that a peer has to have.
 type BGPPeerASN struct {
 	// Number; 0: Mode says which may be.

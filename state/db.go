@@ -25,6 +25,8 @@ type DB struct {
 	BGPInstances      Table[BGPInstance]
 	BGPPeers          Table[BGPPeer]
 	BGPAdvertisements Table[BGPAdvertisement]
+	// Secrets are those that are known; a BGPPeer may name one that is not yet.
+	Secrets Table[Secret]
 	// SourceProblems are what of the objects cannot be honoured as it is written.
 	SourceProblems Table[Problem]
 
@@ -115,6 +117,7 @@ func New() (*DB, *Writer) {
 		BGPInstances:      newTable[BGPInstance](schema, "bgpinstances"),
 		BGPPeers:          newTable[BGPPeer](schema, "bgppeers"),
 		BGPAdvertisements: newTable[BGPAdvertisement](schema, "bgpadvertisements"),
+		Secrets:           newTable[Secret](schema, "secrets"),
 		BGPSpeakers:       newTable[BGPSpeaker](schema, "bgpspeakers"),
 		BGPSessions:       newTable[BGPSession](schema, "bgpsessions"),
 		BGPRoutes: newTable(schema, "bgproutes", Index[BGPRoute]{IndexAddr, func(r BGPRoute) []string {

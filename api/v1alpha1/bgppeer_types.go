@@ -264,7 +264,7 @@ type SecretReference struct {
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 	// Namespace of the Secret. In another one than seamark-system, the daemon
-	// needs a Role that lets it read the Secret.
+	// needs a Role that lets it list and watch the Secret, by its name alone.
 	//
 	// +optional
 	// +kubebuilder:default=seamark-system

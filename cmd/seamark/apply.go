@@ -86,7 +86,10 @@ func applyOnce(ctx context.Context, client *control.Client, m source.Manifest) (
 	if equality.Semantic.DeepEqual(now.Object, wanted.Object) {
 		return "unchanged", nil
 	}
-	_, err = client.Update(ctx, wanted)
+	written, err := client.Update(ctx, wanted)
+	if err == nil && written.GetResourceVersion() == now.GetResourceVersion() {
+		return "unchanged", nil // a Secret: what it holds is not told
+	}
 	return "configured", err
 }
 

@@ -96,6 +96,17 @@ func columnsOf(kind source.Kind) columns {
 		}
 	case "Namespace":
 		between = columns{col("STATUS", func(n *corev1.Namespace) string { return or(string(n.Status.Phase), "Active") })}
+	case "Secret":
+		between = columns{
+			{name: "TYPE", cell: func(obj *unstructured.Unstructured) string {
+				kind, _, _ := unstructured.NestedString(obj.Object, "type")
+				return kind
+			}},
+			{name: "DATA", cell: func(obj *unstructured.Unstructured) string {
+				data, _ := obj.Object["data"].(map[string]any)
+				return fmt.Sprint(len(data))
+			}},
+		}
 	case "Lease":
 		between = columns{col("HOLDER", func(l *coordinationv1.Lease) string { return deref(l.Spec.HolderIdentity) })}
 		after = columns{

@@ -24,7 +24,7 @@ func (d *deciders) bgp(ctx context.Context) error {
 		node, _ := d.self(snap)
 		node.Name = d.node
 		peers := db.BGPPeers.Rows(snap)
-		passwords, problems := readPasswords(peers)
+		passwords, problems := readPasswords(peers, db.Secrets.Rows(snap))
 		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
 		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: db.BGPInstances.Rows(snap), Peers: peers,
 			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
@@ -33,13 +33,21 @@ func (d *deciders) bgp(ctx context.Context) error {
 		want(d, db.BGPSessions, decision.Sessions)
 		want(d, db.BGPRoutes, decision.Routes)
 		d.report("bgp", append(problems, decision.Problems...))
-	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(),
+	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(), db.Secrets.Watch(),
 		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged)
 }
 
-// readPasswords reads the files that peers name.
-func readPasswords(peers []state.BGPPeer) (passwords map[string]string, problems []state.Problem) {
+// readPasswords returns the passwords of peers, of the Secrets and the files that
+// they name. What is wrong with a Secret has been said where it was read.
+func readPasswords(peers []state.BGPPeer, secrets []state.Secret) (passwords map[string]string, problems []state.Problem) {
 	passwords = map[string]string{}
+	for _, s := range secrets {
+		for _, p := range peers {
+			if p.PasswordSecret == s.Name && s.Password != "" {
+				passwords[p.Name] = s.Password
+			}
+		}
+	}
 	for _, p := range peers {
 		if p.PasswordFile == "" {
 			continue
@@ -50,9 +58,9 @@ func readPasswords(peers []state.BGPPeer) (passwords map[string]string, problems
 		case err != nil:
 			problems = append(problems, state.Problem{Object: p.Origin, Field: "spec.passwordFile", Message: err.Error(),
 				Cure: "put the password there, readable by seamarkd: there is no session with the peer until then"})
-		case password == "" || len(password) > 80: // TCP_MD5SIG_MAXKEYLEN
+		case password == "" || len(password) > state.MaxPassword:
 			problems = append(problems, state.Problem{Object: p.Origin, Field: "spec.passwordFile",
-				Message: fmt.Sprintf("%s holds a password of %d bytes", p.PasswordFile, len(password)), Cure: "use one of 1 to 80 bytes"})
+				Message: fmt.Sprintf("%s holds a password of %d bytes", p.PasswordFile, len(password)), Cure: fmt.Sprintf("use one of 1 to %d bytes", state.MaxPassword)})
 		default:
 			passwords[p.Name] = password
 		}

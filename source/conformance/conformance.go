@@ -40,6 +40,7 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 		"ObjectStatus":    objectStatus,
 		"AnnouncedStatus": announcedStatus,
 		"NodeLease":       nodeLease,
+		"Secrets":         secrets,
 		"Drain":           drain,
 		"Assignments":     assignments,
 		"LaterDecision":   laterDecision,
@@ -62,7 +63,7 @@ func Wait(t *testing.T, db *state.DB, what string, cond func(state.Snapshot) boo
 			return
 		}
 		err := state.Wait(ctx, snap, time.Second, db.Services.Watch(), db.EndpointSlices.Watch(), db.Nodes.Watch(),
-			db.Pools.Watch(), db.L2Policies.Watch(), db.Agents.Watch(), db.SourceProblems.Watch(), db.NodeLeases.Watch(), db.Assigned.Watch(), db.MarksChanged)
+			db.Pools.Watch(), db.L2Policies.Watch(), db.Agents.Watch(), db.SourceProblems.Watch(), db.NodeLeases.Watch(), db.Assigned.Watch(), db.Secrets.Watch(), db.MarksChanged)
 		if err != nil {
 			t.Fatalf("waited in vain: %s", what)
 		}

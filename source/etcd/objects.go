@@ -22,7 +22,11 @@ func isNotFound(err error) bool { return errors.Is(err, source.ErrNotFound) }
 type objects struct{ store store }
 
 func (o objects) Get(ctx context.Context, k source.Kind, namespace, name string) (*unstructured.Unstructured, error) {
-	return o.store.get(ctx, k, namespace, name)
+	obj, err := o.store.get(ctx, k, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return source.Redacted(obj), nil
 }
 
 func (o objects) List(ctx context.Context, k source.Kind, namespace string) ([]*unstructured.Unstructured, error) {
@@ -40,7 +44,7 @@ func (o objects) List(ctx context.Context, k source.Kind, namespace string) ([]*
 		if err != nil {
 			return nil, err
 		}
-		objs = append(objs, obj)
+		objs = append(objs, source.Redacted(obj))
 	}
 	slices.SortFunc(objs, func(a, b *unstructured.Unstructured) int {
 		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
@@ -64,7 +68,7 @@ func (o objects) Create(ctx context.Context, obj *unstructured.Unstructured) (*u
 		return nil, err
 	}
 	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
-	return obj, nil
+	return source.Redacted(obj), nil
 }
 
 // Update writes nothing when nothing is changed. The status stays what it was
@@ -102,14 +106,14 @@ func (o objects) Update(ctx context.Context, obj *unstructured.Unstructured) (*u
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 	if reflect.DeepEqual(old.Object, obj.Object) {
-		return old, nil
+		return source.Redacted(old), nil
 	}
 	revision, err := o.store.put(ctx, kind, obj, revisionOf(old))
 	if err != nil {
 		return nil, err
 	}
 	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
-	return obj, nil
+	return source.Redacted(obj), nil
 }
 
 func (o objects) Delete(ctx context.Context, k source.Kind, namespace, name string) error {

@@ -191,17 +191,7 @@ func (s *Source) settle(ctx context.Context, running map[string]*foreignFeed, ki
 		return
 	}
 	kind.Version = version
-	f := s.newFeed(kind)
-	of, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.follow(of, f)
-	}()
-	started.stop = func() {
-		cancel()
-		<-done
-	}
+	started.stop = s.start(ctx, s.newFeed(kind))
 }
 
 // askCRDs asks which versions are served, of the kinds whose CRDs have

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -18,6 +19,9 @@ import (
 // objects implements source.Objects, for reading.
 type objects struct{ *Source }
 
+// errSecrets: the daemon watches the few that BGPPeers name, and shows none.
+var errSecrets = errors.New("Secrets of this source are read with kubectl")
+
 // client of a kind, in the version that is followed.
 func (s *Source) client(kind source.Kind, namespace string) dynamic.ResourceInterface {
 	if f := s.feed(kind); f != nil {
@@ -31,6 +35,9 @@ func (s *Source) client(kind source.Kind, namespace string) dynamic.ResourceInte
 }
 
 func (o objects) Get(ctx context.Context, kind source.Kind, namespace, name string) (*unstructured.Unstructured, error) {
+	if kind.Kind == source.KindSecret().Kind {
+		return nil, errSecrets
+	}
 	ctx, cancel := o.cfg.bounded(ctx)
 	defer cancel()
 	obj, err := o.client(kind, namespace).Get(ctx, name, metav1.GetOptions{})
@@ -45,6 +52,9 @@ func (o objects) Get(ctx context.Context, kind source.Kind, namespace, name stri
 }
 
 func (o objects) List(ctx context.Context, kind source.Kind, namespace string) ([]*unstructured.Unstructured, error) {
+	if kind.Kind == source.KindSecret().Kind {
+		return nil, errSecrets
+	}
 	ctx, cancel := o.cfg.bounded(ctx)
 	defer cancel()
 	if kind.Kind == source.KindLease().Kind {

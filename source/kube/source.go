@@ -160,7 +160,7 @@ func (s *Source) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for _, kind := range s.tables.Kinds() {
-		if !kind.Foreign() {
+		if !kind.Foreign() && kind.Kind != source.KindSecret().Kind {
 			running.Go(func() { s.follow(ctx, s.newFeed(kind)) })
 		}
 	}
@@ -172,6 +172,7 @@ func (s *Source) Run(ctx context.Context) error {
 		}
 	}
 	running.Go(func() { s.followCRDs(ctx) })
+	running.Go(func() { s.followSecrets(ctx) })
 	running.Go(func() { s.verify(ctx) })
 	running.Go(func() { s.events.run(ctx) })
 	<-ctx.Done()

@@ -80,7 +80,9 @@ func TestRights(t *testing.T) {
 		"update services":               "no",
 		"update services/status":        "no",
 		"get secrets":                   "no",
-		"get secrets -n seamark-system": "no",
+		"get secrets -n seamark-system": "no", // it watches those that BGPPeers name
+		"list secrets":                  "no",
+		"list secrets -n kube-system":   "no",
 		"list configmaps":               "no",
 		"create pods":                   "no",
 		"create pods/exec":              "no",
@@ -121,8 +123,13 @@ spec: {loadBalancerIPs: true}
 	l.kubectl("wait", "--for=jsonpath={.status.availableIPv4}", "--timeout=60s", "-n", "metallb-system", "ipaddresspool/first")
 	l.repeated()
 
-	// Kinds for BGP: their statuses say whether they are in force.
+	// Kinds for BGP: their statuses say whether they are in force. One names a
+	// Secret of another namespace, where a Role is for it alone.
+	l.kubectl("create", "namespace", "network")
+	l.kubectl("create", "role", "tor1", "-n", "network", "--verb=list,watch", "--resource=secrets", "--resource-name=tor1")
+	l.kubectl("create", "rolebinding", "tor1", "-n", "network", "--role=tor1", "--serviceaccount=seamark-system:seamarkd")
 	l.kubectl("apply", "-f", absolute(l, customManifests+"good"))
+	l.password()
 	for _, name := range []string{"metallb", "cilium"} {
 		archive, err := txtar.ParseFile(goldenManifests + name + ".txtar")
 		l.must(err)
@@ -167,6 +174,19 @@ spec: {loadBalancerIPs: true}
 		}
 		return err
 	})
+}
+
+// password has the daemons read one.
+func (l lab) password() {
+	l.apply(`apiVersion: seamark.dev/v1alpha1
+kind: BGPPeer
+metadata: {name: secret}
+spec: {peerAddress: 192.168.10.200, peerASN: 65000, passwordSecretRef: {name: tor}}
+`)
+	accepted := `--for=jsonpath={.status.conditions[?(@.type=="seamark.dev/Accepted")].status}=`
+	l.kubectl("wait", "--timeout=60s", "bgppeers.seamark.dev/secret", accepted+"False")
+	l.apply("{apiVersion: v1, kind: Secret, metadata: {name: tor, namespace: seamark-system}, stringData: {password: hidden}}")
+	l.kubectl("wait", "--timeout=60s", "bgppeers.seamark.dev/secret", accepted+"True")
 }
 
 // repeated has something told twice in the same words.
