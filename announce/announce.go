@@ -147,7 +147,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 	herald := newHerald(a.cfg.When, a.cfg.Clock, sender, a.lease.Valid, a.cfg.Log, a.Counts)
 	groups := newGroups()
 	defer groups.Close()
-	target := &responderTarget{db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups, held: map[string]Held{},
+	target := &responderTarget{node: a.cfg.Node, db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups,
+		held: map[string]Held{}, left: map[string]Held{}, mayTake: a.lease.MayTake,
 		detector: newDetector(a.cfg.Detection, herald.when.PerSecond, a.cfg.Clock, sender, a.cfg.Responder, ownMAC(a.cfg.DB), a.cfg.Log)}
 	referee := &referee{node: a.cfg.Node, db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
 		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, detector: target.detector, counts: a.Counts,
@@ -312,7 +313,7 @@ func (a *Announcer) reconciler(target *responderTarget) *state.Reconciler[state.
 			if handover.stays(row, another && a.lease.Valid() && !(*a.down.Load())[row.Interface], a.cfg.Clock.Boottime()) {
 				return state.ReasonHandingOver
 			}
-			if reason := hold(db, snap, row, a.lease.MayTake()); reason != "" {
+			if reason := hold(db, snap, row, a.lease.MayTake() || a.lease.Armed() && target.mayReturn(row)); reason != "" {
 				return reason
 			}
 			return target.Hold(snap, row)
@@ -381,7 +382,7 @@ func (a *Announcer) pushFence(f *fence, target *responderTarget) error {
 		if !a.cfg.DB.Assigned.Synced(snap) {
 			return nil
 		}
-		if err := target.disown(snap, a.cfg.Node); err != nil {
+		if err := target.disown(snap); err != nil {
 			return err
 		}
 	}

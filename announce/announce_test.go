@@ -217,6 +217,8 @@ type cluster struct {
 	store *fakeStore
 	lock  *sharedLock
 	nodes []*clusterNode
+	// gateway of the segment, if it has one.
+	gateway netip.Addr
 }
 
 type clusterNode struct {
@@ -234,10 +236,15 @@ type clusterNode struct {
 }
 
 func newCluster(t *testing.T, names ...string) *cluster {
-	c := &cluster{t: t, store: newFakeStore(), lock: &sharedLock{}}
+	return newClusterBehind(t, netip.Addr{}, names...)
+}
+
+func newClusterBehind(t *testing.T, gateway netip.Addr, names ...string) *cluster {
+	c := &cluster{t: t, store: newFakeStore(), lock: &sharedLock{}, gateway: gateway}
 	for i, name := range names {
 		n := &clusterNode{cluster: c, name: name, id: i + 1, responder: newFakeResponder(), wire: &wireLog{}}
 		n.wire.heard = func(_ int, mac net.HardwareAddr, addr netip.Addr) { c.hear(n, mac, addr) }
+		n.wire.asked = func(addr netip.Addr) { c.ask(n, addr) }
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
@@ -257,7 +264,11 @@ func (n *clusterNode) start() {
 		}
 		db.Services.Put(tx, service("web", addr(211)))
 		db.L2Policies.Put(tx, lab().Policies[0])
-		db.Devices.Put(tx, state.Device{Name: "eth1", Index: 2, MAC: mac, Up: true, Prefixes: []netip.Prefix{netip.PrefixFrom(addr(n.id), 24)}})
+		eth1 := state.Device{Name: "eth1", Index: 2, MAC: mac, Up: true, Prefixes: []netip.Prefix{netip.PrefixFrom(addr(n.id), 24)}}
+		if c.gateway.IsValid() {
+			eth1.Gateways = []netip.Addr{c.gateway}
+		}
+		db.Devices.Put(tx, eth1)
 		db.Frontends.Put(tx, state.Frontend{Addr: addr(211), Port: 80, Protocol: state.TCP})
 		db.Services.MarkSynced(tx)
 		db.EndpointSlices.MarkSynced(tx)
@@ -314,26 +325,38 @@ func (n *clusterNode) served() {
 
 // hear is the kernels' part of a gratuitous ARP: cluster nodes' claims mute.
 func (c *cluster) hear(from *clusterNode, mac net.HardwareAddr, addr netip.Addr) {
-	at := SystemClock{}.Boottime()
 	for _, n := range c.nodes {
-		if n == from || n.unplugged.Load() || from.unplugged.Load() {
-			continue
+		if n != from && !n.unplugged.Load() && !from.unplugged.Load() {
+			n.hear(mac, addr)
 		}
-		muted := false
-		n.responder.mu.Lock()
-		cluster := false
-		for _, m := range n.responder.macs {
-			cluster = cluster || m.String() == mac.String()
+	}
+}
+
+// ask is the kernels' part of a probe: who answers for the address claims it.
+func (c *cluster) ask(from *clusterNode, addr netip.Addr) {
+	for _, n := range c.nodes {
+		if n != from && !n.unplugged.Load() && !from.unplugged.Load() && n.responder.answers(addr, SystemClock{}.Boottime()) {
+			from.hear(net.HardwareAddr{2, 0, 0, 0, 0, byte(n.id)}, addr)
 		}
-		e, there := n.responder.entries[entryKey{addr, 2}]
-		if there && cluster {
-			e.Muted, e.ClaimedAt, e.ClaimMAC, muted = true, at, mac, true
-			n.responder.entries[entryKey{addr, 2}] = e
-		}
-		n.responder.mu.Unlock()
-		if announcer := n.hears.Load(); there && announcer != nil {
-			announcer.Heard(Claim{addr, 2, mac, at, muted})
-		}
+	}
+}
+
+func (n *clusterNode) hear(mac net.HardwareAddr, addr netip.Addr) {
+	at := SystemClock{}.Boottime()
+	muted := false
+	n.responder.mu.Lock()
+	cluster := false
+	for _, m := range n.responder.macs {
+		cluster = cluster || m.String() == mac.String()
+	}
+	e, there := n.responder.entries[entryKey{addr, 2}]
+	if there && cluster {
+		e.Muted, e.ClaimedAt, e.ClaimMAC, muted = true, at, mac, true
+		n.responder.entries[entryKey{addr, 2}] = e
+	}
+	n.responder.mu.Unlock()
+	if announcer := n.hears.Load(); there && announcer != nil {
+		announcer.Heard(Claim{addr, 2, mac, at, muted})
 	}
 }
 

@@ -163,6 +163,8 @@ func (r *referee) look() {
 		there[k] = true
 		if h.Muted {
 			r.hear(Claim{h.Addr, h.Ifindex, h.ClaimMAC, h.ClaimedAt, true})
+			// Its row may not have been done when the claim was heard.
+			r.setReason(k, h.Generation, state.ReasonMuted)
 		}
 	}
 	for _, m := range []map[entryKey]time.Duration{r.contests.open, r.contests.defended, r.contests.kept} {
@@ -185,7 +187,7 @@ func (r *referee) hear(c Claim) {
 					"addr", c.Addr, "claimant", r.nodeOf(c.MAC), "mac", c.MAC, "untold", untold)
 			}
 			r.herald.Mute(k, true)
-			r.setReason(k, state.ReasonMuted)
+			r.setReason(k, anyGeneration, state.ReasonMuted)
 		}
 		return
 	}
@@ -225,7 +227,7 @@ func (r *referee) settle() {
 		}
 		r.counts.Kept.Add(1)
 		r.contests.closed(k, lastRead)
-		r.setReason(k, "")
+		r.setReason(k, assigned.Generation, "")
 		r.herald.Mute(k, false)
 		if r.contests.keep(k, r.clock.Boottime()) {
 			r.log.Info("address kept", "addr", k.addr, "generation", assigned.Generation)
@@ -236,11 +238,20 @@ func (r *referee) settle() {
 	}
 }
 
-func (r *referee) setReason(k entryKey, reason state.Reason) {
+const anyGeneration = -1
+
+// setReason has the row of an entry of that generation say why it is silent.
+func (r *referee) setReason(k entryKey, generation int64, reason state.Reason) {
 	key := state.Announcement{Addr: k.addr, Interface: r.interfaceName(k.ifindex)}.RowKey()
+	differs := func(t state.Reader) (state.Announcement, bool) {
+		row, ok := r.db.Announcements.Get(t, key)
+		return row, ok && row.Status.Phase == state.Done && row.Status.Reason != reason && (generation == anyGeneration || row.Generation == generation)
+	}
+	if _, ok := differs(r.db.Snapshot()); !ok {
+		return // a write for nothing, once a second
+	}
 	r.writer.Update(func(tx *state.Tx) {
-		row, ok := r.db.Announcements.Get(tx, key)
-		if ok && row.Status.Phase == state.Done && row.Status.Reason != reason {
+		if row, ok := differs(tx); ok {
 			row.Status.Reason = reason
 			r.db.Announcements.Put(tx, row)
 		}

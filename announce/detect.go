@@ -19,7 +19,9 @@ import (
 // Detection says how the segment is asked, before an address is announced for the
 // first time, whether another machine has it (RFC 5227 §2.1.1, RFC 4862 §5.4).
 type Detection struct {
-	// Count is how often it is asked; negative: not at all.
+	// Count is how often it is asked; negative: not at all before the first
+	// time. (Who returns without a valid lease asks all the same, whether another
+	// node has taken the address meanwhile.)
 	Count int
 	// Interval is the time between questions, and after the last one.
 	Interval time.Duration
@@ -34,7 +36,7 @@ var DefaultDetection = Detection{Count: 3, Interval: 200 * time.Millisecond}
 const probeAgain = time.Minute
 
 func (p Detection) withDefaults() Detection {
-	if p.Count == 0 {
+	if p.Count <= 0 {
 		p.Count = DefaultDetection.Count
 	}
 	if p.Interval == 0 {
@@ -47,6 +49,7 @@ func (p Detection) withDefaults() Detection {
 // silent, so that the kernel notes who claims them.
 type detector struct {
 	how       Detection
+	first     bool // before the first announcement, too
 	perSecond int
 	clock     Clock
 	sender    Sender
@@ -80,11 +83,12 @@ const (
 	asking verdict = iota
 	free
 	taken
+	claimed // by another node of the cluster: the entry is mute
 )
 
 func newDetector(how Detection, perSecond int, clock Clock, sender Sender, responder Responder,
 	own func(net.HardwareAddr) bool, log *slog.Logger) *detector {
-	return &detector{how: how.withDefaults(), perSecond: perSecond, clock: clock, sender: sender, responder: responder, own: own, log: log,
+	return &detector{how: how.withDefaults(), first: how.Count >= 0, perSecond: perSecond, clock: clock, sender: sender, responder: responder, own: own, log: log,
 		probes: map[entryKey]*probe{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
@@ -99,9 +103,6 @@ func (p *detector) changed() <-chan struct{} {
 func (p *detector) ask(k entryKey, mac net.HardwareAddr, generation int64) (verdict, net.HardwareAddr, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.how.Count < 0 {
-		return free, nil, nil
-	}
 	now := p.clock.Boottime()
 	if known := p.probes[k]; known != nil && known.generation == generation && (known.verdict != taken || now < known.until) {
 		return known.verdict, known.other, nil
@@ -224,7 +225,9 @@ func (p *detector) judge(over []*probe, now time.Duration) {
 		case err != nil || !there: // asked again
 			one.sent, one.due = 0, now+p.how.Interval
 			p.asking = append(p.asking, one)
-		case h.ClaimMAC != nil && h.ClaimedAt >= one.began && !h.Muted && !p.own(h.ClaimMAC): // nor of a cluster node
+		case h.Muted:
+			one.verdict = claimed
+		case h.ClaimMAC != nil && h.ClaimedAt >= one.began && !p.own(h.ClaimMAC):
 			one.verdict, one.other, one.until = taken, h.ClaimMAC, now+probeAgain
 			p.log.Warn("address is not announced: another machine has it; find it by its hardware address and take the address from it",
 				"addr", one.key.addr, "mac", one.other, "again", probeAgain)
@@ -279,9 +282,12 @@ func firstHeld(db *state.DB, r state.Reader, row state.Announcement) bool {
 	return ok && a.Reason == state.ReasonFirstAssignment && a.Previous == "" && a.Generation == row.Generation
 }
 
-// Hold says that a row is to wait until its address was asked for.
+// Hold says that a row is to wait until its address was asked for: before it is
+// announced for the first time, and when this node may not know that it is
+// another's by now.
 func (t *responderTarget) Hold(r state.Reader, row state.Announcement) state.Reason {
-	if row.Status.Phase == state.Deleting || row.Status.Phase == state.Done || !firstHeld(t.db, r, row) {
+	if row.Status.Phase == state.Deleting || row.Status.Phase == state.Done ||
+		!(t.detector.first && firstHeld(t.db, r, row)) && t.mayTake() {
 		return ""
 	}
 	k, mac, err := t.entry(row)

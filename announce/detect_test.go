@@ -54,7 +54,7 @@ func TestProbing(t *testing.T) {
 		}, sent, free},
 		{"a cluster node has it still", func(r *rig) {
 			r.responder.change(k, func(h *Held) { h.ClaimedAt, h.ClaimMAC, h.Muted = r.clock.Boottime(), stranger, true })
-		}, sent, free},
+		}, sent, claimed},
 		{"another interface of this node has it", func(r *rig) {
 			r.device(state.Device{Name: "eth2", Index: 3, MAC: stranger.String(), Up: true})
 			r.responder.change(k, func(h *Held) { h.ClaimedAt, h.ClaimMAC = r.clock.Boottime(), stranger })

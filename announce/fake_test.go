@@ -196,6 +196,7 @@ type wireLog struct {
 	sent   []string
 	probes []string
 	heard  func(ifindex int, mac net.HardwareAddr, addr netip.Addr)
+	asked  func(addr netip.Addr)
 }
 
 func (w *wireLog) Send(ifindex int, mac net.HardwareAddr, addr netip.Addr) error {
@@ -212,6 +213,9 @@ func (w *wireLog) Probe(ifindex int, mac net.HardwareAddr, addr netip.Addr) erro
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.probes = append(w.probes, fmt.Sprintf("%s@%d", addr, ifindex))
+	if w.asked != nil {
+		w.asked(addr)
+	}
 	return nil
 }
 
@@ -333,6 +337,9 @@ type fakeAsker struct {
 }
 
 func (f *fakeAsker) Ask(ifindex int, _ net.HardwareAddr, _, asked netip.Addr, _ net.HardwareAddr) error {
+	if f.node.cluster.gateway.IsValid() && f.node.cluster.gateway == asked && !f.node.unplugged.Load() {
+		f.answers <- Answer{ifindex, asked, net.HardwareAddr{2, 0, 0, 0, 0, 200}}
+	}
 	for _, n := range f.node.cluster.nodes {
 		if addr(n.id) == asked && !n.unplugged.Load() && !f.node.unplugged.Load() {
 			f.answers <- Answer{ifindex, asked, net.HardwareAddr{2, 0, 0, 0, 0, byte(n.id)}}

@@ -36,17 +36,22 @@ const (
 	sticksToWire    breach = "a node that hears no one answers on"
 	trustsDeaf      breach = "who does not answer the node's daemon is taken for dead"
 	forgetsHolder   breach = "placement forgets who holds an address"
+	waitsForStore   breach = "who stepped down, and hears the others again, waits for the store to answer again"
 	believesOldNews breach = "what was heard before the segment fell silent counts as heard after"
 )
 
 // modelRefresh is the time between gratuitous ARPs.
 const modelRefresh = 8 * time.Second
 
+// modelProbes is how long an address is asked for.
+const modelProbes = 600 * time.Millisecond
+
 var modelTiming = Timing{Duration: 3 * time.Second, Renew: time.Second, Grace: 6 * time.Second}
 
 type modelEntry struct {
 	generation int64
 	muted      bool
+	probing    time.Duration // until when, boot time: it answers nothing, and asks
 }
 
 type modelStore struct {
@@ -116,6 +121,8 @@ type modelDaemon struct {
 	decided       []state.Assignment
 	nextPlacement time.Duration
 	nextRefresh   time.Duration
+	// left are the generations that it answered for, until it stepped down.
+	left map[netip.Addr]int64
 	// What it heard on the wire, last.
 	heard            state.LeaseInterface
 	heardAt, nextAsk time.Duration
@@ -182,7 +189,7 @@ func (m *model) boot(n *modelNode) time.Duration {
 
 func (m *model) start(n *modelNode) {
 	n.released = false
-	n.daemon = &modelDaemon{node: n, contests: newContests(), liveness: NewLiveness(modelTiming), isolation: newIsolation(modelTiming), silent: map[string]time.Duration{},
+	n.daemon = &modelDaemon{node: n, contests: newContests(), liveness: NewLiveness(modelTiming), isolation: newIsolation(modelTiming), silent: map[string]time.Duration{}, left: map[netip.Addr]int64{},
 		fence: fence{duration: modelTiming.Duration, until: n.until}}
 	if m.breach == agesUnread {
 		n.daemon.liveness.Gap = time.Hour
@@ -429,27 +436,52 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !d.down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
 	}
-	for a := range n.kernel {
+	for a, e := range n.kernel {
 		if _, ok := wanted[a]; !ok {
+			if e.probing == 0 && d.holds(a) {
+				d.left[a] = e.generation
+			}
 			delete(n.kernel, a)
 			d.contests.forget(entryKey{a, 1})
 			m.logf("%s withdraws %s", n.name, a)
 		}
 	}
 	for a, row := range wanted {
-		if e := n.kernel[a]; (e == nil || e.generation != row.Generation) && valid {
+		e := n.kernel[a]
+		switch {
+		case e != nil && e.generation == row.Generation && e.probing == 0:
+		case e != nil && e.generation == row.Generation && e.muted:
+			e.probing = 0
+		case valid:
 			n.kernel[a] = &modelEntry{generation: row.Generation}
 			m.claim(n, a)
+		case m.breach == waitsForStore || d.left[a] != row.Generation || d.fence.lapsed != 0 || now >= n.until:
+		case e == nil || e.generation != row.Generation:
+			n.kernel[a] = &modelEntry{generation: row.Generation, probing: now + modelProbes}
+			m.logf("%s asks for %s#%d", n.name, a, row.Generation)
+		case m.answeredByOther(n, a):
+			e.muted = true
+			d.contests.claimed(entryKey{a, 1}, now)
+		case now >= e.probing:
+			e.probing = 0
+			m.logf("%s answers for %s#%d again", n.name, a, row.Generation)
 		}
 	}
 	if now >= d.nextRefresh && valid {
 		d.nextRefresh = now + modelRefresh
 		for a, e := range n.kernel {
-			if !e.muted {
+			if !e.muted && e.probing == 0 {
 				m.claim(n, a)
 			}
 		}
 	}
+}
+
+// answeredByOther says whether a question of n for the address is answered.
+func (m *model) answeredByOther(n *modelNode, a netip.Addr) bool {
+	return n.linkUp && m.now >= m.dark && slices.ContainsFunc(m.nodes, func(o *modelNode) bool {
+		return o != n && o.island == n.island && m.answers(o, a)
+	})
 }
 
 // claim is gratuitous ARP: who hears it and is a cluster node mutes.

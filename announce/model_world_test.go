@@ -69,7 +69,7 @@ func (m *model) rightful(n *modelNode) bool {
 
 func (m *model) answers(n *modelNode, a netip.Addr) bool {
 	e := n.kernel[a]
-	return n.powered && n.linkUp && e != nil && !e.muted && m.boot(n) < n.until
+	return n.powered && n.linkUp && e != nil && !e.muted && e.probing == 0 && m.boot(n) < n.until
 }
 
 // healthy nodes could hold any address, where the clients are.
@@ -106,6 +106,7 @@ func (m *model) check() {
 			}
 		}
 		m.checkFence(a)
+		m.checkReturn(a)
 		for _, island := range islands {
 			// A segment whose members have been the same for a refresh and a bit is
 			// whole: what was claimed elsewhere meanwhile has been claimed here too.
@@ -141,7 +142,7 @@ func (m *model) checkFence(a netip.Addr) {
 	m.answered[a], m.fenced[a] = nil, nil
 	for _, n := range m.nodes {
 		e := n.kernel[a]
-		if e == nil || e.muted || !n.powered || !n.linkUp {
+		if e == nil || e.muted || e.probing != 0 || !n.powered || !n.linkUp {
 			continue
 		}
 		runs := n.daemon != nil && !n.daemon.paused
@@ -157,6 +158,24 @@ func (m *model) checkFence(a netip.Addr) {
 		}
 		if owner := m.store.assigned[a].Node; slices.Contains(fenced, n.name) && owner != n.name && m.now-m.movedAt[a] > modelTiming.Duration {
 			m.fail("%s answers for %s again, which has long been %s's", n.name, a, owner)
+		}
+	}
+}
+
+// checkReturn: who has stepped down, and hears the others again, answers again for
+// what nobody has taken, also while the store is gone.
+func (m *model) checkReturn(a netip.Addr) {
+	if whole := m.now - max(m.wireAt, m.dark); !m.joined() || whole <= 2*modelTiming.Duration {
+		return
+	}
+	for _, n := range m.nodes {
+		d, e := n.daemon, n.kernel[a]
+		if d == nil || d.paused || n.released || d.fence.lapsed != 0 || m.store.assigned[a].Node != n.name || !d.holds(a) ||
+			d.left[a] == 0 || d.left[a] != m.store.assigned[a].Generation || e != nil && e.muted {
+			continue
+		}
+		if !m.answers(n, a) {
+			m.fail("%s does not answer for %s, which it left for want of the segment alone", n.name, a)
 		}
 	}
 }
@@ -311,7 +330,7 @@ func TestModel(t *testing.T) {
 
 // The model notices when a rule is broken.
 func TestModelNotices(t *testing.T) {
-	for _, b := range []breach{believesOldNews, sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
+	for _, b := range []breach{waitsForStore, believesOldNews, sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
 		t.Run(string(b), func(t *testing.T) {
 			for seed := range uint64(100) {
 				if m := newModel(seed, b).play(modelSteps); m.failure != "" {

@@ -69,6 +69,57 @@ func TestCutOffNodeStepsDown(t *testing.T) {
 	eventually(t, 5*sec, "another takes it", func() bool { a := c.assigned(); return a.Node != second.name && a.Reason == state.ReasonCutOff })
 }
 
+// While the store is gone, a holder that hears no one for a while is silent, and
+// answers again once it hears the others: but not for what another has taken.
+func TestReturnToTheSegmentWithoutTheStore(t *testing.T) {
+	c := newClusterBehind(t, addr(200), "a", "b", "c")
+	for _, n := range c.nodes {
+		n.served()
+	}
+	eventually(t, 10*sec, "the address is answered for", func() bool { return len(c.answering()) == 1 })
+	first := c.node(c.answering())
+	eventually(t, 5*sec, "it hears the others", func() bool {
+		report, _ := first.announcer.report(first.client.db.Snapshot())
+		return len(report.interfaces) == 1 && len(report.interfaces[0].Heard) == 2
+	})
+	cut := func(nodes ...*clusterNode) {
+		for _, n := range nodes {
+			n.client.Cut(true)
+		}
+		for _, n := range nodes {
+			eventually(t, 5*sec, "the lease of "+n.name+" is stale", func() bool { return !n.announcer.lease.Valid() })
+		}
+	}
+	cut(c.nodes...)
+	first.unplugged.Store(true)
+	eventually(t, 5*sec, "it steps down", func() bool { return c.answering() == "" })
+	sent := first.wire.count()
+	first.unplugged.Store(false)
+	eventually(t, 5*sec, "it answers again", func() bool { return c.answering() == first.name })
+	if first.announcer.lease.Valid() || first.wire.count() != sent {
+		t.Errorf("lease valid %v, and it has said so %d times: a stale holder says nothing", first.announcer.lease.Valid(), first.wire.count()-sent)
+	}
+	if a := c.assigned(); a.Generation != 1 || a.Node != first.name {
+		t.Errorf("assigned %+v", a)
+	}
+
+	for _, n := range c.nodes {
+		n.client.Cut(false)
+	}
+	for _, n := range c.nodes {
+		eventually(t, 10*sec, "the lease of "+n.name+" is valid", n.announcer.lease.Valid)
+	}
+	first.unplugged.Store(true)
+	cut(first)
+	eventually(t, 10*sec, "another has taken it", func() bool { s := c.answering(); return len(s) == 1 && s != first.name })
+	second := c.answering()
+	first.unplugged.Store(false)
+	eventually(t, 5*sec, "it knows that another has it", func() bool { return first.row().Status.Reason == state.ReasonMuted })
+	if got := c.answering(); got != second {
+		t.Errorf("%q answers, want %s", got, second)
+	}
+}
+
 // askerChannels hands questions to a test, and its answers on.
 type askerChannels struct {
 	asked   chan netip.Addr

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -15,14 +16,20 @@ import (
 // responderTarget brings Announcements into the responder and has them
 // heralded when this node has just taken them over.
 type responderTarget struct {
+	node      string
 	db        *state.DB
 	responder Responder
 	herald    *herald
 	groups    multicast
 	detector  *detector
+	// mayTake is leaseKeeper's.
+	mayTake func() bool
 
 	mu   sync.Mutex
 	held map[string]Held // by RowKey: what this daemon set or found
+	// left are those, by RowKey, that this daemon answered for and stopped to,
+	// though they are this node's still: its interface was cut off, or down.
+	left map[string]Held
 }
 
 // multicast has interfaces listen to the questions for IPv6 addresses.
@@ -40,8 +47,10 @@ func (t *responderTarget) Update(_ context.Context, row state.Announcement) erro
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was, known := t.held[row.RowKey()]
+	found := free
 	if known && was.Probing && was.Ifindex == k.ifindex {
-		if found, other := t.detector.known(k); found == taken {
+		var other net.HardwareAddr
+		if found, other = t.detector.known(k); found == taken {
 			return fmt.Errorf("announce %s on %s: the machine with hardware address %s has it: take the address from it; it is asked for again every minute",
 				row.Addr, row.Interface, other)
 		}
@@ -60,9 +69,14 @@ func (t *responderTarget) Update(_ context.Context, row state.Announcement) erro
 	}
 	t.held[row.RowKey()] = Held{Addr: row.Addr, Ifindex: k.ifindex, MAC: mac, Generation: row.Generation}
 	t.detector.forget(k)
-	if known && !was.Probing && was.Generation == row.Generation && bytes.Equal(was.MAC, mac) {
+	delete(t.left, row.RowKey())
+	switch {
+	case found == claimed: // the entry is mute, until the referee knows whose it is
 		t.herald.Keep(k, mac)
-	} else {
+		t.herald.Mute(k, true)
+	case known && !was.Probing && was.Generation == row.Generation && bytes.Equal(was.MAC, mac):
+		t.herald.Keep(k, mac)
+	default:
 		t.herald.Take(k, mac)
 	}
 	return nil
@@ -89,7 +103,28 @@ func (t *responderTarget) Delete(_ context.Context, row state.Announcement) erro
 	if !known {
 		return nil // never set, or pruned
 	}
+	if !was.Probing && t.owns(t.db.Snapshot(), was) {
+		t.left[row.RowKey()] = was
+	}
 	return t.remove(row.RowKey(), was)
+}
+
+// owns says whether the store, as snap has it, gives the entry to this node still.
+func (t *responderTarget) owns(snap state.Snapshot, h Held) bool {
+	a, ok := t.db.Assigned.Get(snap, h.Addr.String())
+	return ok && a.Node == t.node && a.Generation == h.Generation
+}
+
+// mayReturn says whether this node may answer for an address again without a
+// valid lease: it was the last to, as far as the store could be read, and gave
+// up for want of the segment alone. Nobody can move the address while the store
+// is gone for everyone, so it would be answered for by nobody; and should
+// somebody have, who has it answers when it is asked for.
+func (t *responderTarget) mayReturn(row state.Announcement) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was, left := t.left[row.RowKey()]
+	return left && was.Generation == row.Generation
 }
 
 func (t *responderTarget) remove(key string, was Held) error {
@@ -132,6 +167,7 @@ func (t *responderTarget) Prune(_ context.Context, wanted []state.Announcement) 
 		t.silence(k)
 	}
 	t.held = held
+	maps.DeleteFunc(t.left, func(_ string, h Held) bool { return !t.owns(snap, h) })
 	return errors.Join(errs...)
 }
 
@@ -143,8 +179,8 @@ func (t *responderTarget) silence(k entryKey) {
 }
 
 // disown deletes from the responder what the store, as snap has it, does not
-// give to node. It is for a daemon that was away for so long that it may have lost addresses.
-func (t *responderTarget) disown(snap state.Snapshot, node string) error {
+// give to this node. It is for a daemon that was away for so long that it may have lost addresses.
+func (t *responderTarget) disown(snap state.Snapshot) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	entries, err := t.responder.Held()
@@ -153,7 +189,7 @@ func (t *responderTarget) disown(snap state.Snapshot, node string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if a, ok := t.db.Assigned.Get(snap, e.Addr.String()); ok && a.Node == node {
+		if a, ok := t.db.Assigned.Get(snap, e.Addr.String()); ok && a.Node == t.node {
 			continue
 		}
 		if err := t.responder.Delete(e.Addr, e.Ifindex); err != nil {

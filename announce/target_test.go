@@ -46,7 +46,8 @@ func newRig() *rig {
 	r := &rig{clock: newFakeClock(), responder: newFakeResponder(), groups: fakeGroups{}, wire: &wireLog{}}
 	r.db, r.writer = state.New()
 	r.herald = newHerald(DefaultGratuitous, r.clock, &wireLog{}, func() bool { return true }, quiet, &Counts{})
-	r.target = &responderTarget{db: r.db, responder: r.responder, herald: r.herald, groups: r.groups, held: map[string]Held{},
+	r.target = &responderTarget{node: "a", db: r.db, responder: r.responder, herald: r.herald, groups: r.groups,
+		held: map[string]Held{}, left: map[string]Held{}, mayTake: func() bool { return true },
 		detector: newDetector(Detection{}, 5000, r.clock, r.wire, r.responder, ownMAC(r.db), quiet)}
 	r.device(eth1)
 	return r
@@ -138,7 +139,7 @@ func TestResponderTarget(t *testing.T) {
 				r.db.Assigned.Put(tx, state.Assignment{Addr: addr(1), Node: "a"})
 				r.db.Assigned.Put(tx, state.Assignment{Addr: addr(2), Node: "b"})
 			})
-			if err := r.target.disown(r.db.Snapshot(), "a"); err != nil {
+			if err := r.target.disown(r.db.Snapshot()); err != nil {
 				t.Error(err)
 			}
 		}},
