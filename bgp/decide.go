@@ -41,26 +41,44 @@ type Decision struct {
 
 // Decide returns the speakers, sessions and routes of a node, each sorted by key.
 func Decide(in Inputs) Decision {
-	d := &decider{Inputs: in, labels: labels.Set(in.Node.Labels), frontends: map[netip.Addr][]state.Frontend{}}
-	for _, f := range in.Frontends {
+	d := &decider{Inputs: in, labels: labels.Set(in.Node.Labels), frontends: map[netip.Addr][]*state.Frontend{}}
+	for i := range in.Frontends {
+		f := &in.Frontends[i]
 		d.frontends[f.Addr] = append(d.frontends[f.Addr], f)
 	}
 	for _, instance := range sortedBy(in.Instances, state.BGPInstance.RowKey) {
 		d.instance(instance)
 	}
-	slices.SortFunc(d.out.Routes, func(a, b state.BGPRoute) int { return strings.Compare(a.RowKey(), b.RowKey()) })
+	d.out.Routes = sortedBy(d.out.Routes, state.BGPRoute.RowKey)
 	return d.out
 }
 
 type decider struct {
 	Inputs
 	labels    labels.Set
-	frontends map[netip.Addr][]state.Frontend
+	frontends map[netip.Addr][]*state.Frontend
 	out       Decision
 }
 
+// sortedBy returns the rows by key, which is asked of each once.
 func sortedBy[T any](rows []T, key func(T) string) []T {
-	return slices.SortedFunc(slices.Values(rows), func(a, b T) int { return strings.Compare(key(a), key(b)) })
+	if len(rows) == 0 {
+		return nil
+	}
+	type keyed struct {
+		key string
+		row int
+	}
+	order := make([]keyed, len(rows))
+	for i, row := range rows {
+		order[i] = keyed{key(row), i}
+	}
+	slices.SortFunc(order, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
+	sorted := make([]T, len(rows))
+	for i, o := range order {
+		sorted[i] = rows[o.row]
+	}
+	return sorted
 }
 
 func (d *decider) problem(object state.ObjectRef, field, cure, format string, args ...any) {
@@ -71,12 +89,18 @@ func (d *decider) problem(object state.ObjectRef, field, cure, format string, ar
 // does not parse was refused where it was written, and selects nothing.
 func (d *decider) selected(s *metav1.LabelSelector) bool { return matches(s, d.labels) }
 
-func matches(s *metav1.LabelSelector, set labels.Labels) bool {
+func matches(s *metav1.LabelSelector, set labels.Labels) bool { return selector(s).Matches(set) }
+
+// selector is ready to be asked about many.
+func selector(s *metav1.LabelSelector) labels.Selector {
 	if s == nil {
-		return true
+		return labels.Everything()
 	}
 	selector, err := metav1.LabelSelectorAsSelector(s)
-	return err == nil && selector.Matches(set)
+	if err != nil {
+		return labels.Nothing()
+	}
+	return selector
 }
 
 // anySelects says whether one of the selectors means this node; none of them: it does.

@@ -90,12 +90,14 @@ func (d *decider) prefixes(of state.BGPAddresses) map[netip.Prefix][]netip.Addr 
 		}
 		return prefixes
 	}
-	for _, svc := range d.Services {
-		if !forBGP(svc) || !matches(of.ServiceSelector, state.ServiceLabels{Service: &svc}) {
+	services, pools := selector(of.ServiceSelector), d.pools(of)
+	for i := range d.Services {
+		svc := &d.Services[i]
+		if !forBGP(svc) || !services.Matches(state.ServiceLabels{Service: svc}) {
 			continue
 		}
 		for _, a := range addressesOf(svc, of.Kind) {
-			if of.Kind == state.KindLoadBalancer && !d.fromPools(of, a) || !d.reachable(svc, a) {
+			if pools != nil && !pools(a) || !d.reachable(svc, a) {
 				continue
 			}
 			p := netip.PrefixFrom(a, a.BitLen())
@@ -107,9 +109,9 @@ func (d *decider) prefixes(of state.BGPAddresses) map[netip.Prefix][]netip.Addr 
 
 // forBGP says whether the Service is for BGP to advertise. Only one of type
 // LoadBalancer can have a class.
-func forBGP(svc state.Service) bool { return svc.Class == "" || svc.Class == v1alpha1.ClassBGP }
+func forBGP(svc *state.Service) bool { return svc.Class == "" || svc.Class == v1alpha1.ClassBGP }
 
-func addressesOf(svc state.Service, kind state.FrontendKind) []netip.Addr {
+func addressesOf(svc *state.Service, kind state.FrontendKind) []netip.Addr {
 	switch kind {
 	case state.KindLoadBalancer:
 		if svc.Type == "LoadBalancer" {
@@ -123,18 +125,24 @@ func addressesOf(svc state.Service, kind state.FrontendKind) []netip.Addr {
 
 // reachable says whether this node has a backend for the address: its frontends
 // have those of the whole cluster, or of this node where the policy is Local.
-func (d *decider) reachable(svc state.Service, a netip.Addr) bool {
-	return slices.ContainsFunc(d.frontends[a], func(f state.Frontend) bool {
+func (d *decider) reachable(svc *state.Service, a netip.Addr) bool {
+	return slices.ContainsFunc(d.frontends[a], func(f *state.Frontend) bool {
 		return f.Service == svc.Name && f.Status.Wanted() && len(f.Backends) > 0
 	})
 }
 
-func (d *decider) fromPools(of state.BGPAddresses, a netip.Addr) bool {
-	if len(of.Pools) == 0 && of.PoolSelector == nil {
-		return true
+// pools returns what says whether an address is of the pools that are meant; nil: any is.
+func (d *decider) pools(of state.BGPAddresses) func(netip.Addr) bool {
+	if of.Kind != state.KindLoadBalancer || len(of.Pools) == 0 && of.PoolSelector == nil {
+		return nil
 	}
-	return slices.ContainsFunc(d.Pools, func(p state.Pool) bool {
-		meant := slices.ContainsFunc(of.Pools, p.Called) || of.PoolSelector != nil && matches(of.PoolSelector, labels.Set(p.Labels))
-		return meant && p.Holds(a)
-	})
+	var meant []state.Pool
+	for _, p := range d.Pools {
+		if slices.ContainsFunc(of.Pools, p.Called) || of.PoolSelector != nil && matches(of.PoolSelector, labels.Set(p.Labels)) {
+			meant = append(meant, p)
+		}
+	}
+	return func(a netip.Addr) bool {
+		return slices.ContainsFunc(meant, func(p state.Pool) bool { return p.Holds(a) })
+	}
 }

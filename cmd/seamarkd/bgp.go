@@ -21,12 +21,20 @@ func (d *deciders) bgp(ctx context.Context) error {
 		if !known {
 			return
 		}
+		instances := db.BGPInstances.Rows(snap)
+		if len(instances) == 0 { // most clusters: what there is many of is not read
+			want(d, db.BGPSpeakers, nil)
+			want(d, db.BGPSessions, nil)
+			want(d, db.BGPRoutes, nil)
+			d.report("bgp", nil)
+			return
+		}
 		node, _ := d.self(snap)
 		node.Name = d.node
 		peers := db.BGPPeers.Rows(snap)
 		passwords, problems := readPasswords(peers, db.Secrets.Rows(snap))
 		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
-		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: db.BGPInstances.Rows(snap), Peers: peers,
+		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: instances, Peers: peers,
 			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
 			Passwords: passwords})
 		want(d, db.BGPSpeakers, decision.Speakers)
