@@ -67,7 +67,11 @@ func podOn(node string) string { return "webpod-" + strings.TrimPrefix(node, "n"
 const within = 90 * time.Second
 
 // lab is the lab, up.
-type lab struct{ *testlab.Lab }
+type lab struct {
+	*testlab.Lab
+	// from is the host that asks the VIP.
+	from string
+}
 
 // bringUp makes the lab and waits until the VIP is served.
 func bringUp(ctx context.Context, config testlab.Config) (lab, error) {
@@ -76,7 +80,7 @@ func bringUp(ctx context.Context, config testlab.Config) (lab, error) {
 	if err != nil {
 		return lab{}, err
 	}
-	l := lab{inner}
+	l := lab{inner, router}
 	err = l.Apply(ctx, manifests)
 	if err == nil {
 		err = l.settled(ctx)
@@ -199,12 +203,12 @@ func (l lab) settled(ctx context.Context) error {
 	})
 }
 
-// answering waits until the VIP answers the router, by TCP and by UDP.
+// answering waits until the VIP answers, by TCP and by UDP.
 func (l lab) answering(ctx context.Context) error {
 	if err := l.serveUDP(ctx); err != nil {
 		return err
 	}
-	from, err := l.Host(router)
+	from, err := l.Host(l.from)
 	if err != nil {
 		return err
 	}

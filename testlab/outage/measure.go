@@ -31,6 +31,8 @@ type Run struct {
 	// those broke.
 	TCP    time.Duration
 	Broken int
+	// Why the first of them broke, and with which pod.
+	Why string
 	// Silence is the longest time without an answer to ARP; Doubles are questions that two
 	// answered, and Double the time from the first to the last of them.
 	Silence time.Duration
@@ -142,8 +144,11 @@ func judge(probed traffic.ProbeResult, streams traffic.StreamsResult, arp traffi
 			continue
 		}
 		run.TCP = max(run.TCP, s.LongestGap)
-		if s.Error != "" {
-			run.Broken++
+		if s.Error == "" {
+			continue
+		}
+		if run.Broken++; run.Broken == 1 {
+			run.Why = s.Pod + ": " + s.Error
 		}
 	}
 	return run

@@ -50,8 +50,8 @@ func TestJudge(t *testing.T) {
 		dead []string
 		want Run
 	}{
-		{[]string{"n0"}, Run{UDP: 3 * time.Second, Lost: 10, TCP: 2 * time.Second, Broken: 1, Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
-		{nil, Run{UDP: 3 * time.Second, Lost: 10, TCP: 9 * time.Second, Broken: 2, Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
+		{[]string{"n0"}, Run{UDP: 3 * time.Second, Lost: 10, TCP: 2 * time.Second, Broken: 1, Why: "webpod-1: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
+		{nil, Run{UDP: 3 * time.Second, Lost: 10, TCP: 9 * time.Second, Broken: 2, Why: "webpod-0: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
 		{[]string{"n0", "n1"}, Run{UDP: 3 * time.Second, Lost: 10, TCP: time.Second, Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
 	} {
 		if got := judge(probed, streams, arp, tc.dead); got != tc.want {
@@ -81,13 +81,61 @@ never run                                                                       
 	}
 }
 
+// Over BGP the faults matter that change paths; the rest of the table is left out.
+func TestPrintBGP(t *testing.T) {
+	var out strings.Builder
+	if err := PrintBGP(&out, []Result{{"power off", []Run{{UDP: time.Second, Lost: 300, TCP: 9 * time.Second}, {Lost: 9, Broken: 1}}}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `fault      UDP lost   TCP stall s     TCP broken
+power off  9/9/300    0.00/0.00/9.00  0/0/1
+`
+	if strings.Join(strings.Fields(out.String()), " ") != strings.Join(strings.Fields(want), " ") {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// The lab over BGP is the other one, whose router speaks BGP, with a client behind it.
+func TestBGPTopology(t *testing.T) {
+	plan, err := BGPTopology()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := func(name string) testlab.HostSpec {
+		i := slices.IndexFunc(plan.Hosts, func(h testlab.HostSpec) bool { return h.Name == name })
+		if i < 0 {
+			t.Fatalf("no host %s", name)
+		}
+		return plan.Hosts[i]
+	}
+	if !strings.Contains(host(router).FRR, "router bgp 65000") {
+		t.Errorf("the router runs %q", host(router).FRR)
+	}
+	if got := host(victim).Interfaces[1].Addresses[0].Addr().String(); got != victimAddr {
+		t.Errorf("the victim is %s, want %s", got, victimAddr)
+	}
+	if slices.ContainsFunc(plan.Pods, func(p testlab.PodSpec) bool { return p.Node == victim }) {
+		t.Error("the victim has a pod")
+	}
+	via := host(client).Routes[0].Via
+	if !slices.ContainsFunc(host(router).Interfaces, func(i testlab.Interface) bool { return i.Addresses[0].Addr() == via }) {
+		t.Errorf("the client's gateway %s is not the router", via)
+	}
+}
+
 // Every fault can be named, and says what it does.
 func TestFaults(t *testing.T) {
-	names := map[string]bool{}
-	for _, f := range Faults {
-		if f.Name == "" || names[f.Name] || f.Inject == nil || f.Heal == nil || f.Dead == nil || f.Lasts <= 0 {
-			t.Errorf("fault %q is incomplete, or its name another's", f.Name)
+	overBGP := make([]Fault, 0, len(BGPFaults))
+	for _, f := range BGPFaults {
+		overBGP = append(overBGP, f.Fault)
+	}
+	for _, faults := range [][]Fault{Faults, overBGP} {
+		names := map[string]bool{}
+		for _, f := range faults {
+			if f.Name == "" || names[f.Name] || f.Inject == nil || f.Heal == nil || f.Dead == nil || f.Lasts <= 0 {
+				t.Errorf("fault %q is incomplete, or its name another's", f.Name)
+			}
+			names[f.Name] = true
 		}
-		names[f.Name] = true
 	}
 }

@@ -32,11 +32,14 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
 
 func number(n int) string { return fmt.Sprint(n) }
 
-// columns of the table after the fault, each min/median/max.
-var columns = []struct {
+// column of a table.
+type column struct {
 	name string
 	cell func([]Run) string
-}{
+}
+
+// columns of the table after the fault, each min/median/max.
+var columns = []column{
 	{"UDP outage s", func(r []Run) string { return spread(r, func(r Run) time.Duration { return r.UDP }, seconds) }},
 	{"UDP lost", func(r []Run) string { return spread(r, func(r Run) int { return r.Lost }, number) }},
 	{"TCP stall s", func(r []Run) string { return spread(r, func(r Run) time.Duration { return r.TCP }, seconds) }},
@@ -54,8 +57,19 @@ var columns = []struct {
 	}},
 }
 
+// bgpColumns are those that matter where each node has a part of the traffic: that of
+// one that is gone is lost, and no outage of all.
+var bgpColumns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool {
+	return !slices.Contains([]string{"UDP lost", "TCP stall s", "TCP broken"}, c.name)
+})
+
 // Print prints the table.
-func Print(out io.Writer, results []Result) error {
+func Print(out io.Writer, results []Result) error { return printTable(out, results, columns) }
+
+// PrintBGP prints the table of faults over BGP.
+func PrintBGP(out io.Writer, results []Result) error { return printTable(out, results, bgpColumns) }
+
+func printTable(out io.Writer, results []Result, columns []column) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "fault")
 	for _, c := range columns {
