@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$
 BIN     := bin
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-outage lint deps-lab deps-peers deps-bpf deps-vm clean
+.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-bgp bench-outage lint deps-lab deps-peers deps-bpf deps-vm clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -47,13 +47,17 @@ kube: build ## the real control plane, built once: minutes the first time
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
 
-bench-outage: deps-lab build ## what is noticed of faults, as a table of min/median/max; RUNS=20
+bench-outage: deps-lab deps-peers build ## what is noticed of faults, on the segment and over BGP, as tables of min/median/max; RUNS=20
 	$(BIN)/testlab outage --name outage --runs $(or $(RUNS),3)
+	$(BIN)/testlab outage --name outage --runs $(or $(RUNS),3) --bgp
 
 # One package after the other: they would measure each other.
 bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-proxy's nftables rules; the control plane
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -p 1 ./datapath/kernel ./testlab/bench
 	$(GO) test -run '^$$' -bench ControlPlane -benchtime 1x ./datapath
+
+bench-bgp: deps-peers ## 10,000 addresses and 1,000 changes a second over BGP, to a router with FRR
+	$(GO) test -run '^$$' -bench 'Scale|Decide' -benchtime 1x ./bgp
 
 generate: deps-bpf ## BPF objects, deepcopy, CRDs, the chart's copies of them, plain manifests
 	$(GO) generate ./...

@@ -160,7 +160,7 @@ func (c cell) check(t *testing.T, daemon peerDaemon, isFRR bool) {
 }
 
 // speak returns a Speaker with a running instance tor.
-func speak(t *testing.T, identity state.BGPIdentity) *Speaker {
+func speak(t testing.TB, identity state.BGPIdentity) *Speaker {
 	t.Helper()
 	speaker := New(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	update(t, speaker.Speakers(), state.BGPSpeaker{Instance: "tor", BGPIdentity: identity})
@@ -172,7 +172,7 @@ func speak(t *testing.T, identity state.BGPIdentity) *Speaker {
 	return speaker
 }
 
-func update[T any](t *testing.T, target state.Target[T], row T) {
+func update[T any](t testing.TB, target state.Target[T], row T) {
 	t.Helper()
 	if err := target.Update(t.Context(), row); err != nil {
 		t.Fatal(err)

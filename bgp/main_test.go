@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // needRouters skips where the routers of the tests cannot run.
-func needRouters(t *testing.T) {
+func needRouters(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("-short: no routers")
@@ -56,7 +56,7 @@ func needRouters(t *testing.T) {
 	}
 }
 
-func run(t *testing.T, words string) string {
+func run(t testing.TB, words string) string {
 	t.Helper()
 	args := strings.Fields(words)
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -67,7 +67,7 @@ func run(t *testing.T, words string) string {
 }
 
 // eventually waits until try succeeds.
-func eventually(t *testing.T, what string, try func() error) {
+func eventually(t testing.TB, what string, try func() error) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
@@ -85,7 +85,7 @@ func eventually(t *testing.T, what string, try func() error) {
 // wire connects the test's node with a router: 10.9.0.2 and fd09::2 here, 10.9.0.1
 // and fd09::1 there, and 10.9.1.2 and 10.9.1.1 a hop further. It returns what
 // begins a command in the router's namespace.
-func wire(t *testing.T) (inRouter string) {
+func wire(t testing.TB) (inRouter string) {
 	t.Helper()
 	holder := exec.Command("unshare", "--net", "--kill-child", "sleep", "infinity")
 	holder.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -133,7 +133,7 @@ func wire(t *testing.T) (inRouter string) {
 }
 
 // start runs a program in the router's namespace until the test ends.
-func start(t *testing.T, words string) {
+func start(t testing.TB, words string) {
 	t.Helper()
 	args := strings.Fields(words)
 	cmd := exec.Command(args[0], args[1:]...)

@@ -25,7 +25,7 @@ type learned struct {
 // peerDaemon is a real router's BGP, as a test asks it.
 type peerDaemon interface {
 	// configure starts it with the part of its configuration that is a session's.
-	configure(t *testing.T, session string)
+	configure(t testing.TB, session string)
 	established(neighbor string) error
 	// learned returns an error when the router does not have the route.
 	learned(prefix string) (learned, error)
@@ -34,7 +34,7 @@ type peerDaemon interface {
 // frr is FRR's zebra and bgpd, with sockets and files of their own.
 type frr struct{ in, dir string }
 
-func (f *frr) configure(t *testing.T, session string) {
+func (f *frr) configure(t testing.TB, session string) {
 	t.Helper()
 	f.dir = t.TempDir()
 	run(t, "chmod 755 "+filepath.Dir(f.dir))
@@ -116,7 +116,7 @@ func (f *frr) learned(prefix string) (learned, error) {
 // bird is BIRD 2.
 type bird struct{ in, dir string }
 
-func (b *bird) configure(t *testing.T, session string) {
+func (b *bird) configure(t testing.TB, session string) {
 	t.Helper()
 	b.dir = t.TempDir()
 	conf := filepath.Join(b.dir, "bird.conf")
