@@ -227,7 +227,7 @@ func (r *referee) settle() {
 		}
 		r.counts.Kept.Add(1)
 		r.contests.closed(k, lastRead)
-		r.setReason(k, assigned.Generation, "")
+		r.setReason(k, anyGeneration, "")
 		r.herald.Mute(k, false)
 		if r.contests.keep(k, r.clock.Boottime()) {
 			r.log.Info("address kept", "addr", k.addr, "generation", assigned.Generation)
