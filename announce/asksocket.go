@@ -1,97 +1,180 @@
 package announce
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 
 	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
 )
 
-// AskSocket asks by ARP on any interface of the network namespace it was opened in.
+// AskSocket asks by ARP and by neighbour solicitations on any interface of the
+// network namespace it was opened in.
 type AskSocket struct {
-	file    *os.File
+	arp, nd *os.File
 	answers chan Answer
 }
 
 // OpenAskSocket needs CAP_NET_RAW.
 func OpenAskSocket() (*AskSocket, error) {
-	// Protocol 0 receives nothing before the filter is there.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open packet socket for ARP (it needs CAP_NET_RAW): %w", err)
+	s := &AskSocket{answers: make(chan Answer, 1024)}
+	var err error
+	if s.arp, err = listen(unix.ETH_P_ARP, arpReplies); err != nil {
+		return nil, fmt.Errorf("open packet socket for ARP: %w", err)
 	}
-	if err := onlyReplies(fd); err != nil {
-		unix.Close(fd)
-		return nil, err
+	if s.nd, err = listen(unix.ETH_P_IPV6, advertisements); err != nil {
+		return nil, errors.Join(fmt.Errorf("open packet socket for neighbour discovery: %w", err), s.arp.Close())
 	}
-	s := &AskSocket{file: os.NewFile(uintptr(fd), "arp"), answers: make(chan Answer, 1024)}
-	go s.receive()
+	go s.receive(s.arp, arpAnswer)
+	go s.receive(s.nd, ndAnswer)
 	return s, nil
 }
 
-// onlyReplies lets the socket receive ARP replies to this machine, and nothing else.
-func onlyReplies(fd int) error {
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 6}, // the operation
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(arp.OperationReply), Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+// arpReplies lets ARP replies through, and nothing else.
+var arpReplies = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 6}, // the operation
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(arp.OperationReply), Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+// typeAdvertisement is a Neighbor Advertisement (RFC 4861 §4.4).
+const typeAdvertisement = 136
+
+const ipv6Header = 40 // bytes
+
+// advertisements lets neighbour advertisements that were not forwarded through,
+// and nothing else.
+var advertisements = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 6}, // the next header and the hop limit
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_ICMPV6<<8 | ndHops, Jf: 3},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: ipv6Header},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: typeAdvertisement, Jf: 1},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+	{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+}
+
+// listen opens a packet socket that receives what the filter lets through of a
+// protocol.
+func listen(protocol uint16, filter []unix.SockFilter) (*os.File, error) {
+	// Protocol 0 receives nothing before the filter is there.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("it needs CAP_NET_RAW: %w", err)
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
-		return fmt.Errorf("filter packet socket for ARP: %w", err)
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(protocol)})
 	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP)}); err != nil {
-		return fmt.Errorf("bind packet socket for ARP: %w", err)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
 	}
-	return nil
+	return os.NewFile(uintptr(fd), "packet"), nil
 }
 
 // Close closes the socket.
-func (s *AskSocket) Close() error { return s.file.Close() }
+func (s *AskSocket) Close() error { return errors.Join(s.arp.Close(), s.nd.Close()) }
 
 // Answers is Asker's.
 func (s *AskSocket) Answers() <-chan Answer { return s.answers }
 
 // Ask is Asker's.
 func (s *AskSocket) Ask(ifindex int, mac net.HardwareAddr, own, addr netip.Addr, to net.HardwareAddr) error {
-	p, err := arp.NewPacket(arp.OperationRequest, mac, own, make(net.HardwareAddr, 6), addr)
-	if err != nil {
-		return fmt.Errorf("build ARP request for %s: %w", addr, err)
+	file, protocol, question := s.arp, uint16(unix.ETH_P_ARP), arpQuestion
+	if addr.Is6() {
+		file, protocol, question = s.nd, unix.ETH_P_IPV6, ndQuestion
 	}
-	packet, err := p.MarshalBinary()
+	packet, everyone, err := question(mac, own, addr, to)
 	if err != nil {
-		return fmt.Errorf("build ARP request for %s: %w", addr, err)
+		return fmt.Errorf("ask for %s: %w", addr, err)
 	}
 	if to == nil {
-		to = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+		to = everyone
 	}
-	sockaddr := unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: ifindex, Halen: 6}
+	sockaddr := unix.SockaddrLinklayer{Protocol: networkOrder(protocol), Ifindex: ifindex, Halen: 6}
 	copy(sockaddr.Addr[:], to)
-	conn, err := s.file.SyscallConn()
+	conn, err := file.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("send ARP request: %w", err)
+		return fmt.Errorf("ask for %s: %w", addr, err)
 	}
 	var sent error
 	if err := conn.Write(func(fd uintptr) bool { sent = unix.Sendto(int(fd), packet, 0, &sockaddr); return true }); err != nil {
 		sent = err
 	}
 	if sent != nil {
-		return fmt.Errorf("send ARP request on interface %d: %w", ifindex, sent)
+		return fmt.Errorf("ask for %s on interface %d: %w", addr, ifindex, sent)
 	}
 	return nil
 }
 
+// arpQuestion is an ARP request, without an Ethernet header, and where one goes
+// that is for nobody in particular.
+func arpQuestion(mac net.HardwareAddr, own, addr netip.Addr, _ net.HardwareAddr) (packet []byte, everyone net.HardwareAddr, err error) {
+	p, err := arp.NewPacket(arp.OperationRequest, mac, own, make(net.HardwareAddr, 6), addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	packet, err = p.MarshalBinary()
+	return packet, broadcast, err
+}
+
+// ndQuestion is a Neighbor Solicitation, as arpQuestion. One to a machine alone is
+// to the address that is asked for (RFC 4861 §7.2.2).
+func ndQuestion(mac net.HardwareAddr, own, addr netip.Addr, to net.HardwareAddr) (packet []byte, everyone net.HardwareAddr, err error) {
+	group, err := ndp.SolicitedNodeMulticast(addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	dst := group
+	if to != nil {
+		dst = addr
+	}
+	packet, err = ndPacket(own, dst, &ndp.NeighborSolicitation{TargetAddress: addr,
+		Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}}})
+	return packet, multicastMAC(group), err
+}
+
+// arpAnswer reads an ARP reply that came from a hardware address.
+func arpAnswer(packet []byte, _ net.HardwareAddr) (Answer, bool) {
+	var p arp.Packet
+	if p.UnmarshalBinary(packet) != nil {
+		return Answer{}, false
+	}
+	return Answer{Addr: p.SenderIP, MAC: p.SenderHardwareAddr}, true
+}
+
+// ndAnswer reads a Neighbor Advertisement, which need not repeat the hardware
+// address that it came from (RFC 4861 §4.4).
+func ndAnswer(packet []byte, from net.HardwareAddr) (Answer, bool) {
+	if len(packet) < ipv6Header {
+		return Answer{}, false
+	}
+	message, err := ndp.ParseMessage(packet[ipv6Header:])
+	na, ok := message.(*ndp.NeighborAdvertisement)
+	if err != nil || !ok {
+		return Answer{}, false
+	}
+	for _, option := range na.Options {
+		if o, ok := option.(*ndp.LinkLayerAddress); ok && o.Direction == ndp.Target {
+			from = o.Addr
+		}
+	}
+	return Answer{Addr: na.TargetAddress, MAC: from}, true
+}
+
 // receive hands answers on until the socket is closed.
-func (s *AskSocket) receive() {
-	conn, err := s.file.SyscallConn()
+func (s *AskSocket) receive(file *os.File, read func(packet []byte, from net.HardwareAddr) (Answer, bool)) {
+	conn, err := file.SyscallConn()
 	if err != nil {
 		return // closed already
 	}
-	buf := make([]byte, 128)
+	buf := make([]byte, 512)
 	for {
 		var n int
 		var from unix.Sockaddr
@@ -104,12 +187,16 @@ func (s *AskSocket) receive() {
 			return
 		}
 		link, ok := from.(*unix.SockaddrLinklayer)
-		var packet arp.Packet
-		if failed != nil || !ok || packet.UnmarshalBinary(buf[:n]) != nil {
+		if failed != nil || !ok {
 			continue // such as ENETDOWN, when an interface goes
 		}
+		answer, ok := read(buf[:n], net.HardwareAddr(link.Addr[:6:6]))
+		if !ok {
+			continue
+		}
+		answer.Ifindex = link.Ifindex
 		select {
-		case s.answers <- Answer{link.Ifindex, packet.SenderIP, packet.SenderHardwareAddr}:
+		case s.answers <- answer:
 		default:
 		}
 	}

@@ -104,7 +104,8 @@ func (p *prober) lost(snap state.Snapshot) int {
 type question struct {
 	iface string
 	ask   ask
-	from  machine // whom the answer has to come from
+	from  machine  // whom the answer has to come from
+	macs  []string // and at which hardware addresses; nil: any
 	mac   net.HardwareAddr
 	own   netip.Addr
 	heard bool
@@ -161,8 +162,9 @@ func (p *prober) round(ctx context.Context) {
 	p.record(heard)
 }
 
-// questions are those that the node's asks lead to. Only IPv4 is asked for;
-// of a machine without an address of it, BFD alone can tell.
+// questions are those that the node's asks lead to. A node answers from one of the
+// hardware addresses in its lease: another machine's answer, as a router's that
+// answers for others' addresses (RFC 1027), does not tell that it is there.
 func (p *prober) questions(snap state.Snapshot, report nodeReport) []question {
 	p.mu.Lock()
 	doubt := map[string]bool{}
@@ -183,7 +185,10 @@ func (p *prober) questions(snap state.Snapshot, report nodeReport) []question {
 		for _, a := range all[i.Name] {
 			q := question{iface: i.Name, ask: a, from: machine{dev.Index, a.addr}, mac: mac, own: ownOn(dev, a.addr), byBFD: p.bfdUp(snap, i.Name, a.addr)}
 			q.heard = q.byBFD
-			if q.heard || a.addr.Is4() && q.own.IsValid() {
+			for _, j := range leaseOf(leases, a.node).Interfaces {
+				q.macs = append(q.macs, j.MAC)
+			}
+			if q.heard || q.own.IsValid() {
 				questions = append(questions, q)
 			}
 		}
@@ -191,7 +196,7 @@ func (p *prober) questions(snap state.Snapshot, report nodeReport) []question {
 	return questions
 }
 
-// ownOn is the device's own address on the subnet of addr.
+// ownOn is the device's own address on the subnet of addr, which may be a link-local one.
 func ownOn(dev state.Device, addr netip.Addr) netip.Addr {
 	for _, p := range dev.Prefixes {
 		if p.Contains(addr) && !p.IsSingleIP() {
@@ -231,7 +236,8 @@ func (p *prober) try(ctx context.Context, questions []question) bool {
 			return false
 		case answer := <-p.asker.Answers():
 			for i := range questions {
-				if q := &questions[i]; !q.heard && q.from == (machine{answer.Ifindex, answer.Addr.Unmap()}) {
+				if q := &questions[i]; !q.heard && q.from == (machine{answer.Ifindex, answer.Addr.Unmap()}) &&
+					(q.macs == nil || slices.Contains(q.macs, answer.MAC.String())) {
 					q.heard = true
 					p.learned[q.from] = answer.MAC
 				}

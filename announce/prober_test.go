@@ -4,13 +4,10 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/seamark-lb/seamark/state"
@@ -204,7 +201,8 @@ func TestProberFollowsBFD(t *testing.T) {
 			}
 		}
 		if try == 0 {
-			answers <- Answer{eth1.Index, addr(3), nil}
+			answers <- Answer{eth1.Index, addr(2), stranger} // a router that answers for others
+			answers <- Answer{eth1.Index, addr(3), net.HardwareAddr{2, 0, 0, 0, 0, 3}}
 		}
 		eventually(t, 5*sec, "waits for b's answer", func() bool { return clock.waitedFor(DefaultTiming.tick()) && len(answers) == 0 })
 		clock.Advance(DefaultTiming.tick())
@@ -281,79 +279,92 @@ func TestTryIsVoidAfterAPause(t *testing.T) {
 }
 
 // A Linux machine answers for its own address, with no daemon there, and not
-// for another; and not at all once its link is down.
+// for another; and not at all once its link is down. In IPv6 as in IPv4.
 func TestAskSocket(t *testing.T) {
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("needs root and no -short: makes network namespaces")
-	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test and takes its namespace along
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	here, err := netns.New()
-	must(err)
-	defer here.Close()
-	there, err := netns.New()
-	must(err)
-	defer there.Close()
-	must(netns.Set(here))
-	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a0", HardwareAddr: mac1}, PeerName: "b0", PeerNamespace: netlink.NsFd(there)}))
-	a0, err := netlink.LinkByName("a0")
-	must(err)
-	must(netlink.AddrAdd(a0, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 10, 1), Mask: net.CIDRMask(24, 32)}}))
-	must(netlink.LinkSetUp(a0))
-	far, err := netlink.NewHandleAt(there)
-	must(err)
-	defer far.Close()
-	b0, err := far.LinkByName("b0")
-	must(err)
-	must(far.AddrAdd(b0, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 10, 2), Mask: net.CIDRMask(24, 32)}}))
-	must(far.LinkSetUp(b0))
-
-	socket, err := OpenAskSocket()
-	must(err)
-	defer socket.Close()
-	ask := func(i int, to net.HardwareAddr) {
-		t.Helper()
-		must(socket.Ask(a0.Attrs().Index, mac1, addr(1), addr(i), to))
-	}
-	answered := func(to net.HardwareAddr) func() bool {
-		return func() bool {
-			ask(2, to)
-			select {
-			case a := <-socket.Answers():
-				if a.Addr != addr(2) || a.Ifindex != a0.Attrs().Index || a.MAC.String() != b0.Attrs().HardwareAddr.String() {
-					t.Fatalf("answer %+v", a)
+	for family, a := range map[string]struct {
+		own, asked, nobody netip.Addr
+		bits               int
+	}{
+		"IPv4": {addr(1), addr(2), addr(3), 24},
+		"IPv6": {addr6(1), addr6(2), addr6(3), 64},
+	} {
+		t.Run(family, func(t *testing.T) {
+			c := newCable(t)
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
 				}
-				return true
-			case <-time.After(20 * time.Millisecond):
-				return false
 			}
+			network := func(a netip.Addr, bits int) *netlink.Addr {
+				return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}, Flags: unix.IFA_F_NODAD}
+			}
+			must(netlink.AddrAdd(c.a0, network(a.own, a.bits)))
+			must(c.far.AddrAdd(c.b0, network(a.asked, a.bits)))
+			socket, err := OpenAskSocket()
+			must(err)
+			defer socket.Close()
+			ask := func(asked netip.Addr, to net.HardwareAddr) {
+				t.Helper()
+				must(socket.Ask(c.a0.Attrs().Index, mac1, a.own, asked, to))
+			}
+			answered := func(to net.HardwareAddr) func() bool {
+				return func() bool {
+					ask(a.asked, to)
+					select {
+					case got := <-socket.Answers():
+						if got.Addr != a.asked || got.Ifindex != c.a0.Attrs().Index || got.MAC.String() != c.b0.Attrs().HardwareAddr.String() {
+							t.Fatalf("answer %+v", got)
+						}
+						return true
+					case <-time.After(20 * time.Millisecond):
+						return false
+					}
+				}
+			}
+			eventually(t, 5*sec, "it answers a question to all", answered(nil))
+			eventually(t, 5*sec, "it answers a question to itself", answered(c.b0.Attrs().HardwareAddr))
+			for len(socket.Answers()) > 0 {
+				<-socket.Answers()
+			}
+			ask(a.nobody, nil)
+			ask(a.asked, nil) // the answer to this one comes after none to that
+			if got := <-socket.Answers(); got.Addr != a.asked {
+				t.Errorf("%s answers", got.Addr)
+			}
+			must(c.far.LinkSetDown(c.b0))
+			eventually(t, 5*sec, "no carrier", func() bool {
+				a0, err := netlink.LinkByName("a0")
+				must(err)
+				return a0.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
+			})
+			for len(socket.Answers()) > 0 {
+				<-socket.Answers() // to a question of before
+			}
+			_ = socket.Ask(c.a0.Attrs().Index, mac1, a.own, a.asked, nil) // sent or not, nobody hears it
+			select {
+			case got := <-socket.Answers():
+				t.Errorf("a machine whose link is down answers: %+v", got)
+			case <-time.After(50 * time.Millisecond):
+			}
+		})
+	}
+}
+
+// What is no advertisement is no answer, whatever its length.
+func FuzzNDAnswer(f *testing.F) {
+	na, err := unsolicitedNA(mac1, addr6(1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(na)
+	f.Add(na[:ipv6Header+24])
+	f.Add(na[:ipv6Header])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		answer, ok := ndAnswer(packet, stranger)
+		if ok && (packet[ipv6Header] != typeAdvertisement || !answer.Addr.Is6() || len(answer.MAC) != 6) {
+			t.Errorf("%x is taken for %+v", packet, answer)
 		}
-	}
-	eventually(t, 5*sec, "it answers a question to all", answered(nil))
-	eventually(t, 5*sec, "it answers a question to itself", answered(b0.Attrs().HardwareAddr))
-	for len(socket.Answers()) > 0 {
-		<-socket.Answers()
-	}
-	ask(3, nil)
-	ask(2, nil) // the answer to this one comes after none to that
-	if a := <-socket.Answers(); a.Addr != addr(2) {
-		t.Errorf("%s answers", a.Addr)
-	}
-	must(far.LinkSetDown(b0))
-	eventually(t, 5*sec, "no carrier", func() bool {
-		a0, err = netlink.LinkByName("a0")
-		must(err)
-		return a0.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
 	})
-	_ = socket.Ask(a0.Attrs().Index, mac1, addr(1), addr(2), nil) // sent or not, nobody hears it
-	select {
-	case a := <-socket.Answers():
-		t.Errorf("a machine whose link is down answers: %+v", a)
-	case <-time.After(50 * time.Millisecond):
-	}
 }

@@ -49,17 +49,25 @@ func asks(node string, leases []state.NodeLease, verdicts map[string]Verdict, in
 			most = asksInDoubt
 		}
 		list := choosePeers(peers, most)
-		for _, gateway := range i.Gateways {
-			if onSubnet(i.Prefixes, gateway) {
-				list = append(list, ask{addr: gateway})
-				break
-			}
+		if gateway, ok := gatewayOn(i); ok {
+			list = append(list, ask{addr: gateway})
 		}
 		if len(list) > 0 {
 			all[i.Name] = list
 		}
 	}
 	return all
+}
+
+// gatewayOn returns the gateway that the interface's segment is asked for: one on
+// a subnet of it, or one with a link-local address, as those of IPv6 have.
+func gatewayOn(i state.LeaseInterface) (netip.Addr, bool) {
+	for _, near := range []func(netip.Addr) bool{func(a netip.Addr) bool { return onSubnet(i.Prefixes, a) }, netip.Addr.IsLinkLocalUnicast} {
+		if at := slices.IndexFunc(i.Gateways, near); at >= 0 {
+			return i.Gateways[at], true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // there says whether the node's machine is expected to answer.

@@ -188,4 +188,14 @@ func TestAsks(t *testing.T) {
 	if want := []ask{{"e", addr(5), "02:00:00:00:00:05"}, {addr: addr(200)}}; !slices.Equal(got, want) {
 		t.Errorf("asks %v, want %v", got, want)
 	}
+	// Where there is IPv6 alone, so is it asked for; its gateway has a link-local address.
+	for i, l := range []*state.NodeLease{&leases[0], &leases[4]} {
+		l.Addrs = []netip.Addr{addr6(i + 1)}
+		l.Interfaces[0].Prefixes = []netip.Prefix{netip.PrefixFrom(addr6(0), 64)}
+		l.Interfaces[0].Gateways = []netip.Addr{netip.MustParseAddr("fe80::1")}
+	}
+	got = asks("a", leases, map[string]Verdict{"a": Live, "e": Live}, nil)["eth1"]
+	if want := []ask{{"e", addr6(2), "02:00:00:00:00:05"}, {addr: netip.MustParseAddr("fe80::1")}}; !slices.Equal(got, want) {
+		t.Errorf("with IPv6 alone asks %v, want %v", got, want)
+	}
 }
