@@ -16,6 +16,11 @@ func (a *Announcer) Inputs() (Inputs, bool) {
 	return in, placeable(a.cfg.DB, snap)
 }
 
+// Expired says whether the node's lease went unrenewed, as far as this node has heard.
+func (a *Announcer) Expired(node string) bool {
+	return a.observer.seen.Load().verdicts[node] == Expired
+}
+
 // Announced returns the Services that carry the address for policies to
 // announce, and the names of those policies; nothing when none does.
 func Announced(in Inputs, addr netip.Addr) (services []state.ObjectName, policies []string) {

@@ -108,6 +108,12 @@ func (d *decider) anySelects(selectors []metav1.LabelSelector) bool {
 	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s metav1.LabelSelector) bool { return d.selected(&s) })
 }
 
+// Wants says whether an instance on the node is to have a session with the peer.
+func Wants(node state.Node, instance string, peer state.BGPPeer) bool {
+	d := &decider{labels: labels.Set(node.Labels)}
+	return (len(peer.Instances) == 0 || slices.Contains(peer.Instances, instance)) && d.anySelects(peer.NodeSelectors)
+}
+
 // peerHere is a peer that an instance of this node has a session with.
 type peerHere struct {
 	state.BGPPeer
@@ -139,7 +145,7 @@ func (d *decider) instance(row state.BGPInstance) {
 	d.out.Speakers = append(d.out.Speakers, state.BGPSpeaker{Instance: row.Name, BGPIdentity: identity})
 	var peers []peerHere
 	for _, peer := range sortedBy(d.Peers, state.BGPPeer.RowKey) {
-		if len(peer.Instances) > 0 && !slices.Contains(peer.Instances, row.Name) || !d.anySelects(peer.NodeSelectors) {
+		if !Wants(d.Node, row.Name, peer) {
 			continue
 		}
 		session, ok := d.session(row.Name, identity, peer)

@@ -174,6 +174,14 @@ type leaseInterface struct {
 	Gateway  state.Hearing  `json:"gateway,omitempty"`
 }
 
+// leasePeer is state.LeasePeer in the Lease's annotation.
+type leasePeer struct {
+	Peer        string `json:"peer"`
+	Sessions    int    `json:"sessions"`
+	Established int    `json:"established"`
+	Why         string `json:"why,omitempty"`
+}
+
 // SetNodeLease writes row into a Lease: all but metadata's own fields and the
 // keys of others. renewed is by the node's clock, and is kept later than the
 // renewal before, so that every renewal shows. The duration is in whole
@@ -200,6 +208,16 @@ func SetNodeLease(lease *coordinationv1.Lease, row state.NodeLease, renewed time
 		panic(fmt.Sprintf("encode lease addresses: %v", err)) // addresses always encode
 	}
 	lease.Annotations[v1alpha1.AnnotationAddresses] = string(data)
+	peers := make([]leasePeer, len(row.Peers))
+	for i, p := range row.Peers {
+		peers[i] = leasePeer(p)
+	}
+	if data, err = json.Marshal(peers); err != nil {
+		panic(fmt.Sprintf("encode lease sessions: %v", err)) // strings and integers always encode
+	}
+	if lease.Annotations[v1alpha1.AnnotationBGP] = string(data); len(peers) == 0 {
+		delete(lease.Annotations, v1alpha1.AnnotationBGP)
+	}
 	lease.Annotations[v1alpha1.AnnotationIdentity] = row.Identity
 	for annotation, is := range map[string]bool{v1alpha1.AnnotationReleased: row.Released, v1alpha1.AnnotationAppliance: row.Appliance} {
 		delete(lease.Annotations, annotation)
@@ -239,6 +257,12 @@ func SetDrained(lease metav1.Object, drained bool, now time.Time) bool {
 	return true
 }
 
+// IsNodeLease says whether row was made of the lease as it is: of the same renewal.
+func IsNodeLease(lease *coordinationv1.Lease, row state.NodeLease) bool {
+	now, _, ok := NodeLeaseRow(lease)
+	return ok && now.Node == row.Node && now.Renewal == row.Renewal
+}
+
 // NodeLeaseRow is the row of a node's Lease. ok is false for Leases that are
 // not a node's, such as an election's.
 func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Problems, ok bool) {
@@ -269,6 +293,16 @@ func NodeLeaseRow(lease *coordinationv1.Lease) (row state.NodeLease, problems Pr
 			row.Addrs = nil // some of them may have been read
 			problems.add("metadata.annotations["+v1alpha1.AnnotationAddresses+"]", "let the node's daemon renew it", "does not decode: %v", err)
 		}
+	}
+	var peers []leasePeer
+	if text := lease.Annotations[v1alpha1.AnnotationBGP]; text != "" {
+		if err := json.Unmarshal([]byte(text), &peers); err != nil {
+			peers = nil // some of them may have been read
+			problems.add("metadata.annotations["+v1alpha1.AnnotationBGP+"]", "let the node's daemon renew it", "does not decode: %v", err)
+		}
+	}
+	for _, p := range peers {
+		row.Peers = append(row.Peers, state.LeasePeer(p))
 	}
 	return row, problems, true
 }

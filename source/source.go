@@ -46,6 +46,10 @@ type Source interface {
 	// ErrNotFound.
 	SetDrained(ctx context.Context, node string, drained bool) error
 
+	// ForgetLease deletes the lease of a node that is gone, unless it was renewed
+	// since the row was made of it.
+	ForgetLease(ctx context.Context, lease state.NodeLease) error
+
 	// Lock is the lock that client-go's leaderelection elects the coordinator by.
 	Lock(name, identity string) resourcelock.Interface
 
@@ -59,6 +63,8 @@ type Source interface {
 	ObjectStatuses() state.Target[state.ObjectStatus]
 	// AnnouncedStatuses says on Services how their addresses are announced.
 	AnnouncedStatuses() state.Target[state.AnnouncedStatus]
+	// BGPPeerStatuses says on BGPPeers how their sessions stand.
+	BGPPeerStatuses() state.Target[state.BGPPeerStatus]
 	// Assignments writes the AnnouncementSlices; it is a Batcher.
 	Assignments() state.Target[state.Assignment]
 

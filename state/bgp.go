@@ -275,6 +275,32 @@ type BGPSessionState struct {
 	Received, Accepted, Advertised int
 }
 
+// BGPPeerStatus is what the coordinator has to say of the sessions with a BGPPeer.
+type BGPPeerStatus struct {
+	Peer string
+	// Sessions that there should be on all nodes, and how many are established.
+	Sessions, Established int
+	// Reason is Established, or why not all are.
+	Reason  Reason
+	Message string
+	Status  Status
+}
+
+// RowKey of a BGPPeerStatus is its BGPPeer's name.
+func (s BGPPeerStatus) RowKey() string { return s.Peer }
+
+// RowStatus and WithStatus make a BGPPeerStatus reconcilable.
+func (s BGPPeerStatus) RowStatus() Status { return s.Status }
+
+// WithStatus returns s with its status replaced.
+func (s BGPPeerStatus) WithStatus(t Status) BGPPeerStatus { s.Status = t; return s }
+
+// SameSpec compares everything but the status.
+func (s BGPPeerStatus) SameSpec(t BGPPeerStatus) bool {
+	s.Status, t.Status = Status{}, Status{}
+	return s == t
+}
+
 // BGPEstablished is the State of a session that routes go over.
 const BGPEstablished = "Established"
 

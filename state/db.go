@@ -43,13 +43,14 @@ type DB struct {
 	BGPSessionStates Table[BGPSessionState]
 
 	// What was decided, with what came of it in each row's Status. The first
-	// six are empty on every node but the coordinator.
+	// seven are empty on every node but the coordinator.
 	Allocations    Table[Allocation]
 	PoolStatuses   Table[PoolStatus]
 	PolicyStatuses Table[PolicyStatus]
 	ObjectStatuses Table[ObjectStatus]
 	// AnnouncedStatuses follow Assigned, and are written in their own time.
 	AnnouncedStatuses Table[AnnouncedStatus]
+	BGPPeerStatuses   Table[BGPPeerStatus]
 	Assignments       Table[Assignment]
 	Frontends         Table[Frontend]
 	Announcements     Table[Announcement]
@@ -118,6 +119,7 @@ func New() (*DB, *Writer) {
 		BGPPeers:          newTable[BGPPeer](schema, "bgppeers"),
 		BGPAdvertisements: newTable[BGPAdvertisement](schema, "bgpadvertisements"),
 		Secrets:           newTable[Secret](schema, "secrets"),
+		BGPPeerStatuses:   newTable[BGPPeerStatus](schema, "bgppeerstatuses"),
 		BGPSpeakers:       newTable[BGPSpeaker](schema, "bgpspeakers"),
 		BGPSessions:       newTable[BGPSession](schema, "bgpsessions"),
 		BGPRoutes: newTable(schema, "bgproutes", Index[BGPRoute]{IndexAddr, func(r BGPRoute) []string {

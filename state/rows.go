@@ -388,6 +388,17 @@ type NodeLease struct {
 	Addrs []netip.Addr
 	// Appliance: the machine is in front of the cluster, and need be no Node of it.
 	Appliance bool
+	// Peers are how the node's BGP sessions with each BGPPeer stand, sorted.
+	Peers []LeasePeer
+}
+
+// LeasePeer is how the BGP sessions of a node with a BGPPeer stand.
+type LeasePeer struct {
+	Peer string
+	// Sessions that there should be, and how many of them are established.
+	Sessions, Established int
+	// Why the others are not, in words.
+	Why string
 }
 
 // LeaseInterface is an interface a node could announce on.

@@ -36,6 +36,11 @@ const (
 	ReasonNoCandidate     Reason = "NoCandidate"  // no node may announce it
 	// ReasonAnnounced is of an AnnouncedStatus: each address has its node.
 	ReasonAnnounced Reason = "Announced"
+
+	// These are of BGPPeerStatuses.
+	ReasonEstablished  Reason = "Established"  // each session is
+	ReasonSessionsDown Reason = "SessionsDown" // some are not
+	ReasonNoSession    Reason = "NoSession"    // there should be none
 )
 
 // Reasons of a Status.

@@ -87,6 +87,8 @@ const (
 	AnnotationAddresses = "seamark.dev/addresses"
 	// AnnotationInterfaces on a node's Lease: JSON list of the interfaces it could announce on.
 	AnnotationInterfaces = "seamark.dev/interfaces"
+	// AnnotationBGP on a node's Lease: JSON list of how its BGP sessions with each BGPPeer stand.
+	AnnotationBGP = "seamark.dev/bgp"
 	// AnnotationIdentity on a node's Lease: the daemon that renewed it, by a word that it chose when it started.
 	AnnotationIdentity = "seamark.dev/identity"
 	// AnnotationReleased on a node's Lease, "true": the node gave its addresses up.

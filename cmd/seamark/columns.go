@@ -146,12 +146,40 @@ func columnsOf(kind source.Kind) columns {
 			wideCol("LOADBALANCER-IPS", func(p *v1alpha1.L2Policy) string { return fmt.Sprint(p.Spec.LoadBalancerIPs) }),
 			wideCol("EXTERNAL-IPS", func(p *v1alpha1.L2Policy) string { return fmt.Sprint(p.Spec.ExternalIPs) }),
 		}
+	case "BGPPeer":
+		between = foreignColumns(kind)
+		if !kind.Foreign() {
+			between = bgpPeerColumns()
+		}
 	case "AnnouncementSlice":
 		between = columns{col("ADDRESSES", func(s *v1alpha1.AnnouncementSlice) string { return fmt.Sprint(len(s.Announcements)) })}
 	default:
 		between = foreignColumns(kind)
 	}
 	return slices.Concat(columns{name}, between, columns{age}, after)
+}
+
+// bgpPeerColumns are those of Seamark's own kind.
+func bgpPeerColumns() columns {
+	return columns{
+		col("PEER", func(p *v1alpha1.BGPPeer) string {
+			if d := p.Spec.AutoDiscovery; d != nil {
+				return d.Mode + " " + d.AddressFamily
+			}
+			return or(string(p.Spec.PeerAddress), string(p.Spec.Interface))
+		}),
+		col("ASN", func(p *v1alpha1.BGPPeer) string {
+			if p.Spec.PeerASN != 0 {
+				return fmt.Sprint(p.Spec.PeerASN)
+			}
+			return string(p.Spec.PeerASNMode)
+		}),
+		col("SESSIONS", func(p *v1alpha1.BGPPeer) string { return fmt.Sprint(p.Status.Sessions) }),
+		col("ESTABLISHED", func(p *v1alpha1.BGPPeer) string { return fmt.Sprint(p.Status.Established) }),
+		col("ACCEPTED", func(p *v1alpha1.BGPPeer) string {
+			return conditionStatus(p.Status.Conditions, v1alpha1.ConditionAccepted)
+		}),
+	}
 }
 
 // externalIPs are the addresses from outside: given, and named in the spec.

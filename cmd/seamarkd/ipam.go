@@ -26,6 +26,7 @@ type leader struct {
 	ipam      ipam
 	tell      teller
 	announced announced
+	nodes     nodesWatch
 }
 
 // run returns when ctx ends and all are done.
@@ -34,6 +35,7 @@ func (l leader) run(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { l.tell.cluster(ctx) })
 	wg.Go(func() { l.announced.run(ctx) })
+	wg.Go(func() { l.nodes.run(ctx) })
 	l.ipam.run(ctx)
 }
 

@@ -73,14 +73,16 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		decide.appliance = addr
 	}
 	tell := teller{db, src}
-	announcer := announce.New(announce.Config{
+	var announcer *announce.Announcer
+	nodes := nodesWatch{db: db, writer: writer, source: src, log: log, expired: func(node string) bool { return announcer.Expired(node) }}
+	announcer = announce.New(announce.Config{
 		Node: node.name, DB: db, Writer: writer, Log: log,
 		Timing:      announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
-		Leases:      src,
+		Leases:      leases{src, decide},
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
 		Assignments: src.Assignments(), PolicyStatuses: src.PolicyStatuses(),
-		Lead:      leader{ipam{db, writer, src, log}, tell, announced{db, writer, src, log}}.run,
+		Lead:      leader{ipam{db, writer, src, log}, tell, announced{db, writer, src, log}, nodes}.run,
 		Responder: responder{datapath.NewResponder(maps)},
 		Outside:   decide.outside,
 		Appliance: node.mode == modeLB, DrainOnCordon: node.drainOnCordon,

@@ -41,6 +41,8 @@ func Run(t *testing.T, start func(t *testing.T) Engine) {
 		"AnnouncedStatus": announcedStatus,
 		"NodeLease":       nodeLease,
 		"Secrets":         secrets,
+		"BGPPeerStatus":   bgpPeerStatus,
+		"ForgetLease":     forgetLease,
 		"Drain":           drain,
 		"Assignments":     assignments,
 		"LaterDecision":   laterDecision,

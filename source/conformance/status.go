@@ -287,7 +287,8 @@ func policyStatus(s *suite) {
 func nodeLease(s *suite) {
 	lease := state.NodeLease{Node: "n1", Duration: 1500 * time.Millisecond, Interfaces: []state.LeaseInterface{
 		{Name: "eth1", MAC: "02:00:00:00:00:01", Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.10.100/24")}}},
-		Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1")}
+		Addrs: addrs("10.0.2.15", "192.168.10.100", "fd00::1"),
+		Peers: []state.LeasePeer{{Peer: "router", Sessions: 2, Established: 1, Why: "hold timer expired"}}}
 	seen := map[string]bool{}
 	for i := range 5 {
 		lease.Released = i == 4
@@ -301,7 +302,7 @@ func nodeLease(s *suite) {
 		})
 		seen[row.Renewal] = true
 		if row.Duration != 2*time.Second || row.Released != lease.Released || fmt.Sprint(row.Interfaces) != fmt.Sprint(lease.Interfaces) ||
-			!slices.Equal(row.Addrs, lease.Addrs) {
+			!slices.Equal(row.Addrs, lease.Addrs) || !slices.Equal(row.Peers, lease.Peers) {
 			s.Errorf("lease row %+v", row)
 		}
 	}

@@ -139,6 +139,18 @@ func (s *Source) SetDrained(ctx context.Context, node string, drained bool) erro
 	return setDrained(ctx, s.store, node, drained, time.Now())
 }
 
+// ForgetLease implements source.Source.
+func (s *Source) ForgetLease(ctx context.Context, row state.NodeLease) error {
+	lease, err := readLease(ctx, s.store, row.Node)
+	if err == nil && source.IsNodeLease(lease, row) {
+		err = s.store.remove(ctx, source.KindLease(), source.Namespace, row.Node, revisionOf(lease))
+	}
+	if err == nil || isNotFound(err) || isConflict(err) {
+		return nil // it is gone, or somebody lives
+	}
+	return fmt.Errorf("delete lease of node %s: %w", row.Node, err)
+}
+
 // Lock implements source.Source.
 func (s *Source) Lock(name, identity string) resourcelock.Interface {
 	return &lock{store: s.store, name: name, identity: identity, log: s.log}
@@ -174,6 +186,13 @@ func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] {
 func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] {
 	return statuses[state.AnnouncedStatus]{store: s.store, change: func(row state.AnnouncedStatus) (source.StatusChange, bool) {
 		return source.AnnouncedStatusChange(s.db, s.db.Snapshot(), row)
+	}}
+}
+
+// BGPPeerStatuses implements source.Source.
+func (s *Source) BGPPeerStatuses() state.Target[state.BGPPeerStatus] {
+	return statuses[state.BGPPeerStatus]{store: s.store, change: func(row state.BGPPeerStatus) (source.StatusChange, bool) {
+		return source.BGPPeerStatusChange(s.db, s.db.Snapshot(), row)
 	}}
 }
 

@@ -116,3 +116,18 @@ func (s *Source) SetDrained(ctx context.Context, node string, drained bool) erro
 	}
 	return nil
 }
+
+// ForgetLease implements source.Source.
+func (s *Source) ForgetLease(ctx context.Context, row state.NodeLease) error {
+	bounded, cancel := s.cfg.bounded(ctx)
+	defer cancel()
+	lease, err := s.lease.client.Get(bounded, row.Node, metav1.GetOptions{})
+	if err == nil && source.IsNodeLease(lease, row) {
+		err = s.lease.client.Delete(bounded, row.Node, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &lease.UID, ResourceVersion: &lease.ResourceVersion}})
+	}
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // it is gone, or somebody lives
+	}
+	return fmt.Errorf("delete lease of node %s: %w", row.Node, s.clients.explain("delete", source.KindLease(), causeOf(bounded, err)))
+}

@@ -41,6 +41,7 @@ type Source struct {
 	pools       *statuses[state.PoolStatus]
 	policies    *statuses[state.PolicyStatus]
 	objects     *statuses[state.ObjectStatus]
+	peers       *statuses[state.BGPPeerStatus]
 	assignments *source.Assignments
 
 	mu    sync.Mutex
@@ -82,6 +83,9 @@ func New(cfg Config, db *state.DB, w *state.Writer, log *slog.Logger) (*Source, 
 		row.Problem, row.InForce = "", false
 		return source.ObjectStatusChange(row)
 	})
+	s.peers = newStatuses(s, func(row state.BGPPeerStatus) (source.StatusChange, bool) {
+		return source.BGPPeerStatusChange(db, db.Snapshot(), row)
+	}, nil)
 	s.assignments = source.NewAssignments(sliceStore{s})
 	return s, nil
 }
@@ -131,6 +135,9 @@ func (s *Source) ObjectStatuses() state.Target[state.ObjectStatus] { return s.ob
 
 // AnnouncedStatuses implements source.Source.
 func (s *Source) AnnouncedStatuses() state.Target[state.AnnouncedStatus] { return announced{s} }
+
+// BGPPeerStatuses implements source.Source.
+func (s *Source) BGPPeerStatuses() state.Target[state.BGPPeerStatus] { return s.peers }
 
 // Assignments implements source.Source; the target is a state.Batcher.
 func (s *Source) Assignments() state.Target[state.Assignment] { return s.assignments }

@@ -88,8 +88,8 @@ func TestRights(t *testing.T) {
 		"create pods/exec":              "no",
 		"patch nodes":                   "no",
 		"patch ippools.seamark.dev":     "no",
-		"delete leases.coordination.k8s.io -n seamark-system": "no",
-		"update leases.coordination.k8s.io -n kube-system":    "no",
+		"delete leases.coordination.k8s.io -n kube-system": "no",
+		"update leases.coordination.k8s.io -n kube-system": "no",
 		// For the finalizer: metadata has no subresource, so that this would
 		// let it write the spec, too.
 		"patch services": "yes",
@@ -103,6 +103,8 @@ func TestRights(t *testing.T) {
 
 // live has the daemons do all that they ever do with an API server.
 func (l lab) live() {
+	l.apply(`{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: gone, namespace: seamark-system, labels: {seamark.dev/node: gone}},
+		spec: {holderIdentity: gone, leaseDurationSeconds: 3, renewTime: "2026-01-01T00:00:00.000000Z"}}`)
 	l.foreignKinds()
 	l.applyDemo()
 	l.kubectl("create", "namespace", "metallb-system")
@@ -167,6 +169,7 @@ spec: {loadBalancerIPs: true}
 	l.leased(holder)
 	l.coordinate(holder)
 	l.kubectl("delete", "service", "webpod", "silent")
+	l.kubectl("wait", "--for=delete", "--timeout=120s", "-n", "seamark-system", "lease/gone")
 	l.eventually("no AnnouncementSlice is left", func() error {
 		out, err := l.tryKubectl("get", "announcementslices", "-o", "name")
 		if err == nil && out != "" {
