@@ -26,11 +26,13 @@ type Speaker struct {
 	// begun: instances that ran before in this process. A peer that keeps the
 	// routes of a restarting daemon (RFC 4724) is told so by the first alone.
 	begun map[string]bool
+	// told gets a word when peers have sent routes that may be taken.
+	told chan struct{}
 }
 
 // New returns a Speaker that runs nothing yet.
 func New(log *slog.Logger) *Speaker {
-	return &Speaker{log: log, instances: map[string]*instance{}, begun: map[string]bool{}}
+	return &Speaker{log: log, instances: map[string]*instance{}, begun: map[string]bool{}, told: make(chan struct{}, 1)}
 }
 
 // instance is one BGP speaker with its sessions and routes.
@@ -43,6 +45,7 @@ type instance struct {
 	sessions   map[string]*session
 	routes     map[netip.Prefix]*route
 	offers     *offers
+	unwatch    func() // ends what watchReceived began; nil: it did not
 }
 
 // session is a peer that the server has.
@@ -159,6 +162,10 @@ func (i *instance) stop(ctx context.Context) {
 	}
 	i.server.Stop()
 	i.server = nil
+	if i.unwatch != nil {
+		i.unwatch()
+		i.unwatch = nil
+	}
 	i.offers = newOffers()
 }
 

@@ -58,7 +58,9 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	if row.State != state.BGPEstablished {
 		return row
 	}
+	row.Told = len(p.AfiSafis) > 0
 	for _, af := range p.AfiSafis {
+		row.Told = row.Told && af.GetMpGracefulRestart().GetState().GetEndOfRibReceived()
 		row.Received += int(af.State.GetReceived())
 		row.Accepted += int(af.State.GetAccepted())
 	}

@@ -41,7 +41,7 @@ func (r *NetlinkResolver) Route(addr netip.Addr) (Hop, error) {
 	if err != nil {
 		return Hop{}, err
 	}
-	if len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST || routes[0].Via != nil {
+	if len(routes) == 0 || routes[0].Type != unix.RTN_UNICAST {
 		return Hop{}, nil
 	}
 	source, ok := netip.AddrFromSlice(routes[0].Src)
@@ -51,6 +51,9 @@ func (r *NetlinkResolver) Route(addr netip.Addr) (Hop, error) {
 	hop := Hop{Gateway: addr, Ifindex: routes[0].LinkIndex, Source: source.Unmap(), MTU: routes[0].MTU}
 	if gw, ok := netip.AddrFromSlice(routes[0].Gw); ok {
 		hop.Gateway = gw.Unmap()
+	}
+	if via, ok := routes[0].Via.(*netlink.Via); ok { // IPv4 by a router's IPv6 address (RFC 5549)
+		hop.Gateway, _ = netip.AddrFromSlice(via.Addr)
 	}
 	return hop, nil
 }

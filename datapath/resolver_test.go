@@ -274,6 +274,19 @@ func TestResolverSeesIPv6(t *testing.T) {
 	if got := macs.entry(hop); got.Dmac != MAC(mac) || got.Saddr6.Addr() != hop.Source || got.MTU != 1400 || got.Ifindex != uint32(hop.Ifindex) {
 		t.Errorf("next hop: %+v", got)
 	}
+	// IPv4 by the router's IPv6 address (RFC 5549).
+	w.change(t, w.onW1, func(eth1 netlink.Link) error {
+		_, pods, err := net.ParseCIDR("172.20.0.0/16")
+		return errors.Join(err, w.onW1.RouteAdd(&netlink.Route{LinkIndex: eth1.Attrs().Index, Dst: pods,
+			Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: router.AsSlice()}}))
+	})
+	over6, err := resolver.Route(netip.MustParseAddr("172.20.0.7"))
+	if err != nil || over6.Gateway != router || over6.Source != netip.MustParseAddr("192.168.10.101") {
+		t.Errorf("IPv4 by IPv6: %+v, %v", over6, err)
+	}
+	if got := macs.entry(over6); got.Dmac != MAC(mac) || got.Saddr.Addr() != over6.Source {
+		t.Errorf("next hop of IPv4 by IPv6: %+v", got)
+	}
 	if hop, err := resolver.Route(netip.MustParseAddr("fd00:99::1")); err != nil || hop.leads() {
 		t.Errorf("no route: %+v, %v", hop, err)
 	}

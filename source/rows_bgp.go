@@ -73,6 +73,9 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 	for _, f := range spec.Families {
 		row.Families = append(row.Families, state.BGPPeerFamily{IPv6: f.AFI == "ipv6", Advertisements: f.Advertisements, MaxPrefixes: uint32(f.MaxPrefixes)})
 	}
+	for _, p := range spec.ImportPrefixes {
+		row.Import = append(row.Import, importRow(p))
+	}
 	var unhonoured Problems
 	if ref := spec.PasswordSecretRef; ref != nil {
 		row.PasswordSecret = state.ObjectName{Namespace: cmp.Or(ref.Namespace, Namespace), Name: ref.Name}
@@ -80,13 +83,25 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 	if spec.BFDProfile != "" {
 		unhonoured.add("spec.bfdProfile", "lower timers.holdTimeSeconds, to notice a dead peer sooner", "this version has no BFD beside BGP")
 	}
-	if len(spec.ImportPrefixes) > 0 {
-		unhonoured.add("spec.importPrefixes", "route on the nodes by other means", "this version imports no routes")
-	}
 	if t := spec.Timers; t != nil && t.HoldTimeSeconds != nil && *t.HoldTimeSeconds == 0 {
 		unhonoured.add("spec.timers.holdTimeSeconds", "write 3 or more", "sessions without keepalives are not possible: the hold time is 90 s")
 	}
 	return row, unhonoured
+}
+
+// importRow has the lengths that an absent ge or le stands for. The CIDR of all
+// addresses is the default route without them, and with them any other.
+func importRow(p v1alpha1.ImportPrefix) state.BGPImport {
+	cidr, _ := netip.ParsePrefix(p.CIDR)
+	row := state.BGPImport{Prefix: cidr, From: uint8(max(0, cidr.Bits())), To: uint8(max(0, cidr.Bits()))}
+	if p.GE == 0 && p.LE == 0 {
+		return row
+	}
+	row.From, row.To = uint8(max(p.GE, int32(row.From), 1)), uint8(cidr.Addr().BitLen())
+	if p.LE != 0 {
+		row.To = uint8(p.LE)
+	}
+	return row
 }
 
 func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {

@@ -57,6 +57,8 @@ type BGPPeer struct {
 	PasswordFile   string
 	// Families that are exchanged, with the advertisements that go to them.
 	Families []BGPPeerFamily
+	// Import are the prefixes that are taken from it; none: none.
+	Import []BGPImport
 }
 
 // Secret is a Secret, as far as BGPPeers may name it.
@@ -271,6 +273,8 @@ type BGPSessionState struct {
 	Flaps int
 	// LastError is why it last ended, in words; "": it has not.
 	LastError string
+	// Told: the peer has sent all that it had (End-of-RIB, RFC 4724 §2).
+	Told bool
 	// Received from the peer, accepted, and advertised to it: prefixes of all families.
 	Received, Accepted, Advertised int
 }

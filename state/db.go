@@ -39,8 +39,10 @@ type DB struct {
 	// BFDStates are how the BFDSessions stand, written by theirs.
 	BFDStates Table[BFDState]
 
-	// BGPSessionStates are how the BGPSessions stand, written by their target.
+	// BGPSessionStates are how the BGPSessions stand, written by their target, and
+	// BGPReceived what of the peers' routes is to be imported.
 	BGPSessionStates Table[BGPSessionState]
+	BGPReceived      Table[BGPReceived]
 
 	// What was decided, with what came of it in each row's Status. The first
 	// seven are empty on every node but the coordinator.
@@ -62,6 +64,7 @@ type DB struct {
 	BGPSpeakers       Table[BGPSpeaker]
 	BGPSessions       Table[BGPSession]
 	BGPRoutes         Table[BGPRoute]
+	KernelRoutes      Table[KernelRoute]
 	// NodeProblems are what this node's deciders found, ClusterProblems what
 	// the coordinator's did.
 	NodeProblems, ClusterProblems Table[Problem]
@@ -130,6 +133,8 @@ func New() (*DB, *Writer) {
 			return addrs
 		}}),
 		BGPSessionStates: newTable[BGPSessionState](schema, "bgpsessionstates"),
+		BGPReceived:      newTable[BGPReceived](schema, "bgpreceived"),
+		KernelRoutes:     newTable[KernelRoute](schema, "kernelroutes"),
 		marks:            newTable[mark](schema, "marks"),
 	}
 	mem, err := memdb.NewMemDB(schema)

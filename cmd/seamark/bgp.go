@@ -102,7 +102,11 @@ func bgpRoutes(ctx context.Context, c *cli, out, errOut io.Writer, direction, pe
 	if err != nil {
 		return err
 	}
-	return bgpTable(c, out, errOut, paths, []string{"INSTANCE", "PEER", "PREFIX", "NEXT HOP", "AS PATH", "MED", "LOCAL PREF", "COMMUNITIES"},
+	columns := []string{"INSTANCE", "PEER", "PREFIX", "NEXT HOP", "AS PATH", "MED", "LOCAL PREF", "COMMUNITIES"}
+	if direction == control.BGPReceived {
+		columns = append(columns, "IMPORTED")
+	}
+	return bgpTable(c, out, errOut, paths, columns,
 		func(p control.BGPPath) []string {
 			number := func(n *uint32) string {
 				if n == nil {
@@ -110,8 +114,15 @@ func bgpRoutes(ctx context.Context, c *cli, out, errOut io.Writer, direction, pe
 				}
 				return strconv.FormatUint(uint64(*n), 10)
 			}
-			return []string{p.Instance, p.Peer, p.Prefix.String(), p.NextHop, or(strings.Trim(fmt.Sprint(p.ASPath), "[]"), none),
+			cells := []string{p.Instance, p.Peer, p.Prefix.String(), p.NextHop, or(strings.Trim(fmt.Sprint(p.ASPath), "[]"), none),
 				number(p.MED), number(p.LocalPref), or(strings.Join(p.Communities, " "), none)}
+			switch {
+			case p.Imported:
+				cells = append(cells, "yes")
+			case direction == control.BGPReceived:
+				cells = append(cells, "no: "+p.NotImported)
+			}
+			return cells
 		}, "No routes "+direction+".")
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/seamark-lb/seamark/bgp"
-	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -74,21 +73,6 @@ func readPasswords(peers []state.BGPPeer, secrets []state.Secret) (passwords map
 		}
 	}
 	return passwords, problems
-}
-
-// bgpPaths are the routes of the sessions, for the control socket.
-func bgpPaths(speaker *bgp.Speaker) func(context.Context, bool, string) ([]control.BGPPath, error) {
-	return func(ctx context.Context, received bool, peer string) ([]control.BGPPath, error) {
-		paths, err := speaker.Paths(ctx, bgp.Direction(received), peer)
-		if err != nil {
-			return nil, err
-		}
-		all := make([]control.BGPPath, len(paths))
-		for i, p := range paths {
-			all[i] = control.BGPPath(p)
-		}
-		return all, nil
-	}
 }
 
 // bgpMetrics are the BGP sessions for Prometheus.

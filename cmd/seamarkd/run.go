@@ -127,6 +127,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("decide routes", decide.routes)
 	part("decide attachments", decide.attachments)
 	part("decide BGP", decide.bgp)
+	part("decide kernel routes", decide.kernelRoutes)
 	part("decide BFD sessions", decide.bfdSessions(node.bfd))
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
@@ -139,6 +140,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Target: prober, Gate: decide.decided(db.Probes.Name())}).Run)
 	part("reconcile routes", (&state.Reconciler[state.Route]{DB: db, Writer: writer, Table: db.Routes, Log: log,
 		Target: pod.RouteTable{}, Gate: decide.decided(db.Routes.Name())}).Run)
+	part("reconcile kernel routes", (&state.Reconciler[state.KernelRoute]{DB: db, Writer: writer, Table: db.KernelRoutes, Log: log,
+		Target: pod.KernelRouteTable{}, Gate: decide.kernelRoutesDecided}).Run)
 	part("reconcile attachments", (&state.Reconciler[state.Attachment]{DB: db, Writer: writer, Table: db.Attachments, Log: log,
 		Target: attachments{kern}, Gate: decide.decided(db.Attachments.Name()),
 		Hold: holdWhileAnnouncedOn(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
@@ -170,7 +173,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
 		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
-		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: bgpPaths(bgpSpeaker), Monitor: observe.monitor.packets}).Run)
+		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: decide.bgpPaths(bgpSpeaker), Monitor: observe.monitor.packets}).Run)
 
 	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()

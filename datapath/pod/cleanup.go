@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,11 +10,11 @@ import (
 )
 
 // Cleanup removes what this package has put into the node's network namespace
-// and into stateDir: the routes to other nodes' pods, the veths of pods with
+// and into stateDir: the routes to other nodes' pods and those of BGP, the veths of pods with
 // all that hangs on them, and the records. It takes out all it can, and
 // returns what it could not. What is gone already is no error.
 func Cleanup(stateDir string) error {
-	errs := []error{cleanRoutes()}
+	errs := []error{cleanRoutes(), KernelRouteTable{}.Prune(context.Background(), nil)}
 	recorded, _, _ := recordsIn(stateDir).read() // a file that cannot be read is removed all the same
 	ours := map[string]bool{}
 	for _, v := range recorded {

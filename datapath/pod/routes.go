@@ -98,6 +98,9 @@ func install(row state.Route, held []netlink.Route) error {
 	want := kernelRoute(row)
 	ours := false
 	for _, route := range held {
+		if route.Protocol == ProtocolBGP {
+			continue // beside it, with a metric that puts it behind
+		}
 		if route.Protocol != ProtocolNode {
 			return foreign(row, route)
 		}

@@ -18,6 +18,9 @@ type BGPPath struct {
 	LocalPref   *uint32      `json:"localPref,omitempty"`
 	MED         *uint32      `json:"med,omitempty"`
 	Communities []string     `json:"communities,omitempty"`
+	// Imported: a received route is in the node's kernel; NotImported is why not.
+	Imported    bool   `json:"imported,omitempty"`
+	NotImported string `json:"notImported,omitempty"`
 }
 
 // Directions of BGP routes, as they are asked for.
