@@ -85,6 +85,22 @@ func TestRoutes(t *testing.T) {
 		{"no backend", ask(func(in *Inputs) { in.Frontends[0].Backends = nil }), "tor/fd00:10::211/128 all→router"},
 		{"served no more", ask(func(in *Inputs) { in.Frontends[0].Status.Phase = state.Deleting }), "tor/fd00:10::211/128 all→router"},
 		{"pods", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Kind = "" }), "tor/172.20.1.0/24 all→router"},
+		{"aggregates", ask(func(in *Inputs) {
+			in.Advertisements[0].Addresses[0].Aggregate4, in.Advertisements[0].Addresses[0].Aggregate6 = 24, 64
+		}), "tor/192.168.10.0/24 all→router; tor/fd00:10::/64 all→router"},
+		{"an aggregate of one family", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Aggregate6 = 48 }),
+			"tor/192.168.10.211/32 all→router; tor/fd00:10::/48 all→router"},
+		{"an aggregate of whole addresses", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Aggregate4 = 32 }), both},
+		{"no aggregate of what is Local", ask(func(in *Inputs) {
+			in.Advertisements[0].Addresses[0].Aggregate4, in.Services[0].ExternalTrafficPolicyLocal = 24, true
+		}), both},
+		{"an aggregate without a backend", ask(func(in *Inputs) {
+			in.Advertisements[0].Addresses[0].Aggregate4, in.Frontends[0].Backends = 24, nil
+		}), "tor/fd00:10::211/128 all→router"},
+		{"an aggregate beside an address", ask(func(in *Inputs) {
+			in.Advertisements = append(in.Advertisements, state.BGPAdvertisement{Name: "aaa",
+				Addresses: []state.BGPAddresses{{Kind: state.KindLoadBalancer, Pools: []string{"lab"}, Aggregate4: 28}}})
+		}), "tor/192.168.10.208/28 aaa→router; tor/192.168.10.211/32 all→router; tor/fd00:10::211/128 all→router"},
 		{"no next hop for IPv6", ask(func(in *Inputs) { in.Devices[0].Prefixes = in.Devices[0].Prefixes[:1] }), "tor/192.168.10.211/32 all→router"},
 		{"to another peer", ask(func(in *Inputs) { in.Advertisements[0].Peers = []string{"none"} }), ""},
 		{"of one family", ask(func(in *Inputs) { in.Peers[0].Families = []state.BGPPeerFamily{{IPv6: true}} }), "tor/fd00:10::211/128 all→router"},
@@ -102,6 +118,44 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, test.want)
 			}
 		})
+	}
+}
+
+// An aggregate is there as long as one of its addresses has a backend here, is for
+// all that have, and goes with a blackhole.
+func TestAggregateContributors(t *testing.T) {
+	in := world()
+	other := in.Services[0]
+	other.Name.Name, other.Ingress = "other", []netip.Addr{netip.MustParseAddr("192.168.10.212")}
+	in.Services = append(in.Services, other)
+	second := in.Frontends[0]
+	second.Addr, second.Service = other.Ingress[0], other.Name
+	in.Frontends = append(in.Frontends, second)
+	in.Advertisements[0].Addresses[0].Aggregate4 = 28
+	aggregated := func() string {
+		routes := Decide(in).Routes
+		text := ""
+		for _, r := range routes {
+			if r.Aggregate() {
+				text += fmt.Sprintf("%s for %v", r.Prefix, r.Addrs)
+			}
+		}
+		for _, hole := range Blackholes(append(routes, routes...)) {
+			text += ", " + hole.RowKey()
+		}
+		return text
+	}
+	const hole = ", 192.168.10.208/28 blackhole"
+	for _, want := range []string{"192.168.10.208/28 for [192.168.10.211 192.168.10.212]" + hole, "192.168.10.208/28 for [192.168.10.212]" + hole, ""} {
+		if got := aggregated(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		for i := range in.Frontends { // the next one loses its backends
+			if f := &in.Frontends[i]; f.Addr.Is4() && len(f.Backends) > 0 {
+				f.Backends = nil
+				break
+			}
+		}
 	}
 }
 

@@ -100,11 +100,42 @@ func (d *decider) prefixes(of state.BGPAddresses) map[netip.Prefix][]netip.Addr 
 			if pools != nil && !pools(a) || !d.reachable(svc, a) {
 				continue
 			}
-			p := netip.PrefixFrom(a, a.BitLen())
+			p := aggregate(of, svc, a)
 			prefixes[p] = append(prefixes[p], a)
 		}
 	}
 	return prefixes
+}
+
+// aggregate is the prefix that an address is advertised by: itself or, unless only
+// the nodes with a backend are to get its packets, one of the length that is asked for.
+func aggregate(of state.BGPAddresses, svc state.Service, a netip.Addr) netip.Prefix {
+	length := int(of.Aggregate4)
+	if a.Is6() {
+		length = int(of.Aggregate6)
+	}
+	if length == 0 || svc.ExternalTrafficPolicyLocal {
+		length = a.BitLen()
+	}
+	return netip.PrefixFrom(a, length).Masked()
+}
+
+// Blackhole is the kernel's route beside an aggregate: the default route would
+// take a packet to an address of it that nobody has back to the router.
+func Blackhole(r state.BGPRoute) state.KernelRoute {
+	return state.KernelRoute{Dst: r.Prefix, Kind: state.RouteBlackhole}
+}
+
+// Blackholes are those of all aggregates, also of those that are not withdrawn yet.
+func Blackholes(routes []state.BGPRoute) (rows []state.KernelRoute) {
+	there := map[netip.Prefix]bool{}
+	for _, r := range routes { // two instances may have the same
+		if r.Aggregate() && !there[r.Prefix] {
+			there[r.Prefix] = true
+			rows = append(rows, Blackhole(r))
+		}
+	}
+	return rows
 }
 
 // forBGP says whether the Service is for BGP to advertise. Only one of type

@@ -78,19 +78,43 @@ func (t *Target) untried(snap state.Snapshot, r state.BGPRoute) bool {
 // routes go out only after their addresses are served here.
 func (t *Target) routes() *state.Reconciler[state.BGPRoute] {
 	return &state.Reconciler[state.BGPRoute]{DB: t.DB, Writer: t.Writer, Table: t.DB.BGPRoutes, Target: t.Speaker.Routes(), Log: t.Log, Gate: t.Decided,
-		Hold: func(snap state.Snapshot, row state.BGPRoute) state.Reason {
-			if row.Status.Phase == state.Done || !row.Status.Wanted() {
-				return ""
+		Hold: t.holdRoute, Wake: []state.Watch{t.DB.Frontends.Watch(), t.DB.KernelRoutes.Watch()}}
+}
+
+// holdRoute says why a route does not go out yet: an address of it is not served.
+// An aggregate goes out when all of its addresses have been tried and one is
+// served, and what nobody has of it is dropped here.
+func (t *Target) holdRoute(snap state.Snapshot, row state.BGPRoute) state.Reason {
+	if row.Status.Phase == state.Done || !row.Status.Wanted() {
+		return ""
+	}
+	if row.Aggregate() {
+		hole, _ := t.DB.KernelRoutes.Get(snap, Blackhole(row).RowKey())
+		if hole.Status.Phase != state.Done || t.untried(snap, row) || !t.anyServed(snap, row) {
+			return state.ReasonWaitingForDatapath
+		}
+		return ""
+	}
+	for _, a := range row.Addrs {
+		for f := range t.DB.Frontends.By(snap, state.IndexAddr, a.String()) {
+			if f.Status.Wanted() && f.Status.Phase != state.Done {
+				return state.ReasonWaitingForDatapath
 			}
-			for _, a := range row.Addrs {
-				for f := range t.DB.Frontends.By(snap, state.IndexAddr, a.String()) {
-					if f.Status.Wanted() && f.Status.Phase != state.Done {
-						return state.ReasonWaitingForDatapath
-					}
-				}
+		}
+	}
+	return ""
+}
+
+// anyServed says whether an address of the route is served.
+func (t *Target) anyServed(snap state.Snapshot, r state.BGPRoute) bool {
+	for _, a := range r.Addrs {
+		for f := range t.DB.Frontends.By(snap, state.IndexAddr, a.String()) {
+			if f.Status.Phase == state.Done {
+				return true
 			}
-			return ""
-		}, Wake: []state.Watch{t.DB.Frontends.Watch()}}
+		}
+	}
+	return false
 }
 
 // watch writes how the sessions stand.

@@ -138,12 +138,8 @@ func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) (state.BGPAdvertisement, 
 			unhonoured.add(path+".type", "use LoadBalancer or ExternalIP", "ClusterIPs are served to pods alone, and not advertised")
 			continue
 		}
-		if one.AggregationLengthIPv4 != 0 || one.AggregationLengthIPv6 != 0 {
-			// Packets to addresses that nobody has would go back to the router.
-			unhonoured.add(path, "remove aggregationLengthIPv4 and aggregationLengthIPv6, or aggregate on the router",
-				"this version aggregates nothing: each address is advertised by itself")
-		}
-		addresses := state.BGPAddresses{Kind: kinds[one.Type], ServiceSelector: one.ServiceSelector, Pools: one.Pools, PoolSelector: one.PoolSelector}
+		addresses := state.BGPAddresses{Kind: kinds[one.Type], ServiceSelector: one.ServiceSelector, Pools: one.Pools, PoolSelector: one.PoolSelector,
+			Aggregate4: uint8(one.AggregationLengthIPv4), Aggregate6: uint8(one.AggregationLengthIPv6)}
 		if one.Attributes != nil {
 			addresses.Attributes = bgpAttributes(one.Attributes)
 		}

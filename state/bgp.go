@@ -133,7 +133,10 @@ type BGPAddresses struct {
 	// Pools (by Pool.Called) and PoolSelector limit those of KindLoadBalancer; both absent: any pool.
 	Pools        []string
 	PoolSelector *metav1.LabelSelector
-	Attributes   BGPAttributes
+	// Aggregate4 and Aggregate6 are the lengths of the prefixes that are advertised
+	// in place of the addresses; 0: the addresses.
+	Aggregate4, Aggregate6 uint8
+	Attributes             BGPAttributes
 }
 
 // BGPAttributes are the path attributes of a route.
@@ -243,6 +246,9 @@ type BGPOffer struct {
 func (o BGPOffer) Equal(p BGPOffer) bool {
 	return o.Advertisement == p.Advertisement && slices.Equal(o.Peers, p.Peers) && o.BGPAttributes.Equal(p.BGPAttributes)
 }
+
+// Aggregate says whether the prefix is one that holds addresses of Services.
+func (r BGPRoute) Aggregate() bool { return !r.Prefix.IsSingleIP() && len(r.Addrs) > 0 }
 
 // RowKey of a BGPRoute is instance/prefix.
 func (r BGPRoute) RowKey() string { return r.Instance + "/" + r.Prefix.String() }

@@ -17,7 +17,8 @@ func (d *deciders) kernelRoutes(ctx context.Context) error {
 		if !known {
 			return
 		}
-		want(d, db.KernelRoutes, append(d.imports(snap).Routes, d.unreachable(snap)...))
+		rows := append(d.imports(snap).Routes, bgp.Blackholes(db.BGPRoutes.Rows(snap))...)
+		want(d, db.KernelRoutes, append(rows, d.unreachable(snap)...))
 	}, db.BGPReceived.Watch(), db.BGPPeers.Watch(), db.BGPSpeakers.Watch(), db.BGPRoutes.Watch(), db.Frontends.Watch(), db.Pools.Watch(),
 		db.Nodes.Watch(), db.Devices.Watch(), db.Routes.Watch(), db.Agents.Watch(), db.MarksChanged)
 }
