@@ -109,7 +109,7 @@ func (d *decider) prefixes(of state.BGPAddresses) map[netip.Prefix][]netip.Addr 
 
 // aggregate is the prefix that an address is advertised by: itself or, unless only
 // the nodes with a backend are to get its packets, one of the length that is asked for.
-func aggregate(of state.BGPAddresses, svc state.Service, a netip.Addr) netip.Prefix {
+func aggregate(of state.BGPAddresses, svc *state.Service, a netip.Addr) netip.Prefix {
 	length := int(of.Aggregate4)
 	if a.Is6() {
 		length = int(of.Aggregate6)
