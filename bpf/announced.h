@@ -40,8 +40,9 @@ static __always_inline struct announced *find_announced(int v6, const union addr
 
 // note_claim records that another machine says it has our address. A cluster
 // node silences us at once: it was given the address later than we were, or
-// userspace will find out that it was not.
-static __always_inline void note_claim(int v6, struct announced *a, const union addr *addr, const void *mac, __u32 device)
+// userspace will find out that it was not. Its probe is a question alone: the
+// answer tells it that we were given the address after it.
+static __always_inline void note_claim(int v6, struct announced *a, const union addr *addr, const void *mac, int probe, __u32 device)
 {
 	struct mac_key key = {};
 	__u32 zero = 0;
@@ -50,6 +51,8 @@ static __always_inline void note_claim(int v6, struct announced *a, const union 
 
 	copy_mac(key.mac, mac);
 	int cluster = !!bpf_map_lookup_elem(&cluster_macs, &key);
+	if (cluster && probe)
+		return;
 	int muting = cluster && !(a->muted & MUTED_CLAIMED);
 	int news = heard - a->claimed_at >= CLAIM_INTERVAL || !same_mac(a->claim_mac, key.mac);
 	if (muting)

@@ -50,7 +50,7 @@ static __always_inline int handle_arp(void *ctx, enum hook hook, __u32 device)
 	if (a) {
 		if (same_mac(arp->sender_mac, a->mac))
 			return PASS(REASON_NOT_OURS); // our own, come back
-		note_claim(0, a, &sender, arp->sender_mac, device);
+		note_claim(0, a, &sender, arp->sender_mac, 0, device);
 		return PASS(REASON_ARP_CLAIM);
 	}
 	if (arp->op != bpf_htons(ARPOP_REQUEST))

@@ -217,7 +217,7 @@ static __always_inline int handle_nd(void *ctx, enum hook hook, __u32 device)
 	if (claim) {
 		if (same_mac(f.mac, a->mac))
 			return PASS(REASON_NOT_OURS); // our own, come back
-		note_claim(1, a, &claimed, f.mac, device);
+		note_claim(1, a, &claimed, f.mac, is_nd_probe(&f), device);
 		if (!is_nd_probe(&f))
 			return PASS(REASON_ND_CLAIM);
 	}

@@ -189,9 +189,14 @@ func TestNeighbourDiscoveryClaims(t *testing.T) {
 		n.put("announced6", key, bpfAnnounced{Generation: 2, Mac: nodeMAC})
 		n.expect(kindXDP, n.out, packet.Build(solicit(ndVIP)...), xdpTX, "nd_reply", ndAnswer)
 	})
-	n.sub("a cluster node's probe", func(n *node) { // it was given the address
+	n.sub("a cluster node's probe", func(n *node) { // it asks whether it still has the address
 		in := packet.Build(with(ndProbe, 0, packet.Ethernet{Dst: groupMAC, Src: otherMAC})...)
-		claimed(n, in, xdpPass, "nd_muted", nil, otherMAC, true)
+		n.expect(kindXDP, n.out, in, xdpTX, "nd_reply", ndProbeAnswer)
+		var a bpfAnnounced
+		if err := n.maps["announced6"].Lookup(key, &a); err != nil || a.Muted != 0 || a.ClaimMac == otherMAC {
+			t.Errorf("after a question: %+v, %v", a, err)
+		}
+		n.expect(kindXDP, n.out, packet.Build(solicit(ndVIP)...), xdpTX, "nd_reply", ndAnswer)
 	})
 	cancel()
 	select {
