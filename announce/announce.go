@@ -181,18 +181,51 @@ func (a *Announcer) Run(ctx context.Context) error {
 	elected := make(chan error, 1)
 	go func() {
 		defer cancel()
-		elected <- elect(ctx, a.cfg.Lock, a.cfg.Timing, a.cfg.Log, func(ctx context.Context) {
+		elected <- a.electAsTenant(ctx, func(ctx context.Context) {
 			var terms sync.WaitGroup
 			defer terms.Wait()
 			terms.Go(func() { placer.run(ctx) })
 			if a.cfg.Lead != nil {
 				terms.Go(func() { a.cfg.Lead(ctx) })
 			}
-		}, func(identity string) { a.coordinator.Store(&identity) })
+		})
 	}()
 	wg.Wait()
 	a.leaveLease(fence)
 	return errors.Join(<-elected, stretched)
+}
+
+// electAsTenant is elect while this daemon has its node's lease. The lock knows
+// nodes by their names alone: two machines of one name would both lead.
+func (a *Announcer) electAsTenant(ctx context.Context, lead func(context.Context)) error {
+	for ctx.Err() == nil {
+		changed := a.lease.check()
+		if !a.lease.Tenant() {
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+			continue
+		}
+		term, end := context.WithCancel(ctx)
+		go func() {
+			defer end()
+			for a.lease.Tenant() {
+				select {
+				case <-term.Done():
+					return
+				case <-changed:
+					changed = a.lease.check()
+				}
+			}
+		}()
+		err := elect(term, a.cfg.Lock, a.cfg.Timing, a.cfg.Log, lead, func(identity string) { a.coordinator.Store(&identity) })
+		end()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxReportedAddrs bounds what a lease says of a node's addresses: it is written

@@ -329,6 +329,6 @@ func (t *responderTarget) conflicts(r state.Reader) (problems []state.Problem) {
 func (a *Announcer) tellConflicts(ctx context.Context, target *responderTarget) {
 	db := a.cfg.DB
 	_ = db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
-		a.cfg.Writer.Report(db.NodeProblems, "announce", target.conflicts(snap)) // the detector has logged them
+		a.cfg.Writer.Report(db.NodeProblems, state.FinderSegment, target.conflicts(snap)) // the detector has logged them
 	}, db.Announcements.Watch())
 }

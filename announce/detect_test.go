@@ -238,6 +238,22 @@ func TestFirstAssignment(t *testing.T) {
 			t.Errorf("%+v, asked %v", st, r.wire.probes)
 		}
 	})
+	t.Run("without detection", func(t *testing.T) {
+		r, step := begin()
+		r.target.detector = newDetector(Detection{Count: -1}, 5000, r.clock, r.wire, r.responder, ownMAC(r.db), quiet)
+		r.want(row, state.ReasonFirstAssignment)
+		if st := step(); st.Phase != state.Done || r.announced() != burst || len(r.wire.probes) > 0 {
+			t.Errorf("%+v, asked %v", st, r.wire.probes)
+		}
+		// Who has no valid lease asks all the same.
+		r.target.mayTake = func() bool { return false }
+		r.delete(t, row)
+		r.want(row, state.ReasonFirstAssignment)
+		r.writer.Update(func(tx *state.Tx) { r.db.Announcements.Put(tx, row) })
+		if st := step(); st.Reason != state.ReasonProbing || !r.target.mayReturn(row) || asked(r) == "" {
+			t.Errorf("without a lease: %+v", st)
+		}
+	})
 	t.Run("the daemon restarts", func(t *testing.T) {
 		r, step := begin()
 		r.set(t, row.Addr, 2, 1)

@@ -57,7 +57,9 @@ type leaseKeeper struct {
 	valid    bool          // as last told
 	armed    bool          // the kernel answers for what it is given
 	mayTake  bool          // as last told
-	changed  chan struct{} // closes when valid or mayTake changes
+	tenant   bool          // this daemon has the lease, valid or not, and no other machine does
+	told     bool          // tenant as last told
+	changed  chan struct{} // closes when valid, mayTake or tenant changes
 	released bool
 	sent     *nodeReport // nil before the first renewal
 	tenancy  tenancy     // guarded by renewing
@@ -149,13 +151,13 @@ func (k *leaseKeeper) arm(armed bool) {
 	k.check()
 }
 
-// check notices that the lease became valid or stale, or the node able to
-// take addresses or not, and returns the channel that closes when it does next.
+// check notices that the lease became valid or stale, this daemon's or not, or the
+// node able to take addresses or not, and returns the channel that closes when it does next.
 func (k *leaseKeeper) check() <-chan struct{} {
 	valid, mayTake := k.Valid(), k.MayTake()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if valid == k.valid && mayTake == k.mayTake {
+	if valid == k.valid && mayTake == k.mayTake && k.tenant == k.told {
 		return k.changed
 	}
 	switch {
@@ -164,7 +166,7 @@ func (k *leaseKeeper) check() <-chan struct{} {
 	case !valid && k.valid:
 		k.log.Warn("lease stale: this node keeps what it announces until another claims it, and takes nothing new")
 	}
-	k.valid, k.mayTake = valid, mayTake
+	k.valid, k.mayTake, k.told = valid, mayTake, k.tenant
 	close(k.changed)
 	k.changed = make(chan struct{})
 	return k.changed
@@ -271,7 +273,7 @@ func (k *leaseKeeper) renew(ctx context.Context, duration time.Duration) error {
 		return err
 	}
 	k.mu.Lock()
-	k.last, k.tenancy.held = LeaseStatus{Renewed: k.clock.Wall()}, true
+	k.last, k.tenancy.held, k.tenant = LeaseStatus{Renewed: k.clock.Wall()}, true, true
 	k.term.renew(started, k.clock.Boottime(), duration)
 	k.sent = &report
 	k.mu.Unlock()
@@ -288,11 +290,18 @@ func (k *leaseKeeper) mayRenew(report nodeReport) error {
 	k.mu.Lock()
 	k.refused = err != nil
 	if err != nil {
-		k.term, k.last.Err = term{}, err
+		k.term, k.last.Err, k.tenant = term{}, err, false
 	}
 	k.mu.Unlock()
 	k.check()
 	return err
+}
+
+// Tenant says whether this daemon has had the lease, and no other machine has it.
+func (k *leaseKeeper) Tenant() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.tenant
 }
 
 // Refused says whether another machine has the lease.

@@ -1,7 +1,9 @@
 package announce
 
 import (
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,7 +69,9 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 	first.served()
 	eventually(t, 5*sec, "the first answers", func() bool { return first.responder.answers(addr(211), SystemClock{}.Boottime()) })
 
-	second := &clusterNode{cluster: c, name: "a", id: 2, responder: newFakeResponder(), wire: &wireLog{}}
+	var leads atomic.Bool
+	second := &clusterNode{cluster: c, name: "a", id: 2, responder: newFakeResponder(), wire: &wireLog{},
+		lead: func(ctx context.Context) { leads.Store(true); <-ctx.Done() }}
 	c.nodes = append(c.nodes, second)
 	second.start()
 	second.served()
@@ -83,8 +87,12 @@ func TestTwoMachinesOfOneName(t *testing.T) {
 	if !first.announcer.lease.Valid() {
 		t.Error("the first has lost its lease")
 	}
+	if leads.Load() {
+		t.Error("the second coordinates, in the first one's name")
+	}
 	if err := first.stop(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, 10*sec, "the second coordinates", leads.Load)
 	eventually(t, 10*sec, "the second takes over", func() bool { return second.responder.answers(addr(211), SystemClock{}.Boottime()) })
 }

@@ -45,7 +45,8 @@ const maxEvents = 64
 
 // OfCluster returns what the coordinator tells when what was before is now:
 // of Services, pools and policies, and of the Problems that concern no single
-// node: also of those of Services, which every node finds. before is nil at the coordinator's first look: then it tells of what
+// node: also of those of Services, which every node finds but for those of its
+// segment. before is nil at the coordinator's first look: then it tells of what
 // is wrong. Both snapshots are of one term of office: after it, the
 // coordinator's tables are empty, which is no news.
 func OfCluster(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event {
@@ -58,20 +59,20 @@ func OfCluster(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event
 	changes(&t, db.ClusterProblems, t.problem)
 	changes(&t, db.SourceProblems, t.problem)
 	changes(&t, db.NodeProblems, func(was, is *state.Problem) {
-		if is != nil && is.Object.Group == "" && is.Object.Kind == "Service" {
+		if is != nil && is.Object.Group == "" && is.Object.Kind == "Service" && is.Finder != state.FinderSegment {
 			t.problem(was, is)
 		}
 	})
 	return t.bounded()
 }
 
-// OfNode returns what every node tells: of the Problems that it has itself. A
-// thousand nodes would tell the same of anything else. before is nil at its
+// OfNode returns what every node tells: of the Problems that it has itself, and
+// of those that it alone may find, on its segments. A thousand nodes would tell the same of anything else. before is nil at its
 // first look.
 func OfNode(db *state.DB, before *state.Snapshot, now state.Snapshot) []Event {
 	t := teller{db: db, before: before, now: now}
 	changes(&t, db.NodeProblems, func(was, is *state.Problem) {
-		if is != nil && is.Object.Group == "" && is.Object.Kind == "Node" {
+		if is != nil && (is.Object.Group == "" && is.Object.Kind == "Node" || is.Finder == state.FinderSegment) {
 			t.problem(was, is)
 		}
 	})

@@ -231,7 +231,8 @@ func TestOfCluster(t *testing.T) {
 	}
 }
 
-// A node tells of itself. What every node finds of a Service, the coordinator tells.
+// A node tells of itself, and of what it alone has heard. What every node finds of
+// a Service, the coordinator tells.
 func TestOfNode(t *testing.T) {
 	db, w := state.New()
 	w.Update(func(tx *state.Tx) {
@@ -244,14 +245,15 @@ func TestOfNode(t *testing.T) {
 		db.NodeProblems.Put(tx, state.Problem{Object: state.NodeRef("n"), Message: "new"})
 		db.NodeProblems.Put(tx, state.Problem{Object: policy("all").Origin, Message: "matches no interface of node n"})
 		db.NodeProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Field: "spec.externalIPs", Message: "is a node's", Cure: "use another"})
+		db.NodeProblems.Put(tx, state.Problem{Object: state.ServiceRef(name("web")), Message: "another machine has it", Finder: state.FinderSegment})
 	})
 	now := db.Snapshot()
 	for _, tc := range []struct {
 		who, want string
 		got       []Event
 	}{
-		{"the node", "Warning node/n  NotHonoured Ignore: new\n", OfNode(db, &before, now)},
-		{"the node at its first look", "Warning node/n  NotHonoured Ignore: new\nWarning node/n  NotHonoured Ignore: old\n", OfNode(db, nil, now)},
+		{"the node", "Warning node/n  NotHonoured Ignore: new\nWarning service/d/web uid-web NotHonoured Ignore: another machine has it\n", OfNode(db, &before, now)},
+		{"the node at its first look", "Warning node/n  NotHonoured Ignore: new\nWarning node/n  NotHonoured Ignore: old\nWarning service/d/web uid-web NotHonoured Ignore: another machine has it\n", OfNode(db, nil, now)},
 		{"the coordinator", "Warning service/d/web uid-web NotHonoured Ignore: spec.externalIPs: is a node's; use another\n", OfCluster(db, &before, now)},
 	} {
 		if got := text(tc.got); got != tc.want {

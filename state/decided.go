@@ -417,6 +417,10 @@ type Problem struct {
 	Finder string
 }
 
+// FinderSegment finds what is wrong on the segments of its node, which no other
+// node need hear.
+const FinderSegment = "segment"
+
 // RowKey of a Problem is its object, field, message and finder.
 func (p Problem) RowKey() string {
 	return strings.Join([]string{p.Object.String(), p.Field, p.Message, p.Finder}, " ")

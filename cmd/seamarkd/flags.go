@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/datapath/pod"
 	"github.com/seamark-lb/seamark/source/etcd"
@@ -38,6 +39,7 @@ type nodeFlags struct {
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
 	drainOnCordon bool
+	probeFirst    bool
 
 	bfd bfdFlags
 
@@ -59,6 +61,8 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
 	fs.BoolVar(&f.drainOnCordon, "drain-on-cordon", false, "nodes that are cordoned (spec.unschedulable) announce no addresses; the same on every node")
+	fs.BoolVar(&f.probeFirst, "detect-conflicts", true,
+		"ask the segment whether another machine has an address before it is announced for the first time, which takes 0.6 s (RFC 5227, RFC 4862)")
 	f.bfd.register(fs)
 	f.observe.register(fs)
 }
@@ -68,6 +72,14 @@ const (
 	modeNode = "node"
 	modeLB   = "lb"
 )
+
+// detection is what --detect-conflicts means to package announce.
+func (f *nodeFlags) detection() announce.Detection {
+	if !f.probeFirst {
+		return announce.Detection{Count: -1}
+	}
+	return announce.DefaultDetection
+}
 
 // complete fills in what was left out and refuses what cannot work.
 func (f *nodeFlags) complete() error {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/pflag"
 )
@@ -65,6 +66,17 @@ func TestFlagsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDetectConflicts(t *testing.T) {
+	for args, want := range map[string]announce.Detection{"": announce.DefaultDetection, "--detect-conflicts=false": {Count: -1}} {
+		f, fs := &nodeFlags{}, pflag.NewFlagSet("", pflag.ContinueOnError)
+		f.register(fs)
+		must(t, fs.Parse(strings.Fields(args)))
+		if got := f.detection(); got != want {
+			t.Errorf("%q: %+v, want %+v", args, got, want)
+		}
 	}
 }
 

@@ -78,6 +78,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	announcer = announce.New(announce.Config{
 		Node: node.name, DB: db, Writer: writer, Log: log,
 		Timing:      announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
+		Detection:   node.detection(),
 		Leases:      leases{src, decide},
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),
