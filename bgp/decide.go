@@ -26,6 +26,8 @@ type Inputs struct {
 	Services  []state.Service
 	Frontends []state.Frontend
 	Pools     []state.Pool
+	// Profiles of BFD that peers name.
+	Profiles []state.BFDProfile
 	// Passwords of peers, by the name of the BGPPeer.
 	Passwords map[string]string
 }
@@ -199,6 +201,7 @@ func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGP
 			return s, false
 		}
 	}
+	s.BFD = d.profile(peer)
 	s.Source = peer.Source
 	if source, ok := peer.Sources[d.Node.Name]; ok {
 		s.Source = source
@@ -233,6 +236,20 @@ func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGP
 		}
 	}
 	return s, true
+}
+
+// profile of the BFD session beside a peer's. Without it BGP goes on alone.
+func (d *decider) profile(peer state.BGPPeer) state.BFDConfig {
+	if peer.BFDProfile == "" {
+		return state.BFDConfig{}
+	}
+	for _, p := range d.Profiles {
+		if p.Name == peer.BFDProfile {
+			return p.BFDConfig
+		}
+	}
+	d.problem(peer.Origin, "spec.bfdProfile", "write the BFDProfile, or remove the field", "there is no BFDProfile %s: the session has no BFD beside it", peer.BFDProfile)
+	return state.BFDConfig{}
 }
 
 // nextHop6 is the IPv6 address of this node on the device of a session over IPv4:

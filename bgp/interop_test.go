@@ -50,6 +50,26 @@ func over6(s *state.BGPSession) {
 	s.Remote, s.Source = netip.MustParseAddr("fd09::1"), netip.MustParseAddr("fd09::2")
 }
 
+// unnumbered is a session with whoever is the router on the interface.
+func unnumbered(s *state.BGPSession) {
+	s.Remote, s.Interface, s.NextHop6 = netip.Addr{}, "tor", netip.Addr{}
+}
+
+// nodeLinkLocal is the node's address on the wire.
+const nodeLinkLocal = "fe80::ff:fe00:902"
+
+// frrLinkLocal and birdLinkLocal are a neighbor with that, both families, and
+// router advertisements for the node to find the router by.
+func frrLinkLocal(more ...string) string {
+	return frrNeighbor(nodeLinkLocal, "65001", append([]string{"interface node", "capability extended-nexthop"}, more...)...) +
+		"\ninterface node\n no ipv6 nd suppress-ra\n ipv6 nd ra-interval 3"
+}
+
+func birdLinkLocal(more ...string) string {
+	return " neighbor " + nodeLinkLocal + "%node as 65001;\n ipv4 { import all; export none; extended next hop on; };\n ipv6 { import all; export none; };\n " +
+		strings.Join(more, "\n ") + "\n}\nprotocol radv {\n interface \"node\" { max ra interval 4; min ra interval 3; };"
+}
+
 // The matrix: each way of having a session, with FRR and with BIRD.
 func TestInterop(t *testing.T) {
 	needRouters(t)
@@ -83,6 +103,8 @@ func TestInterop(t *testing.T) {
 			offer: state.BGPAttributes{Communities: []uint32{65000<<16 | 100, 65000<<16 | 200}, Large: [][3]uint32{{65000, 1, 2}},
 				MED: number(50), LocalPref: number(300), Prepend: 2},
 			want4: &learned{NextHop: "10.9.0.2", ASPath: "65001 65001 65001", MED: 50, Communities: "65000:100 65000:200 65000:1:2"}},
+		{name: "link-local", neighbor: nodeLinkLocal, frr: frrLinkLocal(), bird: birdLinkLocal(), session: unnumbered,
+			want4: &learned{NextHop: nodeLinkLocal, ASPath: "65001"}, want6: &learned{NextHop: nodeLinkLocal, ASPath: "65001"}},
 		{name: "internal", identity: internal, frr: frrNeighbor(plain, "65000"), bird: birdNeighbor(plain, "65000"),
 			session: func(s *state.BGPSession) { s.ASN = state.BGPPeerASN{Mode: "Internal"} },
 			offer:   state.BGPAttributes{LocalPref: number(300), Prepend: 2}, want4: &learned{NextHop: "10.9.0.2", LocalPref: 300}},
@@ -118,7 +140,7 @@ func (c cell) check(t *testing.T, daemon peerDaemon, isFRR bool) {
 		c.session(&s)
 	}
 	speaker := speak(t, c.identity)
-	update(t, speaker.Sessions(), s)
+	eventually(t, "the peer is found", func() error { return speaker.Sessions().Update(t.Context(), s) })
 	for _, prefix := range []string{"203.0.113.1/32", "2001:db8::1/128"} {
 		update(t, speaker.Routes(), state.BGPRoute{Instance: "tor", Prefix: prefixOf(prefix),
 			Offers: []state.BGPOffer{{Advertisement: "all", Peers: []string{"router"}, BGPAttributes: c.offer}}})
@@ -176,5 +198,37 @@ func update[T any](t testing.TB, target state.Target[T], row T) {
 	t.Helper()
 	if err := target.Update(t.Context(), row); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Two routers of one link-local address, on two interfaces, get each what is for it.
+func TestSameLinkLocalAddress(t *testing.T) {
+	needRouters(t)
+	inRouter := wire(t)
+	daemon := &bird{in: inRouter}
+	daemon.configure(t, birdLinkLocal())
+	run(t, "ip link add other type veth peer name another")
+	t.Cleanup(func() { run(t, "ip link del other") })
+	run(t, "ip link set other up")
+	run(t, "ip link set another up")
+	eventually(t, "the interface has its link-local address", func() error {
+		if out := run(t, "ip -6 address show dev other scope link"); !strings.Contains(out, "fe80::") || strings.Contains(out, "tentative") {
+			return errors.New(out)
+		}
+		return nil
+	})
+
+	speaker := speak(t, state.BGPIdentity{ASN: 65001, RouterID: netip.MustParseAddr("10.9.0.2")})
+	for peer, zone := range map[string]string{"router": "tor", "namesake": "other"} {
+		remote := netip.MustParseAddr("fe80::ff:fe00:901").WithZone(zone)
+		update(t, speaker.Sessions(), state.BGPSession{Instance: "tor", Peer: peer, Remote: remote, RemotePort: 179, ASN: state.BGPPeerASN{Number: 65000},
+			IPv4: true, IPv6: true, BGPSessionConfig: state.BGPSessionConfig{ConnectRetry: time.Second, Hold: 9 * time.Second}})
+	}
+	for prefix, peer := range map[string]string{"203.0.113.1/32": "router", "203.0.113.2/32": "namesake"} {
+		update(t, speaker.Routes(), state.BGPRoute{Instance: "tor", Prefix: prefixOf(prefix), Offers: []state.BGPOffer{{Advertisement: peer, Peers: []string{peer}}}})
+	}
+	eventually(t, "the router has its route", func() error { _, err := daemon.learned("203.0.113.1/32"); return err })
+	if got, err := daemon.learned("203.0.113.2/32"); err == nil {
+		t.Errorf("the router has the other's route: %+v", got)
 	}
 }

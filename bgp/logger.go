@@ -17,9 +17,12 @@ type logger struct {
 
 	mu     sync.Mutex
 	errors map[string]string // by the peer's address
+	downs  map[string]int    // how often its session ended that was established
 }
 
-func newLogger(log *slog.Logger) *logger { return &logger{log: log, errors: map[string]string{}} }
+func newLogger(log *slog.Logger) *logger {
+	return &logger{log: log, errors: map[string]string{}, downs: map[string]int{}}
+}
 
 var _ gobgplog.Logger = (*logger)(nil)
 
@@ -79,6 +82,16 @@ func (l *logger) note(msg string, fields gobgplog.Fields) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.errors[peer] = why
+	if msg == "Peer Down" {
+		l.downs[peer]++
+	}
+}
+
+// flaps is how often a session of the peer was established, and ended.
+func (l *logger) flaps(peer string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.downs[peer]
 }
 
 func (l *logger) lastError(peer string) string {
@@ -91,4 +104,5 @@ func (l *logger) forget(peer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.errors, peer)
+	delete(l.downs, peer)
 }

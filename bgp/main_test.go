@@ -82,9 +82,9 @@ func eventually(t testing.TB, what string, try func() error) {
 	}
 }
 
-// wire connects the test's node with a router: 10.9.0.2 and fd09::2 here, 10.9.0.1
-// and fd09::1 there, and 10.9.1.2 and 10.9.1.1 a hop further. It returns what
-// begins a command in the router's namespace.
+// wire connects the test's node with a router: 10.9.0.2, fd09::2 and
+// fe80::ff:fe00:902 here, 10.9.0.1, fd09::1 and fe80::ff:fe00:901 there, and 10.9.1.2
+// and 10.9.1.1 a hop further. It returns what begins a command in the router's namespace.
 func wire(t testing.TB) (inRouter string) {
 	t.Helper()
 	holder := exec.Command("unshare", "--net", "--kill-child", "sleep", "infinity")
@@ -113,7 +113,8 @@ func wire(t testing.TB) (inRouter string) {
 		run(t, in+"sysctl -qw net.ipv6.conf.default.accept_dad=0")
 	}
 	run(t, "ip link set lo up")
-	run(t, "ip link add tor type veth peer name node netns "+fmt.Sprint(holder.Process.Pid))
+	// Always of one index: package net remembers for a minute which the zone of an address is.
+	run(t, "ip link add tor index 9002 address 02:00:00:00:09:02 type veth peer name node address 02:00:00:00:09:01 netns "+fmt.Sprint(holder.Process.Pid))
 	t.Cleanup(func() { exec.Command("ip", "link", "del", "tor").Run() })
 	for _, words := range []string{
 		"ip addr add 10.9.0.2/24 dev tor", "ip -6 addr add fd09::2/64 dev tor nodad", "ip addr add 10.9.1.2/32 dev tor", "ip link set tor up",

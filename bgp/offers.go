@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	api "github.com/osrg/gobgp/v3/api"
@@ -30,9 +31,15 @@ type route struct {
 	tags []uint32
 }
 
-// offered says whether a peer gets the route.
-func (r *route) offered(peer string) bool {
-	return slices.ContainsFunc(r.row.Offers, func(o state.BGPOffer) bool { return slices.Contains(o.Peers, peer) })
+// offered says whether the session carries the route, or who else would get it.
+func (i *instance) offered(s *session, r *route) (yes bool, mistaken string) {
+	for _, o := range r.row.Offers {
+		if slices.Contains(o.Peers, s.row.Peer) {
+			mistaken = i.mistaken(s, o.Peers)
+			return mistaken == "", mistaken
+		}
+	}
+	return false, ""
 }
 
 // offer is what a tag stands for. It never changes.
@@ -137,25 +144,21 @@ func (i *instance) setPolicies(ctx context.Context) error {
 		tags := fmt.Sprintf("tag-%d", one.tag)
 		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_LARGE_COMMUNITY, Name: tags,
 			List: []string{fmt.Sprintf("%d:0:%d", uint32(tagASN), one.tag)}})
-		internal, external := i.addresses(one.Peers)
-		for _, to := range []struct {
-			kind      string
-			addresses []string
-			prepend   uint8
-		}{{"internal", internal, 0}, {"external", external, one.Prepend}} {
-			if len(to.addresses) == 0 {
-				continue // an empty set would be everybody
-			}
-			peers := fmt.Sprintf("peers-%d-%s", one.tag, to.kind)
+		for n, to := range i.takers(one.Peers) {
+			peers := fmt.Sprintf("peers-%d-%d", one.tag, n)
 			request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: peers, List: to.addresses})
-			policy.Statements = append(policy.Statements, &api.Statement{
-				Name: fmt.Sprintf("offer-%d-%s", one.tag, to.kind),
+			statement := &api.Statement{
+				Name: fmt.Sprintf("offer-%d-%d", one.tag, n),
 				Conditions: &api.Conditions{
 					NeighborSet:       &api.MatchSet{Type: api.MatchSet_ANY, Name: peers},
 					LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_ANY, Name: tags},
 				},
-				Actions: i.actions(one, to.prepend),
-			})
+				Actions: i.actions(one, to.internal),
+			}
+			if to.own.IsValid() { // the next hop before policies is this end of the session
+				statement.Conditions.NextHopInList = []string{to.own.String()}
+			}
+			policy.Statements = append(policy.Statements, statement)
 		}
 	}
 	request.Policies = []*api.Policy{ownRoutes, policy}
@@ -175,24 +178,47 @@ func sortedOffers(byKey map[string]*offer) []*offer {
 	return sorted
 }
 
-// addresses of the peers that there are sessions with, as prefixes, in order.
-func (i *instance) addresses(peers []string) (internal, external []string) {
+// takersOf are peers that are told the same, by their addresses.
+type takersOf struct {
+	internal bool
+	// own is this end's address of sessions with link-local addresses.
+	own       netip.Addr
+	addresses []string // as prefixes; at least one: none at all would be everybody
+}
+
+// takers of what is offered to the peers that there are sessions with, in order.
+func (i *instance) takers(peers []string) (all []takersOf) {
 	for _, peer := range peers {
 		session := i.sessions[peer]
-		if session == nil {
+		if session == nil || i.mistaken(session, peers) != "" {
 			continue
 		}
-		if session.internal(i.row.ASN) {
-			internal = append(internal, session.prefix())
-		} else {
-			external = append(external, session.prefix())
+		internal := session.internal(i.row.ASN)
+		n := slices.IndexFunc(all, func(t takersOf) bool { return t.internal == internal && t.own == session.own })
+		if n < 0 {
+			n = len(all)
+			all = append(all, takersOf{internal: internal, own: session.own})
+		}
+		all[n].addresses = append(all[n].addresses, session.prefix())
+	}
+	return all
+}
+
+// mistaken returns a peer other than those, of a session that GoBGP's policies do
+// not tell from s: the addresses of both ends are the same link-local ones, on
+// another interface. What is not for both of them is for none; "": there is no such peer.
+func (i *instance) mistaken(s *session, peers []string) string {
+	for _, name := range slices.Sorted(maps.Keys(i.sessions)) {
+		other := i.sessions[name]
+		if s.own.IsValid() && other != s && other.own == s.own && other.prefix() == s.prefix() && !slices.Contains(peers, name) {
+			return name
 		}
 	}
-	return internal, external
+	return ""
 }
 
 // actions make of a route with tags what the offer says.
-func (i *instance) actions(one *offer, prepend uint8) *api.Actions {
+func (i *instance) actions(one *offer, internal bool) *api.Actions {
 	a := &api.Actions{RouteAction: api.RouteAction_ACCEPT,
 		LargeCommunity: &api.CommunityAction{Type: api.CommunityAction_REMOVE, Communities: []string{anyTag}}}
 	if len(one.Large) > 0 {
@@ -213,8 +239,8 @@ func (i *instance) actions(one *offer, prepend uint8) *api.Actions {
 	if one.MED != nil {
 		a.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*one.MED)}
 	}
-	if prepend > 0 {
-		a.AsPrepend = &api.AsPrependAction{Asn: i.row.ASN, Repeat: uint32(prepend)}
+	if one.Prepend > 0 && !internal {
+		a.AsPrepend = &api.AsPrependAction{Asn: i.row.ASN, Repeat: uint32(one.Prepend)}
 	}
 	return a
 }

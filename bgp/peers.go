@@ -10,6 +10,7 @@ import (
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -47,6 +48,50 @@ func remoteOf(row state.BGPSession) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, errNoNeighbor)
 }
 
+// ownAddress is this end's of a session with a link-local address; the zero Addr of others.
+func ownAddress(row state.BGPSession, remote netip.Addr) (netip.Addr, error) {
+	if remote.Zone() == "" {
+		return netip.Addr{}, nil
+	}
+	if row.Source.IsValid() {
+		return row.Source.WithZone(""), nil
+	}
+	link, err := netlink.LinkByName(remote.Zone())
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: %w", row.Peer, remote.Zone(), err)
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: %w", row.Peer, remote.Zone(), err)
+	}
+	for _, a := range addrs {
+		if own, ok := netip.AddrFromSlice(a.IP); ok && own.IsLinkLocalUnicast() && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 {
+			return own, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: it has no link-local one", row.Peer, remote.Zone())
+}
+
+// local is this end's address: that of the connection there is or, of what the
+// node has to send to the peer, the source. The zero Addr: nothing can be sent.
+func (s *session) local(p *api.Peer) netip.Addr {
+	if s.own.IsValid() {
+		return s.own
+	}
+	if s.row.Source.IsValid() {
+		return s.row.Source
+	}
+	if a, err := netip.ParseAddr(p.Transport.GetLocalAddress()); err == nil && !a.IsUnspecified() {
+		return a.WithZone("")
+	}
+	routes, err := netlink.RouteGet(s.remote.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return netip.Addr{}
+	}
+	a, _ := netip.AddrFromSlice(routes[0].Src)
+	return a.Unmap()
+}
+
 // internal says whether the session is one inside the AS. Of a peer that may have
 // any number it is not known before it has said which.
 func (s *session) internal(asn uint32) bool {
@@ -69,12 +114,15 @@ func (s *session) peer(asn uint32, restarting bool) *api.Peer {
 	seconds := func(d time.Duration) uint64 { return uint64(math.Ceil(d.Seconds())) }
 	p := &api.Peer{
 		Conf: &api.PeerConf{NeighborAddress: s.remote.String(), PeerAsn: peerASN, AuthPassword: row.Password,
-			AllowOwnAsn: uint32(row.AllowASIn), Description: row.Peer},
+			AllowOwnAsn: uint32(row.AllowASIn), Description: row.Peer, AdminDown: s.held != ""},
 		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: seconds(row.ConnectRetry), HoldTime: seconds(row.Hold),
 			KeepaliveInterval: seconds(row.KeepAlive), IdleHoldTimeAfterReset: seconds(idleAfterReset)}},
 		Transport: &api.Transport{RemotePort: uint32(row.RemotePort), PassiveMode: row.Passive},
 	}
-	if row.Source.IsValid() {
+	switch {
+	case s.own.IsValid(): // GoBGP by itself takes it with its zone, which it cannot read as a next hop
+		p.Transport.LocalAddress, p.Transport.BindInterface = s.own.String(), s.remote.Zone()
+	case row.Source.IsValid():
 		p.Transport.LocalAddress = row.Source.String()
 	}
 	if row.Multihop > 1 {
@@ -117,7 +165,7 @@ func (i *instance) addPeer(ctx context.Context, s *session) error {
 // replacePeer makes the session what now says. What can be changed in place does
 // not reset it.
 func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
-	if old != nil && old.remote == now.remote {
+	if old != nil && old.remote == now.remote && old.own == now.own {
 		if err := i.addressesChanged(ctx); err != nil {
 			return err
 		}

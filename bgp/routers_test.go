@@ -27,11 +27,14 @@ type peerDaemon interface {
 	// configure starts it with the part of its configuration that is a session's.
 	configure(t testing.TB, session string)
 	established(neighbor string) error
+	// bfd is how the BFD session with the neighbor stands, in the router's words.
+	bfd(neighbor string) (string, error)
 	// learned returns an error when the router does not have the route.
 	learned(prefix string) (learned, error)
 }
 
-// frr is FRR's zebra and bgpd, with sockets and files of their own.
+// frr is FRR's zebra, bgpd and, where the session has BFD, bfdd, with sockets and
+// files of their own.
 type frr struct{ in, dir string }
 
 func (f *frr) configure(t testing.TB, session string) {
@@ -39,14 +42,25 @@ func (f *frr) configure(t testing.TB, session string) {
 	f.dir = t.TempDir()
 	run(t, "chmod 755 "+filepath.Dir(f.dir))
 	run(t, "chown frr:frr "+f.dir) // FRR's programs are that user's
-	conf := filepath.Join(f.dir, "bgpd.conf")
+	conf, links := filepath.Join(f.dir, "bgpd.conf"), filepath.Join(f.dir, "zebra.conf")
+	session, interfaces, _ := strings.Cut(session, "\ninterface ")
+	if interfaces != "" {
+		interfaces = "interface " + interfaces
+	}
+	if err := os.WriteFile(links, []byte(interfaces+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	text := "router bgp 65000\n bgp router-id 10.9.0.1\n no bgp ebgp-requires-policy\n no bgp network import-check\n" + session + "\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	common := fmt.Sprintf(" --vty_socket %s -z %s/zserv -P 0 --log stdout", f.dir, f.dir)
-	start(t, f.in+"/usr/lib/frr/zebra -i "+f.dir+"/zebra.pid"+common)
+	start(t, f.in+"/usr/lib/frr/zebra -i "+f.dir+"/zebra.pid -f "+links+common)
 	eventually(t, "zebra runs", func() error { _, err := os.Stat(f.dir + "/zserv"); return err })
+	if strings.Contains(session, " bfd") {
+		start(t, f.in+"/usr/lib/frr/bfdd -i "+f.dir+"/bfdd.pid --bfdctl "+f.dir+"/bfdctl"+common)
+		eventually(t, "bfdd runs", func() error { _, err := f.show("show bfd peers json"); return err })
+	}
 	start(t, f.in+"/usr/lib/frr/bgpd -i "+f.dir+"/bgpd.pid -f "+conf+common)
 	eventually(t, "bgpd runs", func() error { _, err := f.show("show bgp summary json"); return err })
 }
@@ -72,6 +86,24 @@ func (f *frr) established(neighbor string) error {
 		return fmt.Errorf("%s, last reset: %s", n.BgpState, n.LastResetDueTo)
 	}
 	return fmt.Errorf("no neighbor %s", neighbor)
+}
+
+// bfd is how the session stands to FRR's BGP, which follows what bfdd says.
+func (f *frr) bfd(neighbor string) (string, error) {
+	out, err := f.show("show bgp neighbors " + neighbor + " json")
+	if err != nil {
+		return "", err
+	}
+	var neighbors map[string]struct {
+		PeerBfdInfo struct{ Type, Status string }
+	}
+	if err := json.Unmarshal(out, &neighbors); err != nil {
+		return "", err
+	}
+	for _, n := range neighbors {
+		return n.PeerBfdInfo.Status + ", " + n.PeerBfdInfo.Type, nil
+	}
+	return "", fmt.Errorf("no neighbor %s", neighbor)
 }
 
 func (f *frr) learned(prefix string) (learned, error) {
@@ -120,7 +152,7 @@ func (b *bird) configure(t testing.TB, session string) {
 	t.Helper()
 	b.dir = t.TempDir()
 	conf := filepath.Join(b.dir, "bird.conf")
-	text := "router id 10.9.0.1;\nprotocol device {}\nprotocol direct { ipv4; ipv6; }\n" +
+	text := "router id 10.9.0.1;\nprotocol device {}\nprotocol direct { ipv4; ipv6; }\nprotocol bfd { interface \"*\" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; }; }\n" +
 		"protocol bgp node {\n local as 65000;\n connect retry time 1; connect delay time 1; error wait time 1, 2;\n" + session + "\n}\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -146,6 +178,16 @@ func (b *bird) established(string) error {
 	return err
 }
 
+func (b *bird) bfd(neighbor string) (string, error) {
+	out, err := b.show("show bfd sessions")
+	for _, line := range strings.Split(out, "\n") {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == neighbor {
+			return fields[2] + ", on " + fields[1], err
+		}
+	}
+	return "none", err
+}
+
 var birdAttribute = regexp.MustCompile(`BGP\.(\w+): ?(.*)`)
 
 func (b *bird) learned(prefix string) (learned, error) {
@@ -161,7 +203,7 @@ func (b *bird) learned(prefix string) (learned, error) {
 		value := strings.TrimSpace(m[2])
 		switch m[1] {
 		case "next_hop":
-			l.NextHop, _, _ = strings.Cut(value, " ")
+			l.NextHop, _, _ = strings.Cut(strings.TrimPrefix(value, ":: "), " ") // the link-local one where it is alone
 		case "as_path":
 			l.ASPath = value
 		case "local_pref":

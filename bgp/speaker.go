@@ -54,6 +54,13 @@ type session struct {
 	// remote is the peer's address in the server: that of the row, or found on
 	// its interface.
 	remote netip.Addr
+	// own is this end's address of a session with a link-local address, and tells it
+	// from those with the same address on other interfaces.
+	own netip.Addr
+	// held is why it is kept down; "": it is not.
+	held string
+	// wasEstablished is the state's.
+	wasEstablished bool
 }
 
 func newInstance(name string, log *slog.Logger) *instance {
@@ -202,11 +209,19 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if err != nil {
 		return err
 	}
+	own, err := ownAddress(row, remote)
+	if err != nil {
+		return err
+	}
 	old := i.sessions[row.Peer]
-	if old != nil && old.row.SameSpec(row) && old.remote == remote {
+	if old != nil && old.row.SameSpec(row) && old.remote == remote && old.own == own {
 		return nil
 	}
-	now := &session{row, remote}
+	now := &session{row: row, remote: remote, own: own}
+	if old != nil {
+		now.held = old.held
+		now.wasEstablished = old.wasEstablished && old.remote == remote
+	}
 	i.sessions[row.Peer] = now
 	if i.server == nil {
 		return nil

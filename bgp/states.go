@@ -43,7 +43,7 @@ func (s *Speaker) States(ctx context.Context) ([]state.BGPSessionState, error) {
 
 func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	row := state.BGPSessionState{Instance: s.row.Instance, Peer: s.row.Peer, Remote: s.remote, ASN: p.State.PeerAsn,
-		State: stateName(p.State.SessionState), LastError: i.log.lastError(s.remote.String()), Flaps: int(p.State.Flops)}
+		State: stateName(p.State.SessionState), LastError: i.log.lastError(s.remote.String()), Flaps: i.log.flaps(s.remote.String())}
 	if at := p.Timers.GetState(); at != nil {
 		switch {
 		case row.State == state.BGPEstablished && at.Uptime != nil:
@@ -55,6 +55,11 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	if row.Since.Unix() <= 0 {
 		row.Since = time.Time{}
 	}
+	if s.held != "" {
+		row.LastError = s.held
+	}
+	s.wasEstablished = s.wasEstablished || row.State == state.BGPEstablished
+	row.Local, row.WasEstablished = s.local(p), s.wasEstablished
 	if row.State != state.BGPEstablished {
 		return row
 	}
@@ -65,8 +70,14 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 		row.Accepted += int(af.State.GetAccepted())
 	}
 	for prefix, r := range i.routes { // GoBGP would go through its policies for it
-		if exchanged := s.row.IPv4 && prefix.Addr().Is4() || s.row.IPv6 && prefix.Addr().Is6(); exchanged && r.offered(s.row.Peer) {
+		if exchanged := s.row.IPv4 && prefix.Addr().Is4() || s.row.IPv6 && prefix.Addr().Is6(); !exchanged {
+			continue
+		}
+		switch offered, other := i.offered(s, r); {
+		case offered:
 			row.Advertised++
+		case other != "":
+			row.LastError = fmt.Sprintf("routes are held back that are not for peer %s too: it has the same link-local address, and so has this end: give one of them another", other)
 		}
 	}
 	return row

@@ -27,7 +27,7 @@ const poll = time.Second
 // Run returns when ctx has ended, with the sessions.
 func (t *Target) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{t.speakers().Run, t.sessions().Run, t.routes().Run, t.watch, t.importing} {
+	for _, part := range []func(context.Context) error{t.speakers().Run, t.sessions().Run, t.routes().Run, t.watch, t.importing, t.holdWithBFD} {
 		group.Go(func() error { return part(ctx) })
 	}
 	err := group.Wait()
@@ -137,10 +137,12 @@ func (t *Target) watch(ctx context.Context) error {
 
 func (t *Target) tell(states []state.BGPSessionState) {
 	snap := t.DB.Snapshot()
+	_, beside := BFDSessions(t.bfdInputs(snap))
 	var changed []state.BGPSessionState
 	there := map[string]bool{}
 	for _, row := range states {
 		there[row.RowKey()] = true
+		row.BFD = t.bfdOf(snap, row, beside[row.RowKey()])
 		was, known := t.DB.BGPSessionStates.Get(snap, row.RowKey())
 		if known && was == row {
 			continue
@@ -170,4 +172,19 @@ func (t *Target) tell(states []state.BGPSessionState) {
 			t.DB.BGPSessionStates.Delete(tx, key)
 		}
 	})
+}
+
+// bfdOf is how the BFD session of that key stands, which is beside a BGP session.
+func (t *Target) bfdOf(snap state.Snapshot, row state.BGPSessionState, key string) string {
+	if s, _ := t.DB.BGPSessions.Get(snap, row.RowKey()); s.BFD.Multiplier == 0 {
+		return ""
+	}
+	st, known := t.DB.BFDStates.Get(snap, key)
+	switch {
+	case !known:
+		return state.BFDDown.String()
+	case st.Phase == state.BFDDown && st.RemotePhase == state.BFDAdminDown:
+		return state.BFDAdminDown.String()
+	}
+	return st.Phase.String()
 }

@@ -183,6 +183,10 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 		if advertisement, err := typedObject[v1alpha1.BGPAdvertisement](obj); err == nil {
 			_, problems = BGPAdvertisementRow(advertisement)
 		}
+	case kind.key() == KindBFDProfile().key():
+		if profile, err := typedObject[v1alpha1.BFDProfile](obj); err == nil {
+			_, problems = BFDProfileRow(profile)
+		}
 	case kind.Kind == KindService().Kind:
 		if svc, err := typedObject[corev1.Service](obj); err == nil {
 			_, problems = ServiceRow(svc)
@@ -194,11 +198,10 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 	return problems
 }
 
-// isUnspoken says whether the kind is for BGP, and has no rows: another
-// project's, or one for BFD.
+// isUnspoken says whether the kind is another project's for BGP, and has no rows.
 func isUnspoken(kind Kind) bool {
-	return kind.Foreign() && strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
-		kind.Kind == "BFDProfile" || kind.Kind == "Community"
+	return kind.Foreign() && (strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
+		kind.Kind == "BFDProfile" || kind.Kind == "Community")
 }
 
 func (t *Tables) followUnspoken() {

@@ -206,7 +206,7 @@ spec: {interfaces: [eth0.7], ipAddressPools: [p], nodeSelectors: %s}`
 // synced when every kind whose rows it has was heard of.
 func TestUnspokenKinds(t *testing.T) {
 	s := newStore(t)
-	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: fast}}`)
+	s.put(`{apiVersion: metallb.io/v1beta1, kind: BFDProfile, metadata: {name: fast, namespace: metallb-system}}`)
 	kind := s.put(`{apiVersion: metallb.io/v1beta1, kind: BGPPeer, metadata: {name: tor, namespace: metallb-system}}`)
 	s.put(`{apiVersion: cilium.io/v2alpha1, kind: CiliumBGPPeerConfig, metadata: {name: tor}}`)
 	got := s.problems()
@@ -252,7 +252,8 @@ func TestUnhonoured(t *testing.T) {
 	for manifest, want := range map[string]string{
 		`{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: p, namespace: m}, spec: {addresses: [10.0.0.0/24], new: 1}}`:      "IPAddressPool m/p: spec.new: ",
 		`{apiVersion: metallb.io/v1beta1, kind: Community, metadata: {name: c, namespace: m}}`:                                                    "Community m/c: this version takes Seamark's own BGP kinds alone",
-		`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: b}}`:                                                               "BFDProfile b: this version has no BFD beside BGP",
+		`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: b}}`:                                                               "",
+		`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: b}, spec: {transmitInterval: 20}}`:                                 "BFDProfile b: spec.transmitInterval: ",
 		`{apiVersion: v1, kind: Service, metadata: {name: s, annotations: {service.cilium.io/type: ClusterIP}}}`:                                  "Service default/s: metadata.annotations[service.cilium.io/type]: ",
 		`{apiVersion: v1, kind: Service, metadata: {name: s, annotations: {lbipam.cilium.io/ips: 10.0.0.1}}}`:                                     "",
 		`{apiVersion: seamark.dev/v1alpha1, kind: IPPool, metadata: {name: p}, spec: {blocks: [{cidr: 10.0.0.0/24}]}}`:                            "",

@@ -26,6 +26,10 @@ func (t *Tables) followBGP() {
 		row, problems := BGPAdvertisementRow(a)
 		return []state.BGPAdvertisement{row}, problems
 	}))
+	t.follow(KindBFDProfile(), newRows(t.db.BFDProfiles, func(_ state.Reader, p *v1alpha1.BFDProfile) ([]state.BFDProfile, Problems) {
+		row, problems := BFDProfileRow(p)
+		return []state.BFDProfile{row}, problems
+	}))
 }
 
 // addrOf reads an address that validation has seen; the zero Addr when it has not.
@@ -56,7 +60,7 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 		Remote: addrOf(spec.PeerAddress), Interface: string(spec.Interface), RemotePort: uint16(spec.PeerPort),
 		ASN:    state.BGPPeerASN{Number: uint32(spec.PeerASN), Mode: string(spec.PeerASNMode)},
 		Source: addrOf(spec.SourceAddress), SourceInterface: string(spec.SourceInterface),
-		BGPSessionConfig: sessionConfig(spec), PasswordFile: spec.PasswordFile,
+		BGPSessionConfig: sessionConfig(spec), PasswordFile: spec.PasswordFile, BFDProfile: spec.BFDProfile,
 	}
 	if row.RemotePort == 0 {
 		row.RemotePort = 179
@@ -80,9 +84,6 @@ func BGPPeerRow(p *v1alpha1.BGPPeer) (state.BGPPeer, Problems) {
 	if ref := spec.PasswordSecretRef; ref != nil {
 		row.PasswordSecret = state.ObjectName{Namespace: cmp.Or(ref.Namespace, Namespace), Name: ref.Name}
 	}
-	if spec.BFDProfile != "" {
-		unhonoured.add("spec.bfdProfile", "lower timers.holdTimeSeconds, to notice a dead peer sooner", "this version has no BFD beside BGP")
-	}
 	if t := spec.Timers; t != nil && t.HoldTimeSeconds != nil && *t.HoldTimeSeconds == 0 {
 		unhonoured.add("spec.timers.holdTimeSeconds", "write 3 or more", "sessions without keepalives are not possible: the hold time is 90 s")
 	}
@@ -102,6 +103,23 @@ func importRow(p v1alpha1.ImportPrefix) state.BGPImport {
 		row.To = uint8(p.LE)
 	}
 	return row
+}
+
+// BFDProfileRow is the row of a BFDProfile, with what of it is not in force.
+func BFDProfileRow(p *v1alpha1.BFDProfile) (state.BFDProfile, Problems) {
+	var unhonoured Problems
+	interval := func(field string, ms int32) time.Duration {
+		d := time.Duration(cmp.Or(ms, 300)) * time.Millisecond
+		if d < state.MinBFDInterval {
+			unhonoured.add(field, fmt.Sprintf("write %d or more", state.MinBFDInterval.Milliseconds()),
+				"packets are sent and taken every %v at the most often: that is in force", state.MinBFDInterval)
+		}
+		return max(d, state.MinBFDInterval)
+	}
+	row := state.BFDProfile{Name: p.Name, Origin: KindBFDProfile().ref(p.Name), BFDConfig: state.BFDConfig{
+		MinRx: interval("spec.receiveInterval", p.Spec.ReceiveInterval), MinTx: interval("spec.transmitInterval", p.Spec.TransmitInterval),
+		Multiplier: uint8(cmp.Or(p.Spec.DetectMultiplier, 3)), Passive: p.Spec.PassiveMode, MinTTL: uint8(cmp.Or(p.Spec.MinimumTTL, 254))}}
+	return row, unhonoured
 }
 
 func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {
@@ -199,8 +217,5 @@ var wellKnown = map[v1alpha1.WellKnownCommunity]uint32{
 const unspoken = "this version takes Seamark's own BGP kinds alone: nothing of it is in force"
 
 func unspokenProblem(kind Kind) Problem {
-	if !kind.Foreign() {
-		return Problem{Message: "this version has no BFD beside BGP: nothing of it is in force", Cure: "lower timers.holdTimeSeconds of the BGPPeers"}
-	}
 	return Problem{Message: unspoken, Cure: fmt.Sprintf("translate the objects for BGP with `seamark convert -f`, and apply what it prints in place of this %s", kind.Kind)}
 }

@@ -19,7 +19,9 @@ func TestBGPRows(t *testing.T) {
 		nodeSelector: {matchLabels: {rack: "1"}}, nodeOverrides: [{node: k8s-w1, routerID: 10.0.0.1}]}}`)
 	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BGPPeer, metadata: {name: router, labels: {role: tor}}, spec: {peerAddress: "fe80::1%eth1", peerASN: 65000,
 		timers: {holdTimeSeconds: 9, keepAliveTimeSeconds: 3}, ttlSecurityHops: 2, gracefulRestart: {enabled: true}, families: [{afi: ipv6, safi: unicast, maxPrefixes: 10}],
-		passwordSecretRef: {name: tor, namespace: seamark-system}, nodeOverrides: [{node: k8s-w1, sourceAddress: "fd00::2"}], importPrefixes: [{cidr: 172.20.0.0/16}, {cidr: 172.20.0.0/16, ge: 24}, {cidr: 172.20.0.0/16, le: 24}, {cidr: "::/0"}, {cidr: "::/0", le: 48}]}}`)
+		passwordSecretRef: {name: tor, namespace: seamark-system}, nodeOverrides: [{node: k8s-w1, sourceAddress: "fd00::2"}], importPrefixes: [{cidr: 172.20.0.0/16}, {cidr: 172.20.0.0/16, ge: 24}, {cidr: 172.20.0.0/16, le: 24}, {cidr: "::/0"}, {cidr: "::/0", le: 48}], bfdProfile: fast}}`)
+	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: fast}, spec: {receiveInterval: 10, transmitInterval: 100, detectMultiplier: 5, passiveMode: true, minimumTTL: 60}}`)
+	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BFDProfile, metadata: {name: usual}}`)
 	s.put(`{apiVersion: seamark.dev/v1alpha1, kind: BGPAdvertisement, metadata: {name: all}, spec: {peers: [router], advertisements: [
 		{type: LoadBalancer, pools: [lab], aggregationLengthIPv4: 24, attributes: {med: 50, localPreference: 0, asPathPrepend: 2,
 			communities: {standard: ["65000:100"], wellKnown: [no-export], large: ["4200000001:1:2"]}}}, {type: PodCIDR}, {type: ClusterIP}]}}`)
@@ -32,7 +34,7 @@ func TestBGPRows(t *testing.T) {
 	peer, _ := s.db.BGPPeers.Get(snap, "router")
 	want := state.BGPSessionConfig{ConnectRetry: 120 * time.Second, Hold: 9 * time.Second, KeepAlive: 3 * time.Second, TTLSecurity: 2, GracefulRestart: 120 * time.Second}
 	if peer.BGPSessionConfig != want || peer.Remote != netip.MustParseAddr("fe80::1%eth1") || peer.RemotePort != 179 || peer.ASN.Number != 65000 ||
-		peer.Labels["role"] != "tor" || peer.Sources["k8s-w1"] != netip.MustParseAddr("fd00::2") || peer.PasswordSecret.Name != "tor" ||
+		peer.Labels["role"] != "tor" || peer.Sources["k8s-w1"] != netip.MustParseAddr("fd00::2") || peer.PasswordSecret.Name != "tor" || peer.BFDProfile != "fast" ||
 		len(peer.Families) != 1 || !peer.Families[0].IPv6 || peer.Families[0].MaxPrefixes != 10 {
 		t.Errorf("peer %+v", peer)
 	}
@@ -49,8 +51,17 @@ func TestBGPRows(t *testing.T) {
 		t.Errorf("advertisement %+v", advertisement)
 	}
 
+	for name, want := range map[string]state.BFDConfig{
+		"fast":  {MinRx: state.MinBFDInterval, MinTx: 100 * time.Millisecond, Multiplier: 5, Passive: true, MinTTL: 60},
+		"usual": {MinRx: 300 * time.Millisecond, MinTx: 300 * time.Millisecond, Multiplier: 3, MinTTL: 254},
+	} {
+		if profile, _ := s.db.BFDProfiles.Get(snap, name); profile.BFDConfig != want {
+			t.Errorf("BFDProfile %s: %+v, want %+v", name, profile, want)
+		}
+	}
+
 	problems := fmt.Sprint(s.problems())
-	for _, field := range []string{"spec.advertisements[2].type"} {
+	for _, field := range []string{"spec.receiveInterval", "spec.advertisements[2].type"} {
 		if !strings.Contains(problems, field) {
 			t.Errorf("nothing is said of %s: %s", field, problems)
 		}

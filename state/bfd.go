@@ -3,8 +3,30 @@ package state
 import (
 	"cmp"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
+
+// BFDConfig is how a BFD session is kept; with a Multiplier of 0 there is none.
+type BFDConfig struct {
+	// MinTx and MinRx, Multiplier and Passive are as of a BFDSession. MinTTL is of
+	// sessions over several hops.
+	MinTx, MinRx time.Duration
+	Multiplier   uint8
+	Passive      bool
+	MinTTL       uint8
+}
+
+// BFDProfile is a BFDProfile as written.
+type BFDProfile struct {
+	Name   string
+	Origin ObjectRef
+	BFDConfig
+}
+
+// RowKey of a BFDProfile is its name.
+func (p BFDProfile) RowKey() string { return p.Name }
 
 // BFDSession is a BFD session (RFC 5880, asynchronous mode) that this node is to
 // keep with another system.
@@ -28,7 +50,7 @@ type BFDSession struct {
 	Multiplier uint8
 	// Passive: nothing is sent before the remote system has (RFC 5880 §6.1).
 	Passive bool
-	// Owner is who wants it, for people.
+	// Owner is who wants it, for people; several have commas between.
 	Owner  string
 	Status Status
 }
@@ -63,6 +85,36 @@ func (b BFDSession) WithStatus(s Status) BFDSession { b.Status = s; return b }
 func (b BFDSession) SameSpec(c BFDSession) bool {
 	b.Status, c.Status = Status{}, Status{}
 	return b == c
+}
+
+// detection is after how long a silence of this end the remote system takes the
+// session for down, if it takes what it is asked.
+func (b BFDSession) detection() time.Duration {
+	return max(b.MinTx, b.MinRx) * time.Duration(b.Multiplier)
+}
+
+// MergeBFD returns the sessions that several owners want, sorted, with one for each
+// key: that with the shortest detection time, which is the owners' of all. It is
+// passive where all want it so, and takes packets from as far away as any of them does.
+func MergeBFD(wanted ...[]BFDSession) []BFDSession {
+	rows := slices.Concat(wanted...)
+	slices.SortFunc(rows, func(a, b BFDSession) int {
+		return cmp.Or(a.Compare(b), cmp.Compare(a.detection(), b.detection()), cmp.Compare(a.MinTx, b.MinTx), cmp.Compare(a.MinRx, b.MinRx))
+	})
+	var merged []BFDSession
+	for _, row := range rows {
+		last := len(merged) - 1
+		if last < 0 || merged[last].RowKey() != row.RowKey() {
+			merged = append(merged, row)
+			continue
+		}
+		m := &merged[last]
+		m.Passive, m.MinTTL = m.Passive && row.Passive, min(m.MinTTL, row.MinTTL)
+		owners := append(strings.Split(m.Owner, ","), row.Owner)
+		slices.Sort(owners)
+		m.Owner = strings.Join(slices.Compact(owners), ",")
+	}
+	return merged
 }
 
 // BFDPhase is the state of a session's state machine (RFC 5880 §4.1), with the
@@ -147,4 +199,11 @@ func (b BFDState) Up() bool { return b.Phase == BFDUp }
 // does) or says itself that it does not hear us.
 func (b BFDState) Lost() bool {
 	return b.WasUp && b.Phase == BFDDown && b.Diag == BFDTimeExpired && b.RemoteDiscr == 0
+}
+
+// PathDown says whether the way to the remote system is known to be down: the
+// session was up and is not, and the remote system did not end it itself (an
+// AdminDown says nothing of the path, RFC 5882 §3.2).
+func (b BFDState) PathDown() bool {
+	return b.WasUp && (b.Phase == BFDDown || b.Phase == BFDInit) && b.RemotePhase != BFDAdminDown
 }

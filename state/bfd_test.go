@@ -2,7 +2,9 @@ package state_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -49,5 +51,44 @@ func TestBFDKeys(t *testing.T) {
 	}
 	if found != 1 {
 		t.Errorf("%d states found by %s, want 1", found, remote)
+	}
+}
+
+// What several want is one session: with the timers that notice first, in
+// whatever order they are given.
+func TestMergeBFD(t *testing.T) {
+	const ms = time.Millisecond
+	row := func(iface, owner string, interval time.Duration, multiplier uint8, passive bool) state.BFDSession {
+		return state.BFDSession{Local: netip.MustParseAddr("192.168.10.100"), Remote: netip.MustParseAddr("192.168.10.200"), Interface: iface, Ifindex: 3,
+			MinTx: interval, MinRx: interval, Multiplier: multiplier, Passive: passive, Owner: owner}
+	}
+	for _, test := range []struct {
+		name string
+		rows []state.BFDSession
+		want []state.BFDSession
+	}{
+		{"nothing", nil, nil},
+		{"two interfaces", []state.BFDSession{row("eth2", "l2", 100*ms, 3, false), row("eth1", "bgp", 100*ms, 3, false)},
+			[]state.BFDSession{row("eth1", "bgp", 100*ms, 3, false), row("eth2", "l2", 100*ms, 3, false)}},
+		{"the faster", []state.BFDSession{row("eth1", "l2", 100*ms, 3, false), row("eth1", "bgp", 300*ms, 3, true)},
+			[]state.BFDSession{row("eth1", "bgp,l2", 100*ms, 3, false)}},
+		{"short intervals, many of them", []state.BFDSession{row("eth1", "l2", 50*ms, 10, false), row("eth1", "bgp", 100*ms, 3, false)},
+			[]state.BFDSession{row("eth1", "bgp,l2", 100*ms, 3, false)}},
+		{"one owner twice", []state.BFDSession{row("eth1", "bgp", 300*ms, 3, true), row("eth1", "bgp", 100*ms, 3, true), row("eth1", "l2", 300*ms, 3, true)},
+			[]state.BFDSession{row("eth1", "bgp,l2", 100*ms, 3, true)}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for range 2 {
+				if got := state.MergeBFD(test.rows[:len(test.rows)/2], test.rows[len(test.rows)/2:]); !slices.Equal(got, test.want) {
+					t.Errorf("got  %+v\nwant %+v", got, test.want)
+				}
+				slices.Reverse(test.rows)
+			}
+		})
+	}
+	far, near := row("", "bgp", 100*ms, 3, false), row("", "bgp", 300*ms, 3, false)
+	far.Multihop, far.Ifindex, far.MinTTL, near.Multihop, near.Ifindex, near.MinTTL = true, 0, 60, true, 0, 254
+	if got := state.MergeBFD([]state.BFDSession{near}, []state.BFDSession{far}); len(got) != 1 || got[0].MinTTL != 60 {
+		t.Errorf("of several hops: %+v", got)
 	}
 }

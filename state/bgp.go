@@ -55,6 +55,8 @@ type BGPPeer struct {
 	// PasswordSecret holds the password of TCP MD5 (RFC 2385), or PasswordFile does.
 	PasswordSecret ObjectName
 	PasswordFile   string
+	// BFDProfile is the name of the profile of the BFD session beside; "": none.
+	BFDProfile string
 	// Families that are exchanged, with the advertisements that go to them.
 	Families []BGPPeerFamily
 	// Import are the prefixes that are taken from it; none: none.
@@ -204,7 +206,9 @@ type BGPSession struct {
 	NextHop6 netip.Addr
 	// MaxPrefixes that it may send, of each family; 0: any number.
 	MaxPrefixes4, MaxPrefixes6 uint32
-	Status                     Status
+	// BFD session beside it.
+	BFD    BFDConfig
+	Status Status
 }
 
 // RowKey of a BGPSession is instance/peer.
@@ -270,15 +274,22 @@ func (r BGPRoute) SameSpec(s BGPRoute) bool {
 type BGPSessionState struct {
 	Instance, Peer string
 	Remote         netip.Addr
-	ASN            uint32
+	// Local is this end's address, as the session has it or the node's routes give
+	// it; the zero Addr while there is none.
+	Local netip.Addr
+	ASN   uint32
 	// State is that of RFC 4271 §8.2.2, such as "Established".
 	State string
+	// WasEstablished: it has been since it was begun with this peer.
+	WasEstablished bool
 	// Since it has been in State (wall clock; for people).
 	Since time.Time
 	// Flaps is how often it was established, and is not any more.
 	Flaps int
 	// LastError is why it last ended, in words; "": it has not.
 	LastError string
+	// BFD is how the BFD session beside it stands (a BFDPhase), "" without one.
+	BFD string
 	// Told: the peer has sent all that it had (End-of-RIB, RFC 4724 §2).
 	Told bool
 	// Received from the peer, accepted, and advertised to it: prefixes of all families.

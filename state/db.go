@@ -25,6 +25,7 @@ type DB struct {
 	BGPInstances      Table[BGPInstance]
 	BGPPeers          Table[BGPPeer]
 	BGPAdvertisements Table[BGPAdvertisement]
+	BFDProfiles       Table[BFDProfile]
 	// Secrets are those that are known; a BGPPeer may name one that is not yet.
 	Secrets Table[Secret]
 	// SourceProblems are what of the objects cannot be honoured as it is written.
@@ -121,6 +122,7 @@ func New() (*DB, *Writer) {
 		BGPInstances:      newTable[BGPInstance](schema, "bgpinstances"),
 		BGPPeers:          newTable[BGPPeer](schema, "bgppeers"),
 		BGPAdvertisements: newTable[BGPAdvertisement](schema, "bgpadvertisements"),
+		BFDProfiles:       newTable[BFDProfile](schema, "bfdprofiles"),
 		Secrets:           newTable[Secret](schema, "secrets"),
 		BGPPeerStatuses:   newTable[BGPPeerStatus](schema, "bgppeerstatuses"),
 		BGPSpeakers:       newTable[BGPSpeaker](schema, "bgpspeakers"),

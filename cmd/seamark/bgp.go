@@ -43,6 +43,8 @@ type bgpPeer struct {
 	ASN      uint32 `json:"asn,omitempty"`
 	State    string `json:"state"`
 	Since    string `json:"since,omitempty"`
+	// BFD is how the BFD session beside it stands; "": there is none.
+	BFD      string `json:"bfd,omitempty"`
 	Families string `json:"families"`
 	// Received and Advertised prefixes.
 	Received   int    `json:"received"`
@@ -79,20 +81,20 @@ func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 		if i >= 0 {
 			st := states[i]
 			row.Address, row.ASN, row.State, row.Flaps = st.Remote.String(), st.ASN, st.State, st.Flaps
-			row.Received, row.Advertised, row.LastError = st.Received, st.Advertised, st.LastError
+			row.Received, row.Advertised, row.LastError, row.BFD = st.Received, st.Advertised, st.LastError, st.BFD
 			if !st.Since.IsZero() {
 				row.Since = timestamp(st.Since)
 			}
 		}
 		rows = append(rows, row)
 	}
-	return bgpTable(c, out, errOut, rows, []string{"INSTANCE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "FAMILIES", "RECEIVED", "ADVERTISED", "FLAPS", "LAST ERROR"},
+	return bgpTable(c, out, errOut, rows, []string{"INSTANCE", "PEER", "ADDRESS", "ASN", "STATE", "SINCE", "BFD", "FAMILIES", "RECEIVED", "ADVERTISED", "FLAPS", "LAST ERROR"},
 		func(p bgpPeer) []string {
 			asn := none
 			if p.ASN != 0 {
 				asn = strconv.FormatUint(uint64(p.ASN), 10)
 			}
-			return []string{p.Instance, p.Peer, p.Address, asn, p.State, or(p.Since, none), p.Families, strconv.Itoa(p.Received),
+			return []string{p.Instance, p.Peer, p.Address, asn, p.State, or(p.Since, none), or(p.BFD, none), p.Families, strconv.Itoa(p.Received),
 				strconv.Itoa(p.Advertised), strconv.Itoa(p.Flaps), or(p.LastError, none)}
 		}, "No BGP sessions found. They begin with a BGPInstance and a BGPPeer that select this node.")
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/seamark-lb/seamark/announce"
 	"github.com/seamark-lb/seamark/bfd"
+	"github.com/seamark-lb/seamark/bgp"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/pflag"
 )
@@ -68,15 +69,22 @@ func (f *bfdFlags) watching() announce.BFD {
 	return w
 }
 
-// bfdSessions decides which BFD sessions this node keeps.
+// bfdSessions decides which BFD sessions this node keeps: with the nodes that
+// announce, and beside its BGP sessions.
 func (d *deciders) bfdSessions(flags bfdFlags) func(context.Context) error {
+	db := d.db
 	return func(ctx context.Context) error {
-		return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
-			if d.db.Nodes.Synced(snap) && d.db.Devices.Synced(snap) && d.db.NodeLeases.Synced(snap) {
-				want(d, d.db.BFDSessions, announce.Sessions(flags.watching(), d.node,
-					d.db.Devices.Rows(snap), d.db.Nodes.Rows(snap), d.db.NodeLeases.Rows(snap)))
+		return db.Follow(ctx, redecide, func(snap state.Snapshot) {
+			if !db.Nodes.Synced(snap) || !db.Devices.Synced(snap) || !db.NodeLeases.Synced(snap) {
+				return
 			}
-		}, d.db.Nodes.Watch(), d.db.Devices.Watch(), d.db.NodeLeases.Watch(), d.db.MarksChanged)
+			devices := db.Devices.Rows(snap)
+			nodes := announce.Sessions(flags.watching(), d.node, devices, db.Nodes.Rows(snap), db.NodeLeases.Rows(snap))
+			routers, _ := bgp.BFDSessions(bgp.BFDInputs{Sessions: db.BGPSessions.Rows(snap), States: db.BGPSessionStates.Rows(snap),
+				Speakers: db.BGPSpeakers.Rows(snap), Devices: devices})
+			want(d, db.BFDSessions, state.MergeBFD(nodes, routers))
+		}, db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.BGPSessions.Watch(), db.BGPSessionStates.Watch(), db.BGPSpeakers.Watch(),
+			db.MarksChanged)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func (d *deciders) bgp(ctx context.Context) error {
 	db := d.db
 	return db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
-		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && d.served(snap) &&
+		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && db.BFDProfiles.Synced(snap) && d.served(snap) &&
 			state.Marked(snap, decidedMark(db.Frontends.Name()))
 		if !known {
 			return
@@ -35,12 +35,12 @@ func (d *deciders) bgp(ctx context.Context) error {
 		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
 		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: instances, Peers: peers,
 			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
-			Passwords: passwords})
+			Profiles: db.BFDProfiles.Rows(snap), Passwords: passwords})
 		want(d, db.BGPSpeakers, decision.Speakers)
 		want(d, db.BGPSessions, decision.Sessions)
 		want(d, db.BGPRoutes, decision.Routes)
 		d.report("bgp", append(problems, decision.Problems...))
-	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(), db.Secrets.Watch(),
+	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.BFDProfiles.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(), db.Secrets.Watch(),
 		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged)
 }
 
