@@ -7,6 +7,8 @@
 // the pod, and REASON_ICMP_FORWARDED into it with an error (decap.h),
 // REASON_SECOND_CHANCE to the slot's other backend (chance.h),
 // REASON_FORWARD_REMOTE into a tunnel and REASON_TOO_BIG back to the sender (encap.h).
+// The programs of pods and behind XDP go on so with what they have parsed (tc_pod.c,
+// tc_outside.c): all ways through the headers end in one.
 #pragma once
 
 #include "frame.h"
@@ -19,6 +21,8 @@ static __always_inline void describe(struct detour *d, const struct packet *p, c
 	d->l3_at = p->l3_at;
 	d->l4_at = p->l4_at;
 	d->l4_len = p->l4_len;
+	d->fragment_id = p->fragment_id;
+	d->fragment_at = p->fragment_at;
 	d->port = port;
 	d->sport = p->sport;
 	d->dport = p->dport;
@@ -57,6 +61,8 @@ static __always_inline int on_detour(void *ctx, enum hook hook, int v6, const st
 		.l3_at = d->l3_at,
 		.l4_at = d->l4_at,
 		.l4_len = d->l4_len,
+		.fragment_id = d->fragment_id,
+		.fragment_at = d->fragment_at,
 		.sport = d->sport,
 		.dport = d->dport,
 		.proto = d->proto,

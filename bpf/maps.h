@@ -509,6 +509,8 @@ struct detour {
 	__u32 l3_at;
 	__u32 l4_at;
 	__u32 l4_len;
+	__be32 fragment_id;
+	__u32 fragment_at;
 	__u32 next_hop; // of a packet to another node
 	__u32 hash;     // of its flow
 	__be16 port;    // of its pod

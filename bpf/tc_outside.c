@@ -5,6 +5,7 @@
 // has seen the other half of it, and may have an address to translate back.
 
 #include "counters.h"
+#include "detour.h"
 #include "flow.h"
 #include "icmp_error.h"
 #include "nat.h"
@@ -19,53 +20,72 @@ static __always_inline int of_flow_here(const struct packet *p)
 }
 
 // deliver sends a packet of a VIP's flow into its pod. It returns 0 for all others.
-static __always_inline int deliver(struct __sk_buff *skb, int v6)
+static __always_inline int deliver(struct packet *p)
 {
-	__u32 at = ETH_HLEN + (v6 ? offsetof(struct ipv6hdr, daddr) : offsetof(struct iphdr, daddr));
-	union addr pod = {};
+	union addr pod = dest_of(p);
+	struct endpoint *e = find_endpoint(p->v6, &pod);
 
-	// Most packets are for no pod: they need not be pulled.
-	if (bpf_skb_load_bytes(skb, at, &pod, addr_size(v6)))
+	if (!e || !of_flow_here(p))
 		return 0;
-	struct endpoint *e = find_endpoint(v6, &pod);
-	if (!e)
-		return 0;
-
-	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
-	if (parse_any(skb, &p) || !of_flow_here(&p))
-		return 0;
-	if (hops_of(&p) <= 1)
+	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
-	decrement_hops(&p);
-	copy_mac(p.eth->h_dest, e->pod_mac);
-	copy_mac(p.eth->h_source, e->host_mac);
+	decrement_hops(p);
+	copy_mac(p->eth->h_dest, e->pod_mac);
+	copy_mac(p->eth->h_source, e->host_mac);
 	bpf_redirect_peer(e->ifindex, 0);
 	return REDIRECT(REASON_POD_DELIVERED);
 }
 
 // translate_back sends on what XDP could not: answers of translated flows to
 // clients whose MAC the stack has to ask for. It returns 0 for all others.
-static __always_inline int translate_back(struct __sk_buff *skb, int v6)
+static __always_inline int translate_back(struct packet *p)
+{
+	if (!is_nat_port(p->dport))
+		return 0;
+	struct five_tuple t = tuple_of(p);
+	int verdict = snat_back(p, &t);
+	return verdict ? verdict | trace_translated(p->v6) : 0;
+}
+
+// inline_take_over handles a packet from outside, parsed.
+static __always_inline int inline_take_over(void *ctx, enum hook hook, int v6, struct detour *d)
+{
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return PASS(REASON_NOT_OURS);
+	int verdict = deliver(&p);
+	if (verdict)
+		return verdict;
+	if (reload(&p, l4_size(&p))) // deliver may have looked into an error, and pointers do not outlive that
+		return PASS(REASON_NOT_OURS);
+	return translate_back(&p) ?: PASS(REASON_NOT_OURS);
+}
+GLOBAL_TC(take_over, HOOK_TC_OUTSIDE, struct detour)
+
+// parse_outside parses a packet for take_over: the verifier is not to look at that for every
+// way through the headers.
+static __always_inline int parse_outside(struct __sk_buff *skb, int v6)
 {
 	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6 };
+	union addr none = {};
 
-	if (parse_any(skb, &p) || !is_nat_port(p.dport))
-		return 0;
-	struct five_tuple t = tuple_of(&p);
-	int verdict = snat_back(&p, &t);
-	return verdict ? verdict | trace_translated(v6) : 0;
+	return parse_any(skb, &p) || !begin_detour(&p, &none, 0, REASON_UNSPEC) ? -1 : 0;
 }
+
+static __noinline int parse_outside4(struct __sk_buff *skb) { return parse_outside(skb, 0); }
+static __noinline int parse_outside6(struct __sk_buff *skb) { return parse_outside(skb, 1); }
 
 static __always_inline int handle_outside(struct __sk_buff *skb)
 {
+	int v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+
 	// A frame to another host, or with a VLAN tag of its own, is not ours.
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
 		return PASS(REASON_NOT_OURS);
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return deliver(skb, 0) ?: translate_back(skb, 0) ?: PASS(REASON_NOT_OURS);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return deliver(skb, 1) ?: translate_back(skb, 1) ?: PASS(REASON_NOT_OURS);
-	return PASS(REASON_NOT_OURS);
+	struct detour *d = own_detour();
+	if (!d || (v6 ? parse_outside6(skb) : parse_outside4(skb)))
+		return PASS(REASON_NOT_OURS);
+	return take_over(skb, v6, d);
 }
 
 // Global, so that the verifier looks at it once, and not after every verdict.

@@ -161,42 +161,46 @@ static __always_inline int is_spoofed(const struct packet *p)
 	return e && e->ifindex != ctx_device(p->ctx, p->hook);
 }
 
-static __always_inline int handle_pod(struct __sk_buff *skb, int v6)
+// inline_from_pod handles what a pod sends, parsed. What it answers to a VIP's client, and
+// ICMP, go on.
+static __always_inline int inline_from_pod(void *ctx, enum hook hook, int v6, struct detour *d)
 {
-	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
-	if (parse_ports(skb, &p))
-		return PASS(REASON_NOT_OURS);
+	struct packet p;
+	if (on_detour(ctx, hook, v6, d, &p))
+		return DROP(REASON_TRUNCATED);
 	if (unlikely(is_spoofed(&p)))
 		return DROP(REASON_SPOOFED_POD);
-	union addr none = {};
-	if (unlikely(is_icmp(&p))) {
-		if (p.fragment || !begin_detour(&p, &none, 0, REASON_ICMP_FORWARDED))
-			return PASS(REASON_NOT_OURS);
-		return VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED);
-	}
+	if (unlikely(is_icmp(&p)))
+		return p.fragment ? PASS(REASON_NOT_OURS) : VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED);
 
 	union any_flow *f = answered_flow(&p);
 	if (f) {
 		union addr vip = load_addr(v6, flow_vip(&p, f));
-		enum reason reason = p.fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY;
 
 		if (unlikely(p.fragment == FRAGMENT_FIRST))
 			remember(&p);
-		return begin_detour(&p, &vip, FLOW(&p, f, port), reason) ? VERDICT(ACT_DETOUR, REASON_REPLY) : DROP(REASON_NO_ROUTE);
+		store_addr(v6, d->addr, &vip);
+		d->port = FLOW(&p, f, port);
+		d->reason = p.fragment == FRAGMENT_LATER ? REASON_FRAGMENT_PASSED : REASON_REPLY;
+		return VERDICT(ACT_DETOUR, REASON_REPLY);
 	}
 	return inside(&p) ?: PASS(REASON_NOT_OURS);
 }
+GLOBAL_TC(from_pod, HOOK_TC_POD, struct detour)
+
+// parse_pod parses what a pod sends, for from_pod: the verifier is not to look at that for
+// every way through the headers.
+static __always_inline int parse_pod(struct __sk_buff *skb, int v6)
+{
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_POD, .v6 = v6 };
+	union addr none = {};
+
+	return parse_ports(skb, &p) || !begin_detour(&p, &none, 0, REASON_UNSPEC) ? -1 : 0;
+}
 
 // Not inlined, so that what comes after them has the stack for itself.
-static __noinline int handle_pod4(struct __sk_buff *skb)
-{
-	return handle_pod(skb, 0);
-}
-
-static __noinline int handle_pod6(struct __sk_buff *skb)
-{
-	return handle_pod(skb, 1);
-}
+__noinline int parse_pod4(struct __sk_buff *skb) { return parse_pod(skb, 0); }
+__noinline int parse_pod6(struct __sk_buff *skb) { return parse_pod(skb, 1); }
 
 static __always_inline int handle_skb(struct __sk_buff *skb)
 {
@@ -204,12 +208,15 @@ static __always_inline int handle_skb(struct __sk_buff *skb)
 	if (skb->vlan_present || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
 		return PASS(REASON_NOT_OURS);
 
-	int verdict = v6 ? handle_pod6(skb) : handle_pod4(skb);
 	struct detour *d = own_detour();
-	if (ACTION_OF(verdict) != ACT_DETOUR || !d)
-		return verdict;
+	if (!d || (v6 ? parse_pod6(skb) : parse_pod4(skb)))
+		return PASS(REASON_NOT_OURS);
 	d->traced = 0;
-	verdict = REASON_OF(verdict) == REASON_REPLY ? answer(skb, v6, d) : tell_client(skb, v6, d);
+	int verdict = from_pod(skb, v6, d);
+	if (verdict == VERDICT(ACT_DETOUR, REASON_REPLY))
+		verdict = answer(skb, v6, d);
+	else if (verdict == VERDICT(ACT_DETOUR, REASON_ICMP_FORWARDED))
+		verdict = tell_client(skb, v6, d);
 	return verdict | (d->traced & VERDICT_TRACED);
 }
 

@@ -120,27 +120,29 @@ type bpfCount struct {
 }
 
 type bpfDetour struct {
-	_        structs.HostLayout
-	Addr     [4]uint32
-	L3At     uint32
-	L4At     uint32
-	L4Len    uint32
-	NextHop  uint32
-	Hash     uint32
-	Port     uint16
-	Sport    uint16
-	Dport    uint16
-	Proto    uint8
-	TcpFlags uint8
-	Fragment uint8
-	First    uint8
-	V6       uint8
-	Geneve   uint8
-	HandedOn uint8
-	Reason   uint8
-	Traced   uint8
-	_        [1]byte
-	Mtu      uint32
+	_          structs.HostLayout
+	Addr       [4]uint32
+	L3At       uint32
+	L4At       uint32
+	L4Len      uint32
+	FragmentId uint32
+	FragmentAt uint32
+	NextHop    uint32
+	Hash       uint32
+	Port       uint16
+	Sport      uint16
+	Dport      uint16
+	Proto      uint8
+	TcpFlags   uint8
+	Fragment   uint8
+	First      uint8
+	V6         uint8
+	Geneve     uint8
+	HandedOn   uint8
+	Reason     uint8
+	Traced     uint8
+	_          [1]byte
+	Mtu        uint32
 }
 
 type bpfDevice struct {

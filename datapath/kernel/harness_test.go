@@ -54,25 +54,28 @@ type node struct {
 	// inTC says that packets are balanced in tc: kindXDP stands for that then, with
 	// XDP's actions (tc_rows_test.go).
 	inTC bool
+	// written is what was written into the shared Kernel; nil: this is another.
+	written *written
 }
 
 // newNode makes a node of the shared Kernel, in a namespace of its own.
 func newNode(t testing.TB) *node {
 	t.Helper()
 	h := newNetwork(t)
-	return h.node(t, sharedFor(t))
+	k := sharedFor(t)
+	return h.node(t, k.Kernel, &k.written)
 }
 
 // nodeWith makes a node of a Kernel of its own.
 func nodeWith(t testing.TB, h host, cfg Config) *node {
 	t.Helper()
-	return h.node(t, openWith(t, worldConfig(cfg)))
+	return h.node(t, openWith(t, worldConfig(cfg)), nil)
 }
 
 // node makes the world around a Kernel.
-func (h host) node(t testing.TB, k *Kernel) *node {
+func (h host) node(t testing.TB, k *Kernel, w *written) *node {
 	t.Helper()
-	n := &node{t: t, host: h, Kernel: k}
+	n := &node{t: t, host: h, Kernel: k, written: w}
 	n.out = n.addDevice("out", nodeMAC)
 	n.second = n.addDevice("second", packet.ParseMAC("02:00:00:00:01:64"))
 	n.pod = n.addDevice("pod", podHostMAC)
@@ -170,47 +173,40 @@ func (n *node) renew(seconds int64) {
 // table makes ids one of the three Maglev tables of a set, and the active one.
 func (n *node) table(set, which uint32, ids []uint32) {
 	n.t.Helper()
-	name, inner := n.makeTable(ids)
-	defer inner.Close()
-	n.put(name, 4*set+which, inner)
+	name, spec := "tables", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(ids)+2) / 3, Flags: unix.BPF_F_INNER_MAP}
+	if small := n.specs["tables_"+strconv.Itoa(len(ids))]; small != nil {
+		name, spec = small.Name, small.InnerMap
+	}
+	inner := n.written.table(name, 4*set+which, spec)
+	if inner == nil {
+		var err error
+		if inner, err = ebpf.NewMap(spec); err != nil {
+			n.t.Fatal(err)
+		}
+		n.put(name, 4*set+which, inner)
+		if !n.written.keep(name, 4*set+which, inner) {
+			defer inner.Close()
+		}
+	}
+	if err := fillTable(inner, ids); err != nil {
+		n.t.Fatal(err)
+	}
 	s := bpfBackendSet{Look: which}
 	s.Size[which] = uint32(len(ids))
 	n.put("sets", set, s)
 }
 
-// makeTable makes a Maglev table in the form that its size asks for, and returns the
-// map that it belongs in.
-func (n *node) makeTable(ids []uint32) (string, *ebpf.Map) {
-	n.t.Helper()
-	name := "tables_" + strconv.Itoa(len(ids))
-	if spec := n.specs[name]; spec != nil {
-		inner, err := ebpf.NewMap(spec.InnerMap)
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		if err := inner.Put(uint32(0), smallTable(ids)); err != nil {
-			n.t.Fatal(err)
-		}
-		return name, inner
-	}
-	inner, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(ids)+2) / 3, Flags: unix.BPF_F_INNER_MAP,
-	})
-	if err != nil {
-		n.t.Fatal(err)
+// fillTable writes a Maglev table in the form of the inner map.
+func fillTable(inner *ebpf.Map, ids []uint32) error {
+	if inner.ValueSize() != 8 {
+		return inner.Put(uint32(0), smallTable(ids))
 	}
 	words := make([]uint64, inner.MaxEntries())
-	keys := make([]uint32, len(words))
-	for i := range keys {
-		keys[i] = uint32(i)
-	}
 	for i, id := range ids {
 		words[i/3] |= uint64(id) << (i % 3 * 21)
 	}
-	if _, err := inner.BatchUpdate(keys, words, nil); err != nil {
-		n.t.Fatal(err)
-	}
-	return "tables", inner
+	_, err := inner.BatchUpdate(numbersTo(inner.MaxEntries()), words, nil)
+	return err
 }
 
 // smallTable is a struct small_table.
@@ -241,6 +237,7 @@ func (n *node) put(name string, key, value any) {
 	if err := n.maps[name].Put(key, value); err != nil {
 		n.t.Fatalf("put into %s: %v", name, err)
 	}
+	n.written.note(n.maps[name], name, key)
 	if strings.HasPrefix(name, "frontends") {
 		n.newEdition()
 	}

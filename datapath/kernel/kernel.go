@@ -181,15 +181,33 @@ func (k *Kernel) load(spec *ebpf.CollectionSpec) error {
 	return k.loadAll(spec)
 }
 
+// loadAll loads all programs at once: the verifier looks at each by itself.
 func (k *Kernel) loadAll(spec *ebpf.CollectionSpec) error {
-	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: k.maps})
-	if err != nil {
-		return fmt.Errorf("load programs: %w", err)
+	type result struct {
+		loaded *ebpf.Collection
+		err    error
 	}
-	maps.Copy(k.programs, loaded.Programs)
-	loaded.Programs = nil
-	loaded.Close() // its own handles of the maps
-	return nil
+	results := make(chan result)
+	for name, program := range spec.Programs {
+		one := spec.Copy()
+		one.Programs = map[string]*ebpf.ProgramSpec{name: program}
+		go func() {
+			loaded, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: k.maps})
+			results <- result{loaded, err}
+		}()
+	}
+	var errs []error
+	for range spec.Programs {
+		r := <-results
+		if r.err != nil {
+			errs = append(errs, fmt.Errorf("load programs: %w", r.err))
+			continue
+		}
+		maps.Copy(k.programs, r.loaded.Programs)
+		r.loaded.Programs = nil
+		r.loaded.Close() // its own handles of the maps
+	}
+	return errors.Join(errs...)
 }
 
 // Maps returns the maps by the names of bpf/maps.h. They stay the Kernel's to close.

@@ -34,12 +34,81 @@ var shared = sync.OnceValues(func() (*sharedKernel, error) {
 		return nil, err
 	}
 	k, err := Open(worldConfig(Config{BPFFS: bpffs, RunDir: runDir, Sizes: testSizes, Log: slog.New(slog.DiscardHandler)}))
-	return &sharedKernel{Kernel: k}, err
+	return &sharedKernel{Kernel: k, written: written{map[string]map[uint32]bool{}, map[string]map[uint32]*ebpf.Map{}}}, err
 })
 
 type sharedKernel struct {
 	inUse sync.Mutex
 	*Kernel
+	written written
+}
+
+// written is what tests have written into the large arrays of the shared Kernel, which
+// nobody else writes. To have these as new it is enough to empty that; and Maglev tables
+// are used again, since it takes a wait for RCU to put one where it belongs.
+type written struct {
+	rows   map[string]map[uint32]bool
+	tables map[string]map[uint32]*ebpf.Map
+}
+
+// isTracked says whether written is to know of what is written into a map.
+func isTracked(m *ebpf.Map) bool {
+	return m.Type() == ebpf.ArrayOfMaps || m.Type() == ebpf.Array && m.MaxEntries() > 1024
+}
+
+// note notes a row of an array.
+func (w *written) note(m *ebpf.Map, name string, key any) {
+	if at, ok := key.(uint32); ok && w != nil && m.Type() == ebpf.Array && isTracked(m) {
+		if w.rows[name] == nil {
+			w.rows[name] = map[uint32]bool{}
+		}
+		w.rows[name][at] = true
+	}
+}
+
+// keep keeps a Maglev table for the next test, if there is to be one.
+func (w *written) keep(name string, at uint32, inner *ebpf.Map) bool {
+	if w == nil {
+		return false
+	}
+	if w.tables[name] == nil {
+		w.tables[name] = map[uint32]*ebpf.Map{}
+	}
+	w.tables[name][at].Close()
+	w.tables[name][at] = inner
+	return true
+}
+
+// table is the Maglev table that is there, if it is as wanted, or nil.
+func (w *written) table(name string, at uint32, spec *ebpf.MapSpec) *ebpf.Map {
+	if w == nil {
+		return nil
+	}
+	inner := w.tables[name][at]
+	if inner == nil || inner.MaxEntries() != spec.MaxEntries || inner.ValueSize() != spec.ValueSize {
+		return nil
+	}
+	return inner
+}
+
+// empty empties all of it.
+func (w *written) empty(maps map[string]*ebpf.Map) error {
+	for name, rows := range w.rows {
+		for at := range rows {
+			if err := maps[name].Put(at, make([]byte, maps[name].ValueSize())); err != nil {
+				return fmt.Errorf("empty map %s: %w", name, err)
+			}
+		}
+	}
+	clear(w.rows)
+	for name, tables := range w.tables {
+		for _, inner := range tables {
+			if _, err := inner.BatchUpdate(numbersTo(inner.MaxEntries()), batchOf(inner.MaxEntries(), inner.ValueSize()), nil); err != nil {
+				return fmt.Errorf("empty a table of map %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // mountNowhere mounts a filesystem of its own that has no place among the
@@ -61,7 +130,7 @@ func mountNowhere(kind string) (string, error) {
 }
 
 // sharedFor gives the shared Kernel to a test, as good as new.
-func sharedFor(t testing.TB) *Kernel {
+func sharedFor(t testing.TB) *sharedKernel {
 	t.Helper()
 	k, err := shared()
 	if err != nil {
@@ -74,7 +143,7 @@ func sharedFor(t testing.TB) *Kernel {
 	if err := k.reset(); err != nil {
 		t.Fatal(err)
 	}
-	return k.Kernel
+	return k
 }
 
 // reset takes the programs off the devices of the test before, and empties the
@@ -89,14 +158,14 @@ func (k *sharedKernel) reset() error {
 	}
 	clear(k.why)
 	for name, m := range k.maps {
-		if name == bpfMapLayout {
+		if name == bpfMapLayout || isTracked(m) {
 			continue
 		}
 		if err := empty(m); err != nil {
 			errs = append(errs, fmt.Errorf("empty map %s: %w", name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, k.written.empty(k.maps))...)
 }
 
 // empty makes a map as it was when it was created.
@@ -114,14 +183,6 @@ func empty(m *ebpf.Map) error {
 			return err
 		}
 		return m.Put(uint32(0), batchOf(uint32(cpus), m.ValueSize()))
-	case ebpf.ArrayOfMaps:
-		keys, ids := numbersTo(m.MaxEntries()), make([]uint32, m.MaxEntries())
-		var cursor ebpf.MapBatchCursor
-		count, err := m.BatchLookup(&cursor, keys, ids, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-		return deleteAll(m, keys[:count])
 	case ebpf.Hash, ebpf.LRUHash:
 		const batch = 4096
 		var cursor ebpf.MapBatchCursor

@@ -438,13 +438,8 @@ func TestFlowHashAsInGo(t *testing.T) {
 		for slot := range ids {
 			ids[slot] = 100 + uint32(slot)%backends
 		}
-		keys, rows := make([]uint32, backends), make([]bpfBackend, backends)
-		for b := range keys {
-			keys[b] = uint32(100 + b)
-			rows[b] = bpfBackend{Addr: be32(netip.AddrFrom4([4]byte{172, 30, byte(b >> 8), byte(b)})), NextHop: 1}
-		}
-		if _, err := n.maps["backends"].BatchUpdate(keys, rows, nil); err != nil {
-			t.Fatal(err)
+		for b := range backends {
+			n.put("backends", 100+b, bpfBackend{Addr: be32(netip.AddrFrom4([4]byte{172, 30, byte(b >> 8), byte(b)})), NextHop: 1})
 		}
 		n.table(3, size%2, ids)
 		used := map[uint32]bool{}
