@@ -28,6 +28,8 @@ type Attachment struct {
 	TC string
 	// Why XDP is not there, or not in the driver; "" when it is.
 	Why string
+	// Carrier is the device that a VLAN device's XDP is on; "" where it is its own.
+	Carrier string
 	// Members are the devices of a bond, or the ports of a bridge: "eth0, eth1".
 	Members string
 }
@@ -39,7 +41,11 @@ const asConfigured = "as configured"
 func (a Attachment) String() string {
 	text := a.TC + " alone"
 	if a.XDP != "" {
-		text = "XDP " + a.XDP + ", " + a.TC
+		on := ""
+		if a.Carrier != "" {
+			on = " on " + a.Carrier
+		}
+		text = "XDP " + a.XDP + on + ", " + a.TC
 	}
 	if a.Why != "" {
 		text += " (" + a.Why + ")"
@@ -64,11 +70,12 @@ var programs = map[string]struct {
 	name string
 	at   ebpf.AttachType
 }{
-	kindXDP:       {"seamark_xdp", ebpf.AttachXDP},
-	kindTCOutside: {"seamark_tc_outside", ebpf.AttachTCXIngress},
-	kindTCBalance: {"seamark_tc_balance", ebpf.AttachTCXIngress},
-	kindTCPod:     {"seamark_tc_pod", ebpf.AttachTCXIngress},
-	kindTCToPod:   {"seamark_tc_to_pod", ebpf.AttachTCXEgress},
+	kindXDP:        {"seamark_xdp", ebpf.AttachXDP},
+	kindXDPCarrier: {"seamark_xdp", ebpf.AttachXDP},
+	kindTCOutside:  {"seamark_tc_outside", ebpf.AttachTCXIngress},
+	kindTCBalance:  {"seamark_tc_balance", ebpf.AttachTCXIngress},
+	kindTCPod:      {"seamark_tc_pod", ebpf.AttachTCXIngress},
+	kindTCToPod:    {"seamark_tc_to_pod", ebpf.AttachTCXEgress},
 }
 
 func pinName(kind string, ifindex int) string { return fmt.Sprintf("%s_%d", kind, ifindex) }
@@ -139,7 +146,7 @@ func (k *Kernel) attach(dev netlink.Link) error {
 		err = k.dropLink(pinName(other, dev.Attrs().Index))
 	}
 	if !on {
-		err = errors.Join(err, k.dropLink(pinName(kindXDP, dev.Attrs().Index)))
+		err = errors.Join(err, k.release(dev.Attrs().Index), k.uncarryDevice(dev.Attrs().Index))
 	}
 	return err
 }
@@ -153,6 +160,19 @@ func (k *Kernel) attached(dev netlink.Link) (Attachment, error) {
 	}
 	if k.alive(pinName(kindXDP, a.Index)) {
 		mode, err := xdpMode(a.Name)
+		if err != nil {
+			return at, err
+		}
+		at.XDP = string(mode)
+	} else if index, err := k.carriedBy(a.Index); err != nil {
+		return at, err
+	} else if index != 0 {
+		carrier, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return at, err
+		}
+		at.Carrier = carrier.Attrs().Name
+		mode, err := xdpMode(at.Carrier)
 		if err != nil {
 			return at, err
 		}
@@ -191,7 +211,7 @@ func (k *Kernel) Detach(device string) error {
 		return fmt.Errorf("detach from %s: %w", device, err)
 	}
 	index := dev.Attrs().Index
-	err = errors.Join(k.dropLink(pinName(kindXDP, index)), k.detachTC(kindTCOutside, dev), k.detachTC(kindTCBalance, dev),
+	err = errors.Join(k.release(index), k.uncarryDevice(index), k.detachTC(kindTCOutside, dev), k.detachTC(kindTCBalance, dev),
 		k.forgetDevice(uint32(index)))
 	if err != nil {
 		return fmt.Errorf("detach from %s: %w", device, err)
@@ -328,6 +348,14 @@ func (k *Kernel) forgetDevice(ifindex uint32) error {
 func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 	a := dev.Attrs()
 	name := pinName(kindXDP, a.Index)
+	if forVLANs := pinName(kindXDPCarrier, a.Index); k.alive(forVLANs) && mode != ModeTC {
+		if err := k.renameLink(forVLANs, name); err != nil {
+			return false, err
+		}
+	}
+	if on, err := k.carriedBy(a.Index); err != nil || on != 0 && (mode == ModeAuto || mode == ModeNative) {
+		return true, err
+	}
 	if k.alive(name) {
 		now, err := xdpMode(a.Name)
 		if now == mode && mode == ModeGeneric {
@@ -349,6 +377,16 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 	var not []string
 	for _, w := range mode.ways(dev) {
 		bar := w.bar
+		vlan, tagged := dev.(*netlink.Vlan)
+		if bar == "" && tagged && w.mode == ModeNative {
+			if bar, err = k.carry(vlan); err != nil {
+				return false, err
+			}
+			if bar == "" {
+				k.why[a.Index] = ""
+				return true, nil
+			}
+		}
 		if bar == "" {
 			l, err := link.AttachXDP(link.XDPOptions{Program: k.programs[programs[kindXDP].name], Interface: a.Index, Flags: xdpFlags[w.mode]})
 			if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
@@ -359,7 +397,7 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 				if mode == ModeGeneric {
 					k.why[a.Index] = asConfigured
 				}
-				return true, k.keepLink(name, l)
+				return true, errors.Join(k.keepLink(name, l), k.uncarryDevice(a.Index))
 			}
 			bar = err.Error()
 		}
@@ -458,6 +496,17 @@ func (k *Kernel) keepLink(name string, l link.Link) error {
 	return nil
 }
 
+// renameLink gives a link and its pin another name.
+func (k *Kernel) renameLink(from, to string) error {
+	l := k.links[from]
+	if err := l.Pin(filepath.Join(linkDir(k.cfg.BPFFS), to)); err != nil {
+		return fmt.Errorf("rename link %s: %w", from, err)
+	}
+	delete(k.links, from)
+	k.links[to] = l
+	return nil
+}
+
 func (k *Kernel) dropLink(name string) error {
 	l, ok := k.links[name]
 	if !ok {
@@ -485,6 +534,7 @@ func (k *Kernel) sweepLinks() error {
 			errs = append(errs, k.forgetDevice(row.Ifindex))
 		}
 	}
+	errs = append(errs, k.uncarry(func(key bpfVlanKey, index int) bool { return !k.carries(key.Device) || !k.inUse(index) }))
 	return errors.Join(errs...)
 }
 

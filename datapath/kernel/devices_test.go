@@ -136,35 +136,6 @@ func goOn(t *testing.T, open []net.Conn, when string) {
 	}
 }
 
-// On a VLAN device XDP runs in the stack, on frames without their tags.
-func TestVLANDevice(t *testing.T) {
-	newHost(t)
-	needsDevice(t, &netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "v", ParentIndex: parentIndex}, VlanId: 100})
-	s := newSegment(t)
-	user := s.join("192.168.10.200/24")
-	one := s.joinNode("192.168.10.100/24", "172.20.0.5")
-	two := s.joinNode("192.168.10.101/24", "172.20.1.7")
-	defer explain(t, one, two)
-	addVLAN := func(m *machine) {
-		m.do(func() {
-			m.must(netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "eth1.100", ParentIndex: m.dev("eth1").Attrs().Index}, VlanId: 100}))
-		})
-	}
-	addVLAN(&user)
-	user.move("eth1.100")
-	for _, n := range []*lbNode{one, two} {
-		addVLAN(&n.machine)
-		at := n.moveTo("eth1.100")
-		if at.XDP != "generic" || !strings.HasPrefix(at.Why, "not native: ") {
-			t.Errorf("Attach = %+v", at)
-		}
-	}
-	one.balance(two)
-	two.balance(one)
-	one.announceVIP()
-	user.visit("172.20.0.5", "172.20.1.7")
-}
-
 // A bond is balanced on as a whole; its members are refused. Connections
 // outlive the link that they began on.
 func TestBond(t *testing.T) {

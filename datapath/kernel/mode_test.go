@@ -57,7 +57,8 @@ func TestUnfit(t *testing.T) {
 
 func TestAttachmentInWords(t *testing.T) {
 	for want, at := range map[string]Attachment{
-		"XDP native, tcx": {XDP: "native", TC: "tcx"},
+		"XDP native, tcx":         {XDP: "native", TC: "tcx"},
+		"XDP native on eth1, tcx": {XDP: "native", Carrier: "eth1", TC: "tcx"},
 		"XDP generic, clsact (not native: no driver), members eth0, eth1": {XDP: "generic", TC: "clsact", Why: "not native: no driver", Members: "eth0, eth1"},
 		"tcx alone (as configured)":                                       {TC: "tcx", Why: asConfigured},
 	} {
