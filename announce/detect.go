@@ -35,6 +35,11 @@ var DefaultDetection = Detection{Count: 3, Interval: 200 * time.Millisecond}
 // it is asked again (RFC 5227 §2.1.1: RATE_LIMIT_INTERVAL).
 const probeAgain = time.Minute
 
+// judgeInterval is the least time between two looks at what the kernel has heard,
+// which is a list of all entries: of thousands that are asked for one after
+// another, those of that time are judged together.
+const judgeInterval = 100 * time.Millisecond
+
 func (p Detection) withDefaults() Detection {
 	if p.Count <= 0 {
 		p.Count = DefaultDetection.Count
@@ -56,6 +61,8 @@ type detector struct {
 	responder Responder
 	own       func(net.HardwareAddr) bool // of an interface of this node
 	log       *slog.Logger
+
+	judged time.Duration // when the kernel was last asked what it has heard
 
 	mu     sync.Mutex
 	probes map[entryKey]*probe
@@ -172,15 +179,17 @@ func (p *detector) step(now time.Duration) time.Duration {
 	p.mu.Lock()
 	batch := max(p.perSecond*int(tick)/int(time.Second), 1)
 	var send []probe
+	judges := p.judged == 0 || now-p.judged >= judgeInterval
 	var over, left []*probe
 	for _, one := range p.asking {
 		switch {
 		case one.sent < 0: // dropped
 			continue
 		case one.due > now || len(send) == batch:
-		case one.sent == p.how.Count:
+		case one.sent == p.how.Count && judges:
 			over = append(over, one)
 			continue
+		case one.sent == p.how.Count:
 		default:
 			one.sent++
 			one.due = now + p.how.Interval
@@ -208,6 +217,7 @@ func (p *detector) judge(over []*probe, now time.Duration) {
 	if len(over) == 0 {
 		return
 	}
+	p.judged = now
 	held, err := p.responder.Held()
 	if err != nil {
 		p.log.Error("list responder entries", "err", err)

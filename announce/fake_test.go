@@ -87,6 +87,7 @@ type fakeResponder struct {
 	until   time.Duration
 	macs    []net.HardwareAddr
 	fail    error
+	lists   int // calls of Held
 }
 
 func newFakeResponder() *fakeResponder { return &fakeResponder{entries: map[entryKey]Held{}} }
@@ -141,6 +142,7 @@ func (r *fakeResponder) Unmute(addr netip.Addr, ifindex int) error {
 func (r *fakeResponder) Held() ([]Held, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.lists++
 	return slices.Collect(maps.Values(r.entries)), r.fail
 }
 
