@@ -37,6 +37,9 @@ func (l *Lab) logFile(host, program string) string {
 	return filepath.Join(l.dir, logDir, host+"-"+program+".log")
 }
 
+// clockFile holds by how much the wall clock of a host's daemon is off.
+func (l *Lab) clockFile(host string) string { return filepath.Join(l.runDir(host), "clock-offset") }
+
 // daemonArgs are the command line of a host's seamarkd.
 func (l *Lab) daemonArgs(r record, h HostSpec) []string {
 	program := filepath.Join(r.BinDir, daemonProgram)
@@ -51,6 +54,7 @@ func (l *Lab) daemonArgs(r record, h HostSpec) []string {
 	argv := []string{
 		program, "--node-name", h.Name,
 		"--bpffs", l.bpffs(h.Name), "--state-dir", state, "--run-dir", l.runDir(h.Name),
+		"--clock-offset-file", l.clockFile(h.Name),
 	}
 	if r.ControlPlane == kubeControlPlane {
 		argv = append(argv, "--store", "kube", "--kubeconfig", l.nodeKubeconfig(h.Name))

@@ -266,6 +266,21 @@ func (l *Lab) StartAPI(ctx context.Context) error {
 	return l.Daemon(ctx, api, Start)
 }
 
+// StepClock puts the wall clock of a host's daemon off by so much ("1h", "-90m";
+// "0" ends it). All hosts have one kernel, and its clock.
+func (l *Lab) StepClock(host, offset string) error {
+	if _, err := l.Host(host); err != nil {
+		return err
+	}
+	if _, err := time.ParseDuration(offset); err != nil {
+		return fmt.Errorf("step clock of %s: %w", host, err)
+	}
+	if err := os.WriteFile(l.clockFile(host), []byte(offset), 0o600); err != nil {
+		return fmt.Errorf("step clock of %s: %w", host, err)
+	}
+	return nil
+}
+
 // DelayAPI holds back what goes between nodes and control plane, each way; 0
 // ends it.
 func (l *Lab) DelayAPI(ctx context.Context, d time.Duration) error {

@@ -39,6 +39,7 @@ type nodeFlags struct {
 	leaseRenew    time.Duration
 	restartGrace  time.Duration
 	drainOnCordon bool
+	clockOffset   string
 	probeFirst    bool
 
 	bfd bfdFlags
@@ -61,6 +62,8 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.leaseRenew, "lease-renew", time.Second, "how often the lease is renewed: one write to the store each")
 	fs.DurationVar(&f.restartGrace, "restart-grace", 30*time.Second, "how long a daemon that stopped cleanly keeps its addresses")
 	fs.BoolVar(&f.drainOnCordon, "drain-on-cordon", false, "nodes that are cordoned (spec.unschedulable) announce no addresses; the same on every node")
+	fs.StringVar(&f.clockOffset, "clock-offset-file", "", "file with a duration that the announcer's wall clock is off by, for tests of clocks that are stepped")
+	_ = fs.MarkHidden("clock-offset-file") // it exists: the line above
 	fs.BoolVar(&f.probeFirst, "detect-conflicts", true,
 		"ask the segment whether another machine has an address before it is announced for the first time, which takes 0.6 s (RFC 5227, RFC 4862)")
 	f.bfd.register(fs)

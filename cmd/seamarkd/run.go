@@ -77,8 +77,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	nodes := nodesWatch{db: db, writer: writer, source: src, log: log, expired: func(node string) bool { return announcer.Expired(node) }}
 	announcer = announce.New(announce.Config{
 		Node: node.name, DB: db, Writer: writer, Log: log,
-		Timing:      announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
-		Detection:   node.detection(),
+		Timing:    announce.Timing{Duration: node.leaseDuration, Renew: node.leaseRenew, Grace: node.restartGrace},
+		Detection: node.detection(), Clock: steppedClock{file: node.clockOffset},
 		Leases:      leases{src, decide},
 		LastRead:    src.LastRead,
 		Lock:        src.Lock(coordinatorLease, node.name),

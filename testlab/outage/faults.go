@@ -3,6 +3,7 @@ package outage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/seamark-lb/seamark/testlab"
@@ -80,10 +81,53 @@ var Faults = []Fault{
 	{Name: "coordinator SIGSTOPped", Lasts: moving, Dead: nobody,
 		Inject: func(ctx context.Context, l lab, c cast) error { return l.Daemon(ctx, c.coordinator, testlab.Pause) },
 		Heal:   func(ctx context.Context, l lab, c cast) error { return l.Daemon(ctx, c.coordinator, testlab.Resume) }},
+	{Name: "two coordinators, API slow", Lasts: moving, Dead: nobody, Inject: depose, Heal: returnDeposed},
+	{Name: "holder's clock an hour ahead", Lasts: moving, Dead: nobody, Inject: clockStep("1h"), Heal: clockStep("0")},
+	{Name: "coordinator's clock an hour behind", Lasts: moving, Dead: nobody, OneNode: true, Inject: clockStep("-1h"), Heal: clockStep("0")},
 	{Name: "all daemons restarted at once", Lasts: time.Second, Dead: nobody,
 		Inject: func(ctx context.Context, l lab, _ cast) error { return l.each(ctx, nodes, testlab.Stop) },
 		Heal:   func(ctx context.Context, l lab, _ cast) error { return l.each(ctx, nodes, testlab.Start) }},
 	{Name: "all leases deleted by hand", Inject: deleteLeases, Heal: nothing, Lasts: moving, Dead: nobody},
+}
+
+// clockStep sets the wall clock of the holder's daemon, as time synchronization does
+// with a machine whose clock was wrong. Nothing steps CLOCK_BOOTTIME.
+func clockStep(offset string) func(context.Context, lab, cast) error {
+	return func(_ context.Context, l lab, c cast) error { return l.StepClock(c.holder, offset) }
+}
+
+// slow is how long the API takes each way while coordinators change.
+const slow = 200 * time.Millisecond
+
+// depose keeps the coordinator from running until another is elected, with the
+// holder's daemon dead: the new one moves the address, which the old one, when it
+// is back, knows nothing of.
+func depose(ctx context.Context, l lab, c cast) error {
+	return errors.Join(l.DelayAPI(ctx, slow), l.Daemon(ctx, c.coordinator, testlab.Pause), l.Daemon(ctx, c.holder, testlab.Kill))
+}
+
+// returnDeposed lets it run again, and makes sure that it has decided nothing.
+func returnDeposed(ctx context.Context, l lab, c cast) error {
+	elected, err := l.status(ctx, back[0])
+	if err != nil {
+		return err
+	}
+	moved, err := l.announcement(ctx, back[0])
+	if err != nil {
+		return err
+	}
+	if elected.Coordinator.Identity == c.coordinator || moved.Node == c.holder {
+		return fmt.Errorf("after %v without its coordinator %s the lab has %s, and %s announces", moving, c.coordinator, elected.Coordinator.Identity, moved.Node)
+	}
+	if err := errors.Join(l.Daemon(ctx, c.coordinator, testlab.Resume), l.Daemon(ctx, c.holder, testlab.Start)); err != nil {
+		return err
+	}
+	pause(ctx, 3*time.Second)
+	now, err := l.announcement(ctx, back[0])
+	if err == nil && now != moved {
+		err = fmt.Errorf("the coordinator %s came back, and %+v became %+v", c.coordinator, moved, now)
+	}
+	return errors.Join(err, l.DelayAPI(ctx, 0))
 }
 
 // deleteLeases deletes the nodes' leases, as somebody who tidies up does.

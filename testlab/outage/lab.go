@@ -156,13 +156,24 @@ func (l lab) tell(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// holder asks a node who announces the VIP.
-func (l lab) holder(ctx context.Context, from string) (string, error) {
-	var a struct{ Node string }
-	err := l.seamark(ctx, &a, from, "get", "announcement", vip.String())
+// announcement is who announces the VIP; the generation tells how often that changed.
+type announcement struct {
+	Node       string
+	Generation int64
+}
+
+// announcement asks a node for it.
+func (l lab) announcement(ctx context.Context, from string) (a announcement, err error) {
+	err = l.seamark(ctx, &a, from, "get", "announcement", vip.String())
 	if err == nil && a.Node == "" {
 		err = errors.New("nobody announces the VIP")
 	}
+	return a, err
+}
+
+// holder asks a node who announces the VIP.
+func (l lab) holder(ctx context.Context, from string) (string, error) {
+	a, err := l.announcement(ctx, from)
 	return a.Node, err
 }
 
