@@ -26,6 +26,8 @@ type Inputs struct {
 	Services  []state.Service
 	Frontends []state.Frontend
 	Pools     []state.Pool
+	// Leave is how far this node is with going away.
+	Leave Leave
 	// Profiles of BFD that peers name.
 	Profiles []state.BFDProfile
 	// Passwords of peers, by the name of the BGPPeer.
@@ -157,7 +159,7 @@ func (d *decider) instance(row state.BGPInstance) {
 		d.out.Sessions = append(d.out.Sessions, session)
 		peers = append(peers, peerHere{peer, session.IPv4, session.IPv6})
 	}
-	d.out.Routes = append(d.out.Routes, d.routes(row.Name, peers)...)
+	d.out.Routes = append(d.out.Routes, leave(d.Leave, d.routes(row.Name, peers))...)
 }
 
 // routerID of a node without one: its first IPv4 address, or a number made of

@@ -23,6 +23,8 @@ const tagASN = 4294967295
 const (
 	exportPolicy = "seamark-export"
 	anyTag       = "^4294967295:"
+	// usualLocalPref is what routes have for internal peers that say nothing else.
+	usualLocalPref = 100
 )
 
 // route is a row with the tags of its offers.
@@ -233,7 +235,10 @@ func (i *instance) actions(one *offer, internal bool) *api.Actions {
 			a.Community.Communities = append(a.Community.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
 		}
 	}
-	if one.LocalPref != nil {
+	switch {
+	case one.LocalPref == nil: // said, since another offer may have given the route the lowest
+		a.LocalPref = &api.LocalPrefAction{Value: usualLocalPref}
+	case *one.LocalPref > 0:
 		a.LocalPref = &api.LocalPrefAction{Value: *one.LocalPref}
 	}
 	if one.MED != nil {

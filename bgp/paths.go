@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/seamark-lb/seamark/state"
 )
 
 func familyOf(v6 bool) *api.Family {
@@ -19,7 +22,7 @@ func familyOf(v6 bool) *api.Family {
 
 // pathOf is a route as GoBGP's table has it. The next hop is this end of each
 // session: an unspecified one is replaced by that.
-func pathOf(prefix netip.Prefix, tags []uint32) (*api.Path, error) {
+func pathOf(prefix netip.Prefix, tags []uint32, more ...proto.Message) (*api.Path, error) {
 	v6 := prefix.Addr().Is6()
 	path := &api.Path{Family: familyOf(v6)}
 	nlri := &api.IPAddressPrefix{Prefix: prefix.Addr().String(), PrefixLen: uint32(prefix.Bits())}
@@ -27,7 +30,7 @@ func pathOf(prefix netip.Prefix, tags []uint32) (*api.Path, error) {
 	if path.Nlri, err = anypb.New(nlri); err != nil {
 		return nil, err
 	}
-	attributes := []proto.Message{&api.OriginAttribute{Origin: 0}}
+	attributes := append([]proto.Message{&api.OriginAttribute{Origin: 0}}, more...)
 	if v6 {
 		attributes = append(attributes, &api.MpReachNLRIAttribute{Family: familyOf(true), NextHops: []string{"::"}, Nlris: []*anypb.Any{path.Nlri}})
 	} else {
@@ -49,7 +52,11 @@ func pathOf(prefix netip.Prefix, tags []uint32) (*api.Path, error) {
 
 // addPath puts a route into the table, in place of the one of its prefix.
 func (i *instance) addPath(ctx context.Context, r *route) error {
-	path, err := pathOf(r.row.Prefix, r.tags)
+	var more []proto.Message
+	if slices.ContainsFunc(r.row.Offers, func(o state.BGPOffer) bool { return o.LocalPref != nil && *o.LocalPref == 0 }) {
+		more = append(more, &api.LocalPrefAttribute{LocalPref: 0}) // which no policy can set
+	}
+	path, err := pathOf(r.row.Prefix, r.tags, more...)
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,8 @@ func (i *instance) stop(ctx context.Context) {
 }
 
 // Close ends all sessions. Where a peer keeps the routes of a daemon that
-// restarts (RFC 4724), it must not be told: the sessions end with the process.
+// restarts (RFC 4724), and there are any, it must not be told: the sessions end
+// with the process.
 func (s *Speaker) Close(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,7 +187,7 @@ func (s *Speaker) Close(ctx context.Context) {
 			continue
 		}
 		for _, session := range i.sessions {
-			if session.row.GracefulRestart > 0 {
+			if session.row.GracefulRestart > 0 && len(i.routes) > 0 {
 				continue
 			}
 			if err := i.deletePeer(ctx, session); err != nil {

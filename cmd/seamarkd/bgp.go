@@ -5,17 +5,33 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/seamark-lb/seamark/bgp"
 	"github.com/seamark-lb/seamark/state"
 )
 
+// leavingMark is set when the machine shuts down.
+const leavingMark = "leaving"
+
+// leaves says whether this node is to go away from its routers, and how long they
+// may take to find other paths.
+func (d *deciders) leaves(snap state.Snapshot, node state.Node) (bool, time.Duration) {
+	if state.Marked(snap, leavingMark) {
+		return true, min(d.bgpDrainDelay, maxShutdownDelay)
+	}
+	lease, _ := d.db.NodeLeases.Get(snap, d.node)
+	return lease.Drained || d.drainOnCordon && node.Unschedulable, d.bgpDrainDelay
+}
+
 // bgp decides what this node speaks with whom over BGP, and what it advertises.
 func (d *deciders) bgp(ctx context.Context) error {
 	db := d.db
+	var drain bgp.Drain
+	var next <-chan struct{} // closes when the drain goes on; nil: not by time
 	return db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
-		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && db.BFDProfiles.Synced(snap) && d.served(snap) &&
+		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && db.BFDProfiles.Synced(snap) && db.NodeLeases.Synced(snap) && d.served(snap) &&
 			state.Marked(snap, decidedMark(db.Frontends.Name()))
 		if !known {
 			return
@@ -30,18 +46,26 @@ func (d *deciders) bgp(ctx context.Context) error {
 		}
 		node, _ := d.self(snap)
 		node.Name = d.node
+		asked, delay := d.leaves(snap, node)
+		leave, wait := drain.Step(asked, delay, time.Now())
+		if next = nil; wait > 0 {
+			over := make(chan struct{})
+			time.AfterFunc(wait, func() { close(over) })
+			next = over
+		}
 		peers := db.BGPPeers.Rows(snap)
 		passwords, problems := readPasswords(peers, db.Secrets.Rows(snap))
 		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
 		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: instances, Peers: peers,
 			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
-			Profiles: db.BFDProfiles.Rows(snap), Passwords: passwords})
+			Profiles: db.BFDProfiles.Rows(snap), Passwords: passwords, Leave: leave})
 		want(d, db.BGPSpeakers, decision.Speakers)
 		want(d, db.BGPSessions, decision.Sessions)
 		want(d, db.BGPRoutes, decision.Routes)
 		d.report("bgp", append(problems, decision.Problems...))
 	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.BFDProfiles.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(), db.Secrets.Watch(),
-		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged)
+		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged,
+		func(state.Snapshot) <-chan struct{} { return next })
 }
 
 // readPasswords returns the passwords of peers, of the Secrets and the files that

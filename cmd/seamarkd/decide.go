@@ -23,7 +23,10 @@ type deciders struct {
 	appliance netip.Addr
 	// defaults of this node's frontends.
 	defaults datapath.Defaults
-	log      *slog.Logger
+	// bgpDrainDelay and drainOnCordon are the flags.
+	bgpDrainDelay time.Duration
+	drainOnCordon bool
+	log           *slog.Logger
 }
 
 // report makes problems those that the named decider finds, and logs new ones.

@@ -40,6 +40,7 @@ type nodeFlags struct {
 	restartGrace  time.Duration
 	drainOnCordon bool
 	clockOffset   string
+	bgpDrainDelay time.Duration
 	probeFirst    bool
 
 	bfd bfdFlags
@@ -66,9 +67,14 @@ func (f *nodeFlags) register(fs *pflag.FlagSet) {
 	_ = fs.MarkHidden("clock-offset-file") // it exists: the line above
 	fs.BoolVar(&f.probeFirst, "detect-conflicts", true,
 		"ask the segment whether another machine has an address before it is announced for the first time, which takes 0.6 s (RFC 5227, RFC 4862)")
+	fs.DurationVar(&f.bgpDrainDelay, "bgp-drain-delay", 5*time.Second,
+		"how long routers have to find other paths before a node that is drained, or shuts down, withdraws its routes (GRACEFUL_SHUTDOWN, RFC 8326)")
 	f.bfd.register(fs)
 	f.observe.register(fs)
 }
+
+// maxDrainDelay bounds --bgp-drain-delay.
+const maxDrainDelay = 10 * time.Minute
 
 // Values of --mode.
 const (
@@ -115,6 +121,9 @@ func (f *nodeFlags) complete() error {
 	}
 	if f.restartGrace < f.leaseDuration {
 		return fmt.Errorf("--restart-grace %v is less than --lease-duration %v: every restart would move addresses", f.restartGrace, f.leaseDuration)
+	}
+	if f.bgpDrainDelay < 0 || f.bgpDrainDelay > maxDrainDelay {
+		return fmt.Errorf("--bgp-drain-delay %v: want 0s to %v", f.bgpDrainDelay, maxDrainDelay)
 	}
 	if err := errors.Join(f.bfd.validate(), f.observe.validate()); err != nil {
 		return err

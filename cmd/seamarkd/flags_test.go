@@ -33,6 +33,7 @@ func TestFlagsRefused(t *testing.T) {
 		{"--restart-grace 1s", []string{"--restart-grace 1s", "--lease-duration 3s"}},
 		{"--lease-renew 0s", []string{"--lease-renew 0s"}},
 		{"--bfd on", []string{`--bfd "on"`, "auto, true or false"}},
+		{"--bgp-drain-delay 11m", []string{"--bgp-drain-delay 11m0s", "0s to 10m0s"}},
 		{"--bfd-interval 40ms", []string{"--bfd-interval 40ms", "50ms to 1s"}},
 		{"--bfd-multiplier 1", []string{"--bfd-multiplier 1", "2 or more"}},
 		{"--mode appliance", []string{`--mode "appliance"`, "node or lb"}},

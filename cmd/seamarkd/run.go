@@ -68,7 +68,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	src := engine.source
 	defer src.Close()
 
-	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log}
+	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log,
+		bgpDrainDelay: node.bgpDrainDelay, drainOnCordon: node.drainOnCordon}
 	if node.mode == modeLB {
 		decide.appliance = addr
 	}
@@ -89,7 +90,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Appliance: node.mode == modeLB, DrainOnCordon: node.drainOnCordon,
 	})
 
-	ctx, end := departure{db: db, node: node.name, release: announcer.Release, within: releaseWithin, log: log}.outlast(ctx)
+	ctx, end := departure{db: db, writer: writer, node: node.name, release: announcer.Release, within: releaseWithin, log: log}.outlast(ctx)
 	defer end()
 	// The announcer's last word is a write to the store: what it needs for that
 	// ends after it.

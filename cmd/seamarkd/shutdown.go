@@ -14,12 +14,17 @@ import (
 // within the 15 s that systemd's unit and the DaemonSet have it stop in.
 const releaseWithin = 8 * time.Second
 
+// maxShutdownDelay is how long routers have at most, within that, to find other
+// paths before the routes of a machine that shuts down are withdrawn.
+const maxShutdownDelay = 5 * time.Second
+
 // departure is the difference between a daemon that stops, whose addresses wait
 // for the next one (--restart-grace), and one that stops with its machine, whose
 // addresses are to be other nodes' first.
 type departure struct {
-	db   *state.DB
-	node string
+	db     *state.DB
+	writer *state.Writer
+	node   string
 	// release has the coordinator move this node's addresses (announce.Announcer's).
 	release func(context.Context) error
 	within  time.Duration
@@ -27,7 +32,7 @@ type departure struct {
 }
 
 // outlast returns a context that ends with ctx or, when the machine shuts down
-// then, once this node answers for no address any more. end ends it in any case.
+// then, once this node answers for no address any more and advertises none. end ends it in any case.
 func (d departure) outlast(ctx context.Context) (work context.Context, end func()) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -44,17 +49,21 @@ func (d departure) leave(ctx context.Context) {
 		return
 	}
 	d.log.Info("the machine shuts down: this node's addresses go to others")
-	if err := d.release(ctx); err != nil {
+	d.writer.Update(func(tx *state.Tx) { tx.Mark(leavingMark) })
+	err := d.release(ctx)
+	if err != nil {
 		d.log.Warn("release addresses: they go to others when the lease ends", "err", err)
-		return
 	}
 	for {
 		snap := d.db.Snapshot()
-		left := len(d.db.Announcements.Rows(snap))
+		left := len(d.db.BGPRoutes.Rows(snap))
+		if err == nil { // else nobody takes them
+			left += len(d.db.Announcements.Rows(snap))
+		}
 		if left == 0 {
 			return
 		}
-		if state.Wait(ctx, snap, d.within, d.db.Announcements.Watch()) != nil {
+		if state.Wait(ctx, snap, d.within, d.db.Announcements.Watch(), d.db.BGPRoutes.Watch()) != nil {
 			d.log.Warn("release addresses: not all have gone over in time", "left", left, "waited", d.within)
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,7 +29,7 @@ func leaving(release func() error) (d departure, forget func()) {
 	db, w := state.New()
 	row := state.Announcement{Addr: address(211), Interface: "eth1"}
 	w.Update(func(tx *state.Tx) { db.Announcements.Put(tx, row) })
-	return departure{db: db, node: "n", within: 10 * time.Second, log: slog.New(slog.DiscardHandler),
+	return departure{db: db, writer: w, node: "n", within: 10 * time.Second, log: slog.New(slog.DiscardHandler),
 			release: func(context.Context) error { return release() }},
 		func() { w.Update(func(tx *state.Tx) { db.Announcements.Delete(tx, row.RowKey()) }) }
 }
@@ -59,6 +60,23 @@ func TestDeparture(t *testing.T) {
 			t.Error("it ended while an address was announced")
 		}
 		forget()
+		next(t, "the daemon ends", work.Done())
+	})
+	t.Run("with the machine, and routes", func(t *testing.T) {
+		systemctl(t, "stopping")
+		d, _ := leaving(func() error { return errors.New("the store is down") })
+		route := state.BGPRoute{Instance: "tor", Prefix: netip.PrefixFrom(address(211), 32)}
+		d.writer.Update(func(tx *state.Tx) { d.db.BGPRoutes.Put(tx, route) })
+		snap := d.db.Snapshot()
+		ctx, stop := context.WithCancel(t.Context())
+		work, end := d.outlast(ctx)
+		defer end()
+		stop()
+		next(t, "the node is said to leave", d.db.MarksChanged(snap))
+		if work.Err() != nil {
+			t.Error("it ended while a route was advertised")
+		}
+		d.writer.Update(func(tx *state.Tx) { d.db.BGPRoutes.Delete(tx, route.RowKey()) })
 		next(t, "the daemon ends", work.Done())
 	})
 	t.Run("with the machine, as its kubelet says", func(t *testing.T) {
