@@ -18,10 +18,12 @@ type logger struct {
 	mu     sync.Mutex
 	errors map[string]string // by the peer's address
 	downs  map[string]int    // how often its session ended that was established
+	// told are peers of which a NOTIFICATION was told since the last change of state.
+	told map[string]bool
 }
 
 func newLogger(log *slog.Logger) *logger {
-	return &logger{log: log, errors: map[string]string{}, downs: map[string]int{}}
+	return &logger{log: log, errors: map[string]string{}, downs: map[string]int{}, told: map[string]bool{}}
 }
 
 var _ gobgplog.Logger = (*logger)(nil)
@@ -64,26 +66,33 @@ func (l *logger) write(level slog.Level, msg string, fields gobgplog.Fields) {
 func (l *logger) note(msg string, fields gobgplog.Fields) {
 	peer, _ := fields["Key"].(string)
 	why := ""
-	switch msg {
-	case "Peer Down":
-		why = fmt.Sprint("session ended: ", fields["Reason"])
-	case "failed to connect":
-		why = fmt.Sprint("cannot connect: ", fields["Error"])
-	case "sent notification":
-		why = fmt.Sprint("refused: ", fields["Data"])
-	case "received notification":
-		code, _ := fields["Code"].(uint8)
-		subcode, _ := fields["Subcode"].(uint8)
-		why = "the peer refused: " + packet.NewNotificationErrorCode(code, subcode).String()
-	}
-	if why == "" || peer == "" {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.errors[peer] = why
-	if msg == "Peer Down" {
+	told := l.told[peer]
+	switch msg {
+	case "state changed":
+		delete(l.told, peer)
+		if from, to := fmt.Sprint(fields["old"]), fmt.Sprint(fields["new"]); !told && to == "BGP_FSM_IDLE" {
+			why = whyNotEstablished(from)
+		}
+	case "Peer Down":
+		why = whyDown(fmt.Sprint(fields["Reason"]))
 		l.downs[peer]++
+	case "failed to connect":
+		err, _ := fields["Error"].(error)
+		why = whyUnreachable(err)
+	case "sent notification", "received notification":
+		n := notification{}
+		n.code, _ = fields["Code"].(uint8)
+		n.subcode, _ = fields["Subcode"].(uint8)
+		if e, ok := fields["Data"].(*packet.MessageError); ok {
+			n = notification{e.TypeCode, e.SubTypeCode}
+		}
+		why = n.why(msg == "sent notification")
+		l.told[peer] = true
+	}
+	if why != "" && peer != "" {
+		l.errors[peer] = why
 	}
 }
 
@@ -105,4 +114,5 @@ func (l *logger) forget(peer string) {
 	defer l.mu.Unlock()
 	delete(l.errors, peer)
 	delete(l.downs, peer)
+	delete(l.told, peer)
 }
