@@ -60,6 +60,16 @@ func routesOf(d Decision) string {
 	return strings.Join(lines, "; ")
 }
 
+// exposed makes ClusterIPs what is advertised, and returns their frontend.
+func exposed(in *Inputs) *state.Frontend {
+	in.Advertisements[0].Addresses[0].Kind = state.KindClusterIP
+	in.Services[0].ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.7")}
+	f := in.Frontends[0]
+	f.Addr, f.Kind, f.Exposed, f.Inside, f.Backends = in.Services[0].ClusterIPs[0], state.KindClusterIP, true, f.Backends, nil
+	in.Frontends = append(in.Frontends, f)
+	return &in.Frontends[len(in.Frontends)-1]
+}
+
 const both = "tor/192.168.10.211/32 all→router; tor/fd00:10::211/128 all→router"
 
 func TestRoutes(t *testing.T) {
@@ -85,6 +95,17 @@ func TestRoutes(t *testing.T) {
 		{"no backend", ask(func(in *Inputs) { in.Frontends[0].Backends = nil }), "tor/fd00:10::211/128 all→router"},
 		{"served no more", ask(func(in *Inputs) { in.Frontends[0].Status.Phase = state.Deleting }), "tor/fd00:10::211/128 all→router"},
 		{"pods", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Kind = "" }), "tor/172.20.1.0/24 all→router"},
+		{"ClusterIPs", ask(func(in *Inputs) { exposed(in) }), "tor/10.96.0.7/32 all→router"},
+		{"ClusterIPs that are not served from outside", ask(func(in *Inputs) { exposed(in).Exposed = false }), ""},
+		{"ClusterIPs without a backend", ask(func(in *Inputs) { exposed(in).Inside = nil }), ""},
+		{"aggregated ClusterIPs", ask(func(in *Inputs) {
+			exposed(in)
+			in.Advertisements[0].Addresses[0].Aggregate4, in.Services[0].ExternalTrafficPolicyLocal = 16, true
+		}), "tor/10.96.0.0/16 all→router"},
+		{"ClusterIPs that are Local", ask(func(in *Inputs) {
+			exposed(in)
+			in.Advertisements[0].Addresses[0].Aggregate4, in.Services[0].InternalTrafficPolicyLocal = 16, true
+		}), "tor/10.96.0.7/32 all→router"},
 		{"aggregates", ask(func(in *Inputs) {
 			in.Advertisements[0].Addresses[0].Aggregate4, in.Advertisements[0].Addresses[0].Aggregate6 = 24, 64
 		}), "tor/192.168.10.0/24 all→router; tor/fd00:10::/64 all→router"},

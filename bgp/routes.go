@@ -114,7 +114,11 @@ func aggregate(of state.BGPAddresses, svc *state.Service, a netip.Addr) netip.Pr
 	if a.Is6() {
 		length = int(of.Aggregate6)
 	}
-	if length == 0 || svc.ExternalTrafficPolicyLocal {
+	local := svc.ExternalTrafficPolicyLocal
+	if of.Kind == state.KindClusterIP {
+		local = svc.InternalTrafficPolicyLocal
+	}
+	if length == 0 || local {
 		length = a.BitLen()
 	}
 	return netip.PrefixFrom(a, length).Masked()
@@ -150,6 +154,8 @@ func addressesOf(svc *state.Service, kind state.FrontendKind) []netip.Addr {
 		}
 	case state.KindExternalIP:
 		return svc.ExternalIPs
+	case state.KindClusterIP:
+		return svc.ClusterIPs
 	}
 	return nil
 }
@@ -158,6 +164,9 @@ func addressesOf(svc *state.Service, kind state.FrontendKind) []netip.Addr {
 // have those of the whole cluster, or of this node where the policy is Local.
 func (d *decider) reachable(svc *state.Service, a netip.Addr) bool {
 	return slices.ContainsFunc(d.frontends[a], func(f *state.Frontend) bool {
+		if f.Kind == state.KindClusterIP {
+			return f.Service == svc.Name && f.Status.Wanted() && f.Exposed && len(f.Inside) > 0
+		}
 		return f.Service == svc.Name && f.Status.Wanted() && len(f.Backends) > 0
 	})
 }

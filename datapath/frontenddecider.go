@@ -39,7 +39,7 @@ func (d *FrontendDecider) Reads() []state.Watch {
 func (d *FrontendDecider) others() []state.Watch {
 	db := d.DB
 	return []state.Watch{db.Services.Watch(), db.Nodes.Watch(), db.Pools.Watch(), db.Devices.Watch(), db.Agents.Watch(),
-		db.Endpoints.Watch(), db.Attachments.Watch()}
+		db.Endpoints.Watch(), db.Attachments.Watch(), db.BGPAdvertisements.Watch(), db.BGPInstances.Watch()}
 }
 
 // Decide returns the frontends of the snapshot, or when all is false, those that

@@ -9,25 +9,29 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// forwarding is how the packets of a frontend with these backends reach them on
-// other nodes, and in which tunnel.
+// forwarding is how the packets of a frontend reach its backends on other nodes,
+// and in which tunnel.
 //
 // A node port is at addresses of this node, which no other node serves: its
 // packets are translated here. SCTP's checksum covers its ports, and nothing in
 // the datapath can mend it: what would change a port is not for SCTP.
-func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, kind state.FrontendKind, backends []state.Backend) (state.Forwarding, state.Dispatch) {
+func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, row state.Frontend) (state.Forwarding, state.Dispatch) {
+	backends := row.Backends
+	if row.Exposed {
+		backends = row.Inside // the ClusterIP has these alone
+	}
 	ref := state.ServiceRef(svc.Name)
 	mode := cmp.Or(svc.Forwarding, r.in.Defaults.Forwarding, state.ForwardDSR)
 	dispatch := cmp.Or(svc.Dispatch, r.in.Defaults.Dispatch, state.DispatchIPIP)
 	switch {
-	case kind == state.KindClusterIP:
+	case row.Kind == state.KindClusterIP && !row.Exposed:
 		return state.ForwardDSR, dispatch // pods' packets are translated where they start
 	case port.Protocol == state.SCTP:
 		if svc.Forwarding == state.ForwardSNAT {
 			r.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),
 				"write dsr or hybrid")
 		}
-	case kind == state.KindNodePort:
+	case row.Kind == state.KindNodePort:
 		nowhere := func(b state.Backend) bool { return b.Node == "" }
 		if svc.ExternalTrafficPolicyLocal && !slices.ContainsFunc(backends, nowhere) {
 			return state.ForwardDSR, dispatch // all are on this node

@@ -62,7 +62,9 @@ type FrontendInput struct {
 	NodePortAddrs, HostPortAddrs []netip.Addr
 	// Inside: ClusterIPs and node ports are served here, and not by kube-proxy.
 	// (Never those of a Service that is labelled as another proxy's.)
-	Inside   bool
+	Inside bool
+	// Exposed says of which Services the ClusterIPs are served from outside; nil: of none.
+	Exposed  func(*state.Service) bool
 	Defaults Defaults
 }
 
@@ -79,7 +81,7 @@ func FrontendsOf(db *state.DB, snap state.Snapshot, node string, defaults Defaul
 // frontendInput is what a snapshot holds, and the Problems of what is left out.
 func frontendInput(db *state.DB, snap state.Snapshot, node string, defaults Defaults) (FrontendInput, []state.Problem) {
 	in := FrontendInput{NodeIPs: map[netip.Addr]bool{}, Slices: db.EndpointSlices.Rows(snap), Endpoints: db.Endpoints.Rows(snap), Down: down(db, snap),
-		Inside: defaults.KubeProxyReplacement.in(db, snap), Defaults: defaults}
+		Inside: defaults.KubeProxyReplacement.in(db, snap), Exposed: state.ExposedClusterIPs(db, snap), Defaults: defaults}
 	var problems []state.Problem
 	in.Services, problems = state.Rightful(db, snap)
 	var registered bool
@@ -309,9 +311,10 @@ func (r *frontendRun) serve(svc *state.Service, port servicePortAt, at serviceAd
 	chosen := c.outside
 	if at.kind == state.KindClusterIP {
 		chosen = c.clusterIP
+		row.Exposed = r.in.Exposed != nil && r.in.Exposed(svc)
 	}
 	row.Backends, row.Inside, row.Draining = chosen.backends, chosen.inside, chosen.draining
-	row.Forwarding, row.Dispatch = r.forwarding(svc, port, at.kind, row.Backends)
+	row.Forwarding, row.Dispatch = r.forwarding(svc, port, row)
 	if at.kind == state.KindLoadBalancer && svc.SourceRanges != nil {
 		row.Sources = r.sources(svc, at.addr)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func backend(addr, node, condition string) state.Backend {
@@ -465,4 +466,69 @@ func TestHoldWhileAnnounced(t *testing.T) {
 		db.Announcements.Delete(tx, announcement.RowKey())
 	})
 	check("withdrawn", leaving, "")
+}
+
+// A ClusterIP that is advertised is served from outside, and forwarded as its
+// Service says by the backends that it has; any other is for pods alone.
+func TestFrontendsExposed(t *testing.T) {
+	svc := state.Service{Name: named("a/web"), Type: "ClusterIP", ClusterIPs: addrList("10.96.0.7"), InternalTrafficPolicyLocal: true,
+		Forwarding: state.ForwardSNAT, Ports: []state.ServicePort{{Protocol: state.TCP, Port: 80}}}
+	slice := endpointsOf(svc, 8080, backend("172.20.1.1", "w1", "ready"), backend("172.20.2.1", "w2", "ready"))
+	for _, c := range []struct {
+		exposed func(*state.Service) bool
+		want    string
+	}{
+		{nil, "false dsr 172.20.1.1:8080"},
+		{func(*state.Service) bool { return false }, "false dsr 172.20.1.1:8080"},
+		{func(s *state.Service) bool { return s.Name == svc.Name }, "true snat 172.20.1.1:8080"},
+	} {
+		rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true, Exposed: c.exposed,
+			Slices: []state.EndpointSlice{slice}})
+		if len(rows) != 1 || len(problems) > 0 {
+			t.Fatalf("rows %+v, problems %v", rows, problems)
+		}
+		if got := fmt.Sprintf("%v %s %s", rows[0].Exposed, rows[0].Forwarding, listed(rows[0].Inside)); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+}
+
+// Which ClusterIPs are exposed is what advertisements select, if there is an
+// instance that could say it to anybody; the decider hears of a change.
+func TestExposedClusterIPs(t *testing.T) {
+	db, writer := state.New()
+	web, other := state.Service{Name: named("a/web"), Labels: map[string]string{"app": "web"}}, state.Service{Name: named("a/other")}
+	exposed := func() string {
+		is := state.ExposedClusterIPs(db, db.Snapshot())
+		return fmt.Sprint(is(&web), is(&other))
+	}
+	decider := &FrontendDecider{DB: db, Node: "w1"}
+	decider.Decide(db.Snapshot(), true)
+	for _, step := range []struct {
+		do   func(*state.Tx)
+		want string
+	}{
+		{func(*state.Tx) {}, "false false"},
+		{func(tx *state.Tx) {
+			db.BGPAdvertisements.Put(tx, state.BGPAdvertisement{Name: "ips", Addresses: []state.BGPAddresses{{Kind: state.KindLoadBalancer},
+				{Kind: state.KindClusterIP, ServiceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}})
+		}, "false false"},
+		{func(tx *state.Tx) { db.BGPInstances.Put(tx, state.BGPInstance{Name: "lab"}) }, "true false"},
+		{func(tx *state.Tx) {
+			db.BGPAdvertisements.Put(tx, state.BGPAdvertisement{Name: "more", Addresses: []state.BGPAddresses{{Kind: state.KindClusterIP}}})
+		}, "true true"},
+		{func(tx *state.Tx) {
+			db.BGPAdvertisements.Delete(tx, "ips")
+			db.BGPAdvertisements.Delete(tx, "more")
+		}, "false false"},
+	} {
+		before := exposed()
+		writer.Update(step.do)
+		if got := exposed(); got != step.want {
+			t.Errorf("got %s, want %s", got, step.want)
+		}
+		if _, _, all := decider.Decide(db.Snapshot(), false); !all && before != step.want {
+			t.Error("the decider has not heard of it")
+		}
+	}
 }

@@ -290,9 +290,12 @@ func ownsAddress(row state.Frontend) bool {
 	return row.Kind != state.KindNodePort && row.Kind != state.KindHostPort
 }
 
+// forPodsAlone says whether what comes from outside is not the frontend's.
+func forPodsAlone(row state.Frontend) bool { return row.Kind == state.KindClusterIP && !row.Exposed }
+
 func flagsOf(row state.Frontend) (flags FrontendFlags) {
 	for flag, set := range map[FrontendFlags]bool{
-		FrontendInside:   row.Kind == state.KindClusterIP,
+		FrontendInside:   forPodsAlone(row),
 		FrontendSNAT:     row.Forwarding == state.ForwardSNAT,
 		FrontendGeneve:   row.Forwarding != state.ForwardSNAT && row.Dispatch == state.DispatchGeneve,
 		FrontendAffinity: row.Affinity > 0,
@@ -487,7 +490,7 @@ func (t *FrontendTarget) wantAddress(key FrontendKey, row state.Frontend) {
 	if t.addrs[key.Addr] == nil {
 		t.addrs[key.Addr] = map[FrontendKey]addressNeed{}
 	}
-	t.addrs[key.Addr][key] = addressNeed{inside: row.Kind == state.KindClusterIP, refuse: row.Refuse}
+	t.addrs[key.Addr][key] = addressNeed{inside: forPodsAlone(row), refuse: row.Refuse}
 }
 
 // putAddress makes the kernel have the address's own row as its frontends

@@ -44,6 +44,7 @@ func TestFrontendFlags(t *testing.T) {
 		{func(*state.Frontend) {}, 0, "address"},
 		{kind(state.KindExternalIP), 0, "address"},
 		{kind(state.KindClusterIP), FrontendInside, "address,inside"},
+		{func(r *state.Frontend) { r.Kind, r.Exposed = state.KindClusterIP, true }, 0, "address"},
 		{kind(state.KindNodePort), 0, ""},
 		{kind(state.KindHostPort), 0, ""},
 		{func(r *state.Frontend) { r.Forwarding = state.ForwardSNAT; r.Dispatch = state.DispatchGeneve }, FrontendSNAT, "address"},

@@ -142,20 +142,13 @@ func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {
 	return c
 }
 
-// BGPAdvertisementRow is the row of a BGPAdvertisement, with what of it is not in force.
+// BGPAdvertisementRow is the row of a BGPAdvertisement. All of it is in force.
 func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) (state.BGPAdvertisement, Problems) {
 	row := state.BGPAdvertisement{Name: a.Name, Origin: KindBGPAdvertisement().ref(a.Name), Labels: a.Labels, Peers: a.Spec.Peers,
 		PeerSelector: a.Spec.PeerSelector, NodeSelectors: a.Spec.NodeSelectors}
 	kinds := map[v1alpha1.AdvertisementType]state.FrontendKind{v1alpha1.AdvertiseLoadBalancer: state.KindLoadBalancer,
-		v1alpha1.AdvertiseExternalIP: state.KindExternalIP}
-	var unhonoured Problems
-	for i, one := range a.Spec.Advertisements {
-		path := fmt.Sprintf("spec.advertisements[%d]", i)
-		if one.Type == v1alpha1.AdvertiseClusterIP {
-			// A node's programs take packets to them from its pods alone: the others would go back to the router.
-			unhonoured.add(path+".type", "use LoadBalancer or ExternalIP", "ClusterIPs are served to pods alone, and not advertised")
-			continue
-		}
+		v1alpha1.AdvertiseExternalIP: state.KindExternalIP, v1alpha1.AdvertiseClusterIP: state.KindClusterIP}
+	for _, one := range a.Spec.Advertisements {
 		addresses := state.BGPAddresses{Kind: kinds[one.Type], ServiceSelector: one.ServiceSelector, Pools: one.Pools, PoolSelector: one.PoolSelector,
 			Aggregate4: uint8(one.AggregationLengthIPv4), Aggregate6: uint8(one.AggregationLengthIPv6)}
 		if one.Attributes != nil {
@@ -163,7 +156,7 @@ func BGPAdvertisementRow(a *v1alpha1.BGPAdvertisement) (state.BGPAdvertisement, 
 		}
 		row.Addresses = append(row.Addresses, addresses)
 	}
-	return row, unhonoured
+	return row, nil
 }
 
 func bgpAttributes(a *v1alpha1.BGPAttributes) state.BGPAttributes {

@@ -130,7 +130,7 @@ type BGPAdvertisement struct {
 
 // BGPAddresses are addresses of one kind that are advertised.
 type BGPAddresses struct {
-	Kind            FrontendKind // KindLoadBalancer or KindExternalIP; "": the node's pod CIDRs
+	Kind            FrontendKind // KindLoadBalancer, KindExternalIP or KindClusterIP; "": the node's pod CIDRs
 	ServiceSelector *metav1.LabelSelector
 	// Pools (by Pool.Called) and PoolSelector limit those of KindLoadBalancer; both absent: any pool.
 	Pools        []string

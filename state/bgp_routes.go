@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // BGPImport is a prefix that is taken from a peer, alone or with longer ones inside it.
@@ -42,6 +45,35 @@ func (r BGPReceived) Equal(s BGPReceived) bool {
 	return r.Instance == s.Instance && r.Peer == s.Peer && r.Prefix == s.Prefix && slices.Equal(r.NextHops, s.NextHops) &&
 		slices.Equal(r.ASPath, s.ASPath) && r.PathLength == s.PathLength && r.Internal == s.Internal && r.Origin == s.Origin &&
 		r.LocalPref == s.LocalPref && r.MED == s.MED
+}
+
+// ExposedClusterIPs returns what says of a Service whether its ClusterIPs are
+// advertised to routers, by any node: a node that gets a packet for one may send it
+// to a pod of any other, which is to serve the address from outside as well.
+func ExposedClusterIPs(db *DB, r Reader) func(*Service) bool {
+	var selectors []labels.Selector
+	for a := range db.BGPAdvertisements.All(r) {
+		for _, addresses := range a.Addresses {
+			if addresses.Kind != KindClusterIP {
+				continue
+			}
+			selector := labels.Everything()
+			if addresses.ServiceSelector != nil {
+				var err error
+				if selector, err = metav1.LabelSelectorAsSelector(addresses.ServiceSelector); err != nil {
+					continue // it was refused where it was written, and selects nothing
+				}
+			}
+			selectors = append(selectors, selector)
+		}
+	}
+	spoken := false
+	for range db.BGPInstances.All(r) {
+		spoken = true
+	}
+	return func(svc *Service) bool {
+		return spoken && slices.ContainsFunc(selectors, func(s labels.Selector) bool { return s.Matches(ServiceLabels{svc}) })
+	}
 }
 
 // KernelRoute is a route of this node's kernel that BGP is the reason for.

@@ -202,6 +202,9 @@ type Frontend struct {
 	// TableSize is the number of slots of the Maglev table, a prime; 0: by the
 	// number of backends.
 	TableSize uint32
+	// Exposed: a ClusterIP that is served to packets from outside, too, since it is
+	// advertised to routers. They go to the Inside backends.
+	Exposed bool
 	// Refuse: what has no backend is answered (TCP RST, ICMP port
 	// unreachable), not dropped in silence.
 	Refuse bool
@@ -211,7 +214,8 @@ type Frontend struct {
 // FrontendKind says where a frontend's address comes from.
 type FrontendKind string
 
-// The kinds of frontend. A ClusterIP is served to pods of this node only.
+// The kinds of frontend. A ClusterIP is served to pods of this node only, unless it
+// is Exposed.
 const (
 	KindLoadBalancer FrontendKind = "LoadBalancer"
 	KindExternalIP   FrontendKind = "ExternalIP"
@@ -255,7 +259,7 @@ func (f Frontend) WithStatus(s Status) Frontend { f.Status = s; return f }
 func (f Frontend) SameSpec(g Frontend) bool {
 	return f.Addr == g.Addr && f.Port == g.Port && f.Protocol == g.Protocol && f.Service == g.Service &&
 		f.PortName == g.PortName && f.Kind == g.Kind && f.Forwarding == g.Forwarding && f.Dispatch == g.Dispatch &&
-		f.Affinity == g.Affinity && f.TableSize == g.TableSize && f.Refuse == g.Refuse &&
+		f.Affinity == g.Affinity && f.TableSize == g.TableSize && f.Refuse == g.Refuse && f.Exposed == g.Exposed &&
 		slices.Equal(f.Backends, g.Backends) && slices.Equal(f.Inside, g.Inside) &&
 		slices.Equal(f.Draining, g.Draining) && (f.Sources == nil) == (g.Sources == nil) && slices.Equal(f.Sources, g.Sources)
 }

@@ -55,10 +55,10 @@ func want[T state.Reconcilable[T]](d *deciders, t state.Table[T], rows []T) {
 }
 
 // frontendsKnown says whether all is known that frontends are decided by. By less,
-// those of node ports and of pods would go for a moment at each start, and
-// backends that are down come back.
+// those of node ports and of pods would go for a moment at each start, ClusterIPs
+// that are advertised would be for pods alone, and backends that are down come back.
 func (d *deciders) frontendsKnown(snap state.Snapshot) bool {
-	return d.served(snap) && state.Marked(snap, probe.Checked)
+	return d.served(snap) && state.Marked(snap, probe.Checked) && d.db.BGPAdvertisements.Synced(snap) && d.db.BGPInstances.Synced(snap)
 }
 
 // served says whether it is known what is to be served at which addresses.

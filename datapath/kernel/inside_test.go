@@ -292,3 +292,33 @@ func TestInsideAffinity(t *testing.T) {
 		}
 	})
 }
+
+// What comes from outside for a ClusterIP is not the node's business, unless it is
+// advertised: then it is served as any VIP, and pods of the node as before.
+func TestExposedClusterIP(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addInside(f)
+		fromRouter := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+		data := packet.Payload("odd")
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+			in := f.packet(fromRouter, f.client, f.clusterIP, 64, l4(proto, 40001, portInsideSelf, packet.SYN), data)
+			n.expect(kindXDP, n.out, in, xdpPass, "not_ours", nil)
+		}
+		n.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: uint32(bpfFrontendFlagsFRONTEND_VIP)})
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+			n.putFrontend(f, f.clusterIP, portInsideSelf, proto, bpfFrontend{Set: 41, Inside: 41})
+			n.putFrontend(f, f.clusterIP, portInside, proto, bpfFrontend{Set: 40, Inside: 40})
+			n.putTarget(f, f.clusterIP, f.localPod, portInsideSelf, proto, 8080)
+			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) {
+				defer n.clearNAT(f)
+				in := f.packet(fromRouter, f.client, f.clusterIP, 64, l4(proto, 40001, portInsideSelf, packet.SYN), data)
+				n.expect(kindXDP, n.out, in, xdpPass, "forward_local", f.packet(fromRouter, f.client, f.localPod, 64, l4(proto, 40001, 8080, packet.SYN), data))
+				nobody := f.packet(fromRouter, f.client, f.clusterIP, 64, l4(proto, 40001, 9, packet.SYN), data)
+				n.expect(kindXDP, n.out, nobody, xdpDrop, "unserved_port", nil)
+				n.expect(kindTCPod, n.pod,
+					f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(proto, 40000, portInside, packet.SYN), data), tcNext, "service_local",
+					f.packet(fromPod, f.localPod, f.remotePod, 64, l4(proto, 40000, 8080, packet.SYN), data))
+			})
+		}
+	})
+}
