@@ -20,3 +20,15 @@ static __always_inline int is_addressed(__u32 device, const struct ethhdr *eth)
 
 	return d && same_mac(eth->h_dest, d->mac);
 }
+
+// by_carrier has what is to leave by a VLAN device leave by the one it is on, with a tag: from
+// a driver's XDP no VLAN device takes frames.
+static __always_inline void by_carrier(enum hook hook, __u32 *ifindex, __u16 *vlan)
+{
+	struct device *d = hook == HOOK_XDP ? find_device(*ifindex) : NULL;
+
+	if (d && d->carrier) {
+		*ifindex = d->carrier;
+		*vlan = d->vlan;
+	}
+}

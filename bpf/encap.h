@@ -79,6 +79,7 @@ static __always_inline enum reason resolve(struct packet *p, const struct way *w
 	if (err) // also NO_NEIGH: there is no waiting for an answer
 		return REASON_NO_ROUTE;
 	hop->ifindex = fib.ifindex;
+	by_carrier(p->hook, &hop->ifindex, &hop->vlan);
 	__builtin_memcpy(hop->dmac, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(hop->smac, fib.smac, ETH_ALEN);
 	return REASON_UNSPEC;

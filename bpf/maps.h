@@ -422,6 +422,9 @@ struct device {
 	__u32 ifindex; // 0: no device here
 	__u8 mac[6];
 	__u16 mtu; // of IP packets
+	__u32 carrier; // of a VLAN device whose frames XDP has on the device it is on: that; else 0
+	__u16 vlan; // tag of its frames there (host byte order)
+	__u16 pad;
 };
 
 // vlan_key is what a tagged frame comes in by: the device that has it from the

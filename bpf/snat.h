@@ -60,6 +60,8 @@ static __always_inline int carry(struct packet *p, struct translation *n, enum r
 		copy_mac(fib.smac, hop->smac);
 	} else {
 		err = find_way(p, &fib, &n->to);
+		if (!err)
+			by_carrier(p->hook, &fib.ifindex, &n->vlan);
 		if (err == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 			n->mtu = fib.mtu_result;
 			return DROP(REASON_TOO_BIG);

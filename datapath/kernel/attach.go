@@ -314,6 +314,9 @@ func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {
 	if there.Ifindex != 0 && there.Ifindex != row.Ifindex && k.inUse(int(there.Ifindex)) {
 		return fmt.Errorf("device number %d has the place of number %d, a multiple of %d away: make one of them anew", there.Ifindex, row.Ifindex, bpfMaxDevicesMAX_DEVICES)
 	}
+	if there.Ifindex == row.Ifindex {
+		row.Carrier, row.Vlan = there.Carrier, there.Vlan
+	}
 	if err := k.maps[bpfMapDevices].Put(at, row); err != nil {
 		return fmt.Errorf("write map devices: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/seamark-lb/seamark/testlab/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Backends on the other node, and sets of them.
@@ -266,6 +268,24 @@ func TestVLAN(t *testing.T) {
 	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(94), Proto: packet.ProtoTCP}, bpfFrontend{Set: 9})
 	n.put("announced", bpfAnnouncedKey{Addr: be32(otherVIP), Ifindex: second}, bpfAnnounced{Generation: 1, Mac: secondMAC})
 
+	// The FIB finds the way by the VLAN device; from XDP that is its carrier, with the tag.
+	n.put("devices", second%uint32(bpfMaxDevicesMAX_DEVICES), bpfDevice{Ifindex: second, Mac: secondMAC, Mtu: 1500, Carrier: out, Vlan: 10})
+	inVLAN, gateway := netip.MustParseAddr("172.22.0.9"), netip.MustParseAddr("192.168.77.1")
+	for _, err := range []error{
+		netlink.AddrAdd(n.second, &netlink.Addr{IPNet: ipnet(netip.MustParsePrefix("192.168.77.100/24"))}),
+		netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.MustParsePrefix("172.22.0.0/16")), Gw: gateway.AsSlice(), LinkIndex: int(second)}),
+		netlink.NeighSet(&netlink.Neigh{LinkIndex: int(second), State: unix.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: strangeMAC[:]}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.put("backends", uint32(10), bpfBackend{Addr: be32(inVLAN), Port: be16(8080), NextHop: 2})
+	n.table(10, 0, []uint32{10})
+	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(95), Proto: packet.ProtoTCP}, bpfFrontend{Set: 10})
+	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(96), Proto: packet.ProtoTCP}, bpfFrontend{Set: 10, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
+	byFIB, translated := packet.TCP{SrcPort: 1, DstPort: 95}, packet.TCP{SrcPort: 62000, DstPort: 96, Flags: packet.SYN}
+
 	tag, inner := packet.VLAN{TCI: 0x6000 | 10}, packet.VLAN{TCI: 20}
 	tagged := func(tags []packet.Layer, dst packet.MAC, l ...packet.Layer) []packet.Layer {
 		return append(append([]packet.Layer{packet.Ethernet{Dst: dst, Src: routerMAC}}, tags...), l...)
@@ -282,9 +302,13 @@ func TestVLAN(t *testing.T) {
 	build := packet.Build
 
 	for name, row := range map[string]row{
-		"to remote pod":          {build(tagged(one, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
-		"two tags":               {build(tagged(two, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
-		"next hop has a tag":     {build(fromRouter, ip, hop), xdpTX, "forward_remote", build(toOther, packet.VLAN{TCI: 30}, outer, ip, hop)},
+		"to remote pod":      {build(tagged(one, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
+		"two tags":           {build(tagged(two, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
+		"next hop has a tag": {build(fromRouter, ip, hop), xdpTX, "forward_remote", build(toOther, packet.VLAN{TCI: 30}, outer, ip, hop)},
+		"by the FIB, in the VLAN": {build(tagged(one, secondMAC, ip, byFIB)...), xdpTX, "forward_remote",
+			build(packet.Ethernet{Dst: strangeMAC, Src: secondMAC}, packet.VLAN{TCI: 10}, packet.IPv4{Fragment: packet.DontFragment, Src: nodeAddr, Dst: inVLAN}, ip, byFIB)},
+		"by the FIB, translated": {build(tagged(one, secondMAC, ip, translated)...), xdpTX, "forward_snat",
+			build(packet.Ethernet{Dst: strangeMAC, Src: secondMAC}, packet.VLAN{TCI: 10}, packet.IPv4{TTL: 62, Src: nodeAddr, Dst: inVLAN}, packet.TCP{SrcPort: 62000, DstPort: 8080, Flags: packet.SYN})},
 		"another tag":            {build(tagged(one, secondMAC, ip, hop)...), xdpTX, "forward_remote", build(toOther, packet.VLAN{TCI: 30}, outer, ip, hop)},
 		"to local pod":           {build(tagged(one, secondMAC, ip, local)...), xdpPass, "forward_local", build(tagged(one, secondMAC, podIP, toPod)...)},
 		"two tags, to local pod": {build(tagged(two, secondMAC, ip, local)...), xdpPass, "forward_local", build(tagged(two, secondMAC, podIP, toPod)...)},

@@ -150,6 +150,9 @@ type bpfDevice struct {
 	Ifindex uint32
 	Mac     [6]uint8
 	Mtu     uint16
+	Carrier uint32
+	Vlan    uint16
+	Pad     uint16
 }
 
 type bpfEndpoint struct {

@@ -22,8 +22,9 @@ type carrier struct {
 }
 
 // carrierOf finds a VLAN device's carrier. bar says why XDP cannot be there for it; "" when
-// it can: what goes to other nodes has to leave by the carrier, too, with a tag (next_hop),
-// since no VLAN device takes frames from a driver's XDP.
+// it can. What goes to other nodes leaves by the carrier, too, with a tag (next_hop, and
+// device.carrier for those that the FIB finds), since no VLAN device takes frames from a
+// driver's XDP.
 func carrierOf(vlan *netlink.Vlan) (c carrier, bar string, err error) {
 	a := vlan.Attrs()
 	if a.NetNsID >= 0 {
@@ -104,7 +105,24 @@ func (k *Kernel) carry(vlan *netlink.Vlan) (bar string, err error) {
 	if err := k.maps[bpfMapVlans].Put(c.key, uint32(vlan.Attrs().Index)); err != nil {
 		return "", fmt.Errorf("write map vlans: %w", err)
 	}
-	return "", nil
+	return "", k.setCarrier(uint32(vlan.Attrs().Index), c.key.Device, c.key.Outer)
+}
+
+// setCarrier notes in a VLAN device's row what its frames leave by; 0: by itself.
+func (k *Kernel) setCarrier(index, carrier uint32, vlan uint16) error {
+	at := index % uint32(bpfMaxDevicesMAX_DEVICES)
+	var row bpfDevice
+	if err := k.maps[bpfMapDevices].Lookup(at, &row); err != nil {
+		return fmt.Errorf("read map devices: %w", err)
+	}
+	if row.Ifindex != index || row.Carrier == carrier && row.Vlan == vlan {
+		return nil
+	}
+	row.Carrier, row.Vlan = carrier, vlan
+	if err := k.maps[bpfMapDevices].Put(at, row); err != nil {
+		return fmt.Errorf("write map devices: %w", err)
+	}
+	return nil
 }
 
 // vlans are the rows of the map: VLAN devices by what their frames come in by.
@@ -158,6 +176,7 @@ func (k *Kernel) uncarry(gone func(key bpfVlanKey, index int) bool) error {
 		if err := k.maps[bpfMapVlans].Delete(key); err != nil {
 			errs = append(errs, fmt.Errorf("write map vlans: %w", err))
 		}
+		errs = append(errs, k.setCarrier(index, 0, 0))
 	}
 	for name := range k.links {
 		if kind, index := parsePinName(name); kind == kindXDPCarrier && !carriers[index] {
