@@ -141,6 +141,7 @@ type model struct {
 	calls   []*modelCall
 	nodes   []*modelNode
 	slow    time.Duration // extra latency of the store
+	slowAt  time.Duration // until when calls are under way that were begun while it was slow
 	faultAt time.Duration // of the last change of the world
 	wireAt  time.Duration // of the last change of links, islands or power
 	storeAt time.Duration // of the last change of ways to the store
@@ -209,6 +210,9 @@ func (m *model) call(n *modelNode, apply func(), done func(ok bool)) {
 	m.calls = append(m.calls, &modelCall{arrives: m.now + there, returns: m.now + there + back, apply: apply, done: done,
 		lost: m.rng.IntN(200) == 0})
 	c := m.calls[len(m.calls)-1]
+	if m.slow > 0 {
+		m.slowAt = max(m.slowAt, c.returns)
+	}
 	sendable := n.api
 	c.apply = func() {
 		if sendable && n.api {

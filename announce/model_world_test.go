@@ -118,7 +118,7 @@ func (m *model) check() {
 				m.fail("%s is answered for by %v, of whom %v has a valid lease", a, island.answer, island.rightful)
 			}
 		}
-		if answering > 0 || healthy == 0 || m.slow > 0 {
+		if answering > 0 || healthy == 0 || m.slow > 0 || m.now < m.slowAt {
 			m.none[a] = m.now
 			continue
 		}

@@ -188,7 +188,7 @@ func (p *prober) questions(snap state.Snapshot, report nodeReport) []question {
 			for _, j := range leaseOf(leases, a.node).Interfaces {
 				q.macs = append(q.macs, j.MAC)
 			}
-			if q.heard || q.own.IsValid() {
+			if q.own.IsValid() {
 				questions = append(questions, q)
 			}
 		}
