@@ -234,6 +234,24 @@ func TestStop(t *testing.T) {
 	again.waitUp(rowA)
 }
 
+// A daemon that ends without a word is missed, and the next one is heard.
+func TestStopSilently(t *testing.T) {
+	hostA, hostB := pair(t)
+	a, b := newSystem(t, hostA), newSystem(t, hostB)
+	rowA, rowB := a.row("192.0.2.1", "192.0.2.2"), b.row("192.0.2.2", "192.0.2.1")
+	rowA.Silent = true
+	a.update(rowA)
+	b.update(rowB)
+	a.waitUp(rowA)
+	b.waitUp(rowB)
+	a.stop()
+	<-a.done
+	b.wait(rowB, "lost", patience, state.BFDState.Lost)
+	again := newSystem(t, hostA)
+	again.update(rowA)
+	again.waitUp(rowA)
+}
+
 // What comes over a router is dropped before a session hears of it, and a session of
 // several hops takes no more of them than it is told to.
 func TestTTL(t *testing.T) {

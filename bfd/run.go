@@ -23,7 +23,7 @@ const (
 )
 
 // Run keeps the sessions until ctx ends. Then every remote system is told that its
-// session ends on purpose, and Run returns.
+// session ends on purpose, but for those that are to end silently, and Run returns.
 func (s *Speaker) Run(ctx context.Context) error {
 	waker, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -56,8 +56,11 @@ func (s *Speaker) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping = true
-	for key := range s.sessions.byKey {
+	for key, of := range s.sessions.byKey {
 		s.sessions.leave(key, s.clock())
+		if of.row.Silent {
+			of.hush()
+		}
 	}
 	s.settle()
 }

@@ -239,6 +239,9 @@ func (s *session) leave(now time.Duration) {
 	}
 }
 
+// hush has a session that was left say no more.
+func (s *session) hush() { s.farewells, s.periodicAt = 0, never }
+
 // left says whether nothing is to be done any more.
 func (s *session) left() bool { return s.phase == state.BFDAdminDown && s.farewells == 0 }
 

@@ -50,7 +50,10 @@ func BFDSessions(in BFDInputs) (rows []state.BFDSession, beside map[string]strin
 
 func bfdBeside(s state.BGPSession, now state.BGPSessionState, asn uint32, devices []state.Device) (state.BFDSession, bool) {
 	row := state.BFDSession{Local: now.Local.WithZone(""), Remote: now.Remote, MinTx: s.BFD.MinTx, MinRx: s.BFD.MinRx, Multiplier: s.BFD.Multiplier,
-		Passive: s.BFD.Passive, Owner: ownerBFD}
+		Passive: s.BFD.Passive, Owner: ownerBFD,
+		// Routers end the BGP session for an AdminDown, and forget what a graceful
+		// restart would keep. When the process has ended, they have begun to keep it.
+		Silent: s.GracefulRestart > 0}
 	device, on := deviceOf(row.Remote, devices)
 	row.Remote = row.Remote.WithZone("")
 	switch {

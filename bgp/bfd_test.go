@@ -32,6 +32,17 @@ func standing(remote, local string) []state.BGPSessionState {
 		Remote: netip.MustParseAddr(remote), Local: netip.MustParseAddr(local)}}
 }
 
+// Where the peer keeps the routes of a daemon that restarts, the end of it is not said.
+func TestSilent(t *testing.T) {
+	in := bfdWorld()
+	for _, restart := range []time.Duration{0, time.Minute} {
+		in.Sessions[0].GracefulRestart = restart
+		if rows, _ := BFDSessions(in); len(rows) != 1 || rows[0].Silent != (restart > 0) {
+			t.Errorf("restart in %v: %+v", restart, rows)
+		}
+	}
+}
+
 func TestBFDSessions(t *testing.T) {
 	ask := func(change func(*BFDInputs)) BFDInputs { in := bfdWorld(); change(&in); return in }
 	between := func(remote, local string) BFDInputs {

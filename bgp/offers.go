@@ -210,9 +210,12 @@ func (i *instance) takers(peers []string) (all []takersOf) {
 // not tell from s: the addresses of both ends are the same link-local ones, on
 // another interface. What is not for both of them is for none; "": there is no such peer.
 func (i *instance) mistaken(s *session, peers []string) string {
+	if !s.own.IsValid() {
+		return ""
+	}
 	for _, name := range slices.Sorted(maps.Keys(i.sessions)) {
 		other := i.sessions[name]
-		if s.own.IsValid() && other != s && other.own == s.own && other.prefix() == s.prefix() && !slices.Contains(peers, name) {
+		if other != s && other.own == s.own && other.prefix() == s.prefix() && !slices.Contains(peers, name) {
 			return name
 		}
 	}

@@ -50,6 +50,9 @@ type BFDSession struct {
 	Multiplier uint8
 	// Passive: nothing is sent before the remote system has (RFC 5880 §6.1).
 	Passive bool
+	// Silent: the remote system is not told when this daemon ends, since it would end
+	// more than this session for it.
+	Silent bool
 	// Owner is who wants it, for people; several have commas between.
 	Owner  string
 	Status Status
@@ -95,7 +98,8 @@ func (b BFDSession) detection() time.Duration {
 
 // MergeBFD returns the sessions that several owners want, sorted, with one for each
 // key: that with the shortest detection time, which is the owners' of all. It is
-// passive where all want it so, and takes packets from as far away as any of them does.
+// passive where all want it so, silent where one does, and takes packets from as far
+// away as any of them does.
 func MergeBFD(wanted ...[]BFDSession) []BFDSession {
 	rows := slices.Concat(wanted...)
 	slices.SortFunc(rows, func(a, b BFDSession) int {
@@ -109,7 +113,7 @@ func MergeBFD(wanted ...[]BFDSession) []BFDSession {
 			continue
 		}
 		m := &merged[last]
-		m.Passive, m.MinTTL = m.Passive && row.Passive, min(m.MinTTL, row.MinTTL)
+		m.Passive, m.MinTTL, m.Silent = m.Passive && row.Passive, min(m.MinTTL, row.MinTTL), m.Silent || row.Silent
 		owners := append(strings.Split(m.Owner, ","), row.Owner)
 		slices.Sort(owners)
 		m.Owner = strings.Join(slices.Compact(owners), ",")

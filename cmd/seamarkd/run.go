@@ -149,7 +149,13 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Hold: holdWhileAnnouncedOn(db), Wake: []state.Watch{db.Announcements.Watch()}}).Run)
 	part("reconcile BFD sessions", (&state.Reconciler[state.BFDSession]{DB: db, Writer: writer, Table: db.BFDSessions, Log: log,
 		Target: bfdSpeaker, Gate: decide.decided(db.BFDSessions.Name())}).Run)
-	part("speak BFD", bfdSpeaker.Run)
+	// It speaks until all else has ended: a router that misses it before the BGP
+	// sessions close ends them, and forgets the routes.
+	bfdCtx, endBFD := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBFD()
+	last, lastCtx := errgroup.WithContext(bfdCtx)
+	last.Go(func() error { return bfdSpeaker.Run(lastCtx) })
+	context.AfterFunc(lastCtx, stop)
 	bgpSpeaker := bgp.New(log)
 	part("speak BGP", (&bgp.Target{DB: db, Writer: writer, Log: log, Decided: decide.decided(db.BGPRoutes.Name()), Speaker: bgpSpeaker}).Run)
 	observe := newObserver(kern, maps, frontends, db, node.observe, log)
@@ -180,7 +186,9 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()
 	cancel()
-	return errors.Join(err, below.Wait())
+	err = errors.Join(err, below.Wait())
+	endBFD()
+	return errors.Join(err, last.Wait())
 }
 
 // responder lends the datapath's Responder to package announce, whose words
