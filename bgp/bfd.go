@@ -100,12 +100,18 @@ type hold struct {
 // path is up again; it doubles with each further time, up to the ConnectRetry.
 const firstPause = 1 * time.Second
 
+// blind is how long a session is kept down whose path stays so. Then TCP says whether
+// there is one: a router that takes whoever connects for a neighbor (FRR: bgp listen
+// range) has forgotten the node with the session, and its BFD with it, which comes
+// back only beside a session.
+const blind = 5 * time.Second
+
 // judge takes in how the BFD session stands. It returns how long until it is to
 // be asked again, 0: not before the state changes.
 //
 // A path that was up and is down takes the BGP session down and keeps it down
-// (RFC 5882 §4.1: both systems are known to speak BFD): until the path is up, or
-// the other system says that its end is shut down. Not so when the peer is
+// (RFC 5882 §4.1: both systems are known to speak BFD): until the path is up, the
+// other system says that its end is shut down, or blind is over. Not so when the peer is
 // restarting gracefully at that moment: its BFD goes down with its BGP, since
 // neither of these here is independent of the control plane (§4.3.2).
 func (h *hold) judge(st state.BFDState, restarting bool, retry time.Duration, now time.Time) time.Duration {
@@ -128,6 +134,12 @@ func (h *hold) judge(st state.BFDState, restarting bool, retry time.Duration, no
 		}
 		h.held, h.lostAt = true, now
 		h.losses++
+		return max(h.pause(retry), blind)
+	case h.held:
+		if wait := h.lostAt.Add(max(h.pause(retry), blind)).Sub(now); wait > 0 {
+			return wait
+		}
+		h.held = false
 	}
 	return 0
 }

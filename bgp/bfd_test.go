@@ -134,7 +134,7 @@ func TestHold(t *testing.T) {
 		return step{phase: state.BFDUp, remote: state.BFDUp, changed: changed, after: after}
 	}
 	down := func(changed time.Duration) step {
-		return step{phase: state.BFDDown, remote: state.BFDUp, changed: changed, want: true}
+		return step{phase: state.BFDDown, remote: state.BFDUp, changed: changed, want: true, wait: blind}
 	}
 	with := func(s step, change func(*step)) step { change(&s); return s }
 	held := func(wait time.Duration) func(*step) { return func(s *step) { s.want, s.wait = true, wait } }
@@ -152,10 +152,12 @@ func TestHold(t *testing.T) {
 		{"lost, then ended by the peer", []step{up(1, 0), down(2), with(down(2), func(s *step) { s.remote, s.want = state.BFDAdminDown, false })}},
 		{"the peer restarts", []step{up(1, 0), with(down(2), func(s *step) { s.restarting, s.want = true, false }),
 			with(down(2), func(s *step) { s.want = false }), up(3, 0), down(4)}},
+		{"it stays down", []step{up(1, 0), down(2), with(down(2), func(s *step) { s.after, s.wait = 3*time.Second, 2*time.Second }),
+			with(down(2), func(s *step) { s.after, s.want = 2*time.Second, false }), with(down(2), func(s *step) { s.want = false }), up(3, 0), down(4)}},
 		{"BFD is taken away", []step{up(1, 0), down(2), {}}},
 		{"again and again", []step{up(1, 0), down(2), up(3, 0), down(4), with(up(5, 0), held(time.Second)), up(5, time.Second),
 			down(6), with(up(7, 0), held(2*time.Second)), with(up(7, time.Second), held(time.Second)), up(7, time.Second),
-			down(8), with(up(9, 0), held(4*time.Second)), down(10), with(up(11, 0), held(retry)), down(12), with(up(13, 0), held(retry)),
+			down(8), with(up(9, 0), held(4*time.Second)), with(down(10), held(retry)), with(up(11, 0), held(retry)), with(down(12), held(retry)), with(up(13, 0), held(retry)),
 			up(13, retry)}},
 		{"once, much later again", []step{up(1, 0), down(2), up(3, 0), with(down(4), func(s *step) { s.after = retry + 1 }), up(5, 0)}},
 	} {
@@ -166,6 +168,9 @@ func TestHold(t *testing.T) {
 				now = now.Add(s.after)
 				st := state.BFDState{Phase: s.phase, RemotePhase: s.remote, Changed: s.changed, WasUp: s.changed > 0}
 				wait := h.judge(st, s.restarting, retry, now)
+				if !s.want {
+					s.wait = 0 // what is not held waits for nothing
+				}
 				if h.held != s.want || wait != s.wait {
 					t.Fatalf("step %d: held %v, wait %v; want %v, %v", n, h.held, wait, s.want, s.wait)
 				}

@@ -102,5 +102,5 @@ func (h *hold) why(st state.BFDState) string {
 	if st.Diag != state.BFDNoDiag {
 		why += ": " + st.Diag.String()
 	}
-	return why + "; the session begins again when it is up"
+	return why + "; the session begins again when it is up, or in some seconds"
 }
