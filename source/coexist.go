@@ -32,6 +32,8 @@ func leftProblem(kind Kind, by state.Agent) Problem {
 		p.Cure += ", or write an IPPool"
 	case "CiliumL2AnnouncementPolicy", "L2Advertisement":
 		p.Cure += ", or write an L2Policy"
+	default:
+		p.Cure += ", or write Seamark's own kinds: seamark convert -f prints them"
 	}
 	return p
 }

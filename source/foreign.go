@@ -3,7 +3,6 @@ package source
 import (
 	"fmt"
 	"iter"
-	"maps"
 	"math"
 	"math/big"
 	"net/netip"
@@ -137,26 +136,33 @@ func admitForeign(obj *unstructured.Unstructured, kind Kind) Problems {
 	objects, findings := foreign.Translate(obj, nil)
 	problems, _ := problemsOfFindings(findings)
 	for _, o := range objects {
-		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
-		if err != nil {
-			return append(problems, Problem{Message: err.Error(), Cure: "correct it"})
+		problems = append(problems, admitTranslated(o, kind)...)
+	}
+	return problems
+}
+
+// admitTranslated names what is wrong with what an object of another project's
+// kind was translated into.
+func admitTranslated(o runtime.Object, kind Kind) (problems Problems) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return Problems{{Message: err.Error(), Cure: "correct it"}}
+	}
+	ours := &unstructured.Unstructured{Object: content}
+	delete(content, "status")
+	ourKind, err := KindOf(ours.GetAPIVersion(), ours.GetKind())
+	if err != nil {
+		return Problems{{Message: err.Error(), Cure: "correct it"}}
+	}
+	for _, p := range admitCustom(ours, ourKind) {
+		switch ourKind.Kind {
+		case "IPPool":
+			p.Field, p.Message = theirField(kind, p.Field), theirField(kind, p.Message)
+		case "L2Policy": // its fields are called the same
+		default:
+			p.Field, p.Message = "", fmt.Sprintf("would be %s, where %s %s", objectName(ours), p.Field, p.Message)
 		}
-		ours := &unstructured.Unstructured{Object: content}
-		delete(content, "status")
-		ourKind, err := KindOf(ours.GetAPIVersion(), ours.GetKind())
-		if err != nil {
-			return append(problems, Problem{Message: err.Error(), Cure: "correct it"})
-		}
-		for _, p := range admitCustom(ours, ourKind) {
-			switch ourKind.Kind {
-			case "IPPool":
-				p.Field, p.Message = theirField(kind, p.Field), theirField(kind, p.Message)
-			case "L2Policy": // its fields are called the same
-			default:
-				p.Field, p.Message = "", fmt.Sprintf("would be %s, where %s %s", objectName(ours), p.Field, p.Message)
-			}
-			problems = append(problems, p)
-		}
+		problems = append(problems, p)
 	}
 	return problems
 }
@@ -170,8 +176,6 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 	}
 	var problems Problems
 	switch {
-	case isUnspoken(kind):
-		problems = Problems{unspokenProblem(kind)}
 	case kind.Foreign():
 		_, findings := foreign.Translate(obj, nil)
 		_, problems = problemsOfFindings(findings)
@@ -197,41 +201,6 @@ func Unhonoured(obj *unstructured.Unstructured) Problems {
 	}
 	return problems
 }
-
-// isUnspoken says whether the kind is another project's for BGP, and has no rows.
-func isUnspoken(kind Kind) bool {
-	return kind.Foreign() && (strings.HasPrefix(kind.Kind, "BGP") || strings.HasPrefix(kind.Kind, "CiliumBGP") ||
-		kind.Kind == "BFDProfile" || kind.Kind == "Community")
-}
-
-func (t *Tables) followUnspoken() {
-	for _, kind := range slices.Concat(Kinds(), ForeignKinds()) {
-		if isUnspoken(kind) {
-			t.follow(kind, unspokenObjects{kind, t.db.SourceProblems, map[string]bool{}})
-		}
-	}
-}
-
-// unspokenObjects is the follower of kinds that are for BGP. They have no
-// rows; each object has a Problem that says so.
-type unspokenObjects struct {
-	kind     Kind
-	problems state.Table[state.Problem]
-	known    map[string]bool
-}
-
-func (u unspokenObjects) table() string { return u.problems.Name() }
-
-func (u unspokenObjects) put(_ *state.Tx, name string, _ any) (Problems, error) {
-	u.known[name] = true
-	return Problems{unspokenProblem(u.kind)}, nil
-}
-
-func (u unspokenObjects) remove(_ *state.Tx, name string) { delete(u.known, name) }
-
-func (u unspokenObjects) names() []string { return slices.Collect(maps.Keys(u.known)) }
-
-func (u unspokenObjects) markSynced(tx *state.Tx) { u.problems.MarkSynced(tx) }
 
 // Cilium's conditions of a CiliumLoadBalancerIPPool. Its columns in kubectl
 // are made of them.

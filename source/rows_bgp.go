@@ -20,7 +20,7 @@ func (t *Tables) followBGP() {
 	}))
 	t.follow(KindBGPPeer(), newRows(t.db.BGPPeers, func(r state.Reader, p *v1alpha1.BGPPeer) ([]state.BGPPeer, Problems) {
 		row, problems := BGPPeerRow(p)
-		return []state.BGPPeer{row}, append(problems, passwordProblems(t.db, r, row.PasswordSecret, "spec.passwordSecretRef")...)
+		return []state.BGPPeer{row}, append(problems, passwordProblems(t.db, r, row.PasswordSecret, fieldPasswordSecret)...)
 	}))
 	t.follow(KindBGPAdvertisement(), newRows(t.db.BGPAdvertisements, func(_ state.Reader, a *v1alpha1.BGPAdvertisement) ([]state.BGPAdvertisement, Problems) {
 		row, problems := BGPAdvertisementRow(a)
@@ -204,11 +204,4 @@ var wellKnown = map[v1alpha1.WellKnownCommunity]uint32{
 	"route-filter-v4": 0xffff0003, "route-filter-translated-v6": 0xffff0004, "route-filter-v6": 0xffff0005, "llgr-stale": 0xffff0006,
 	"no-llgr": 0xffff0007, "blackhole": 0xffff029a, "no-export": 0xffffff01, "no-advertise": 0xffffff02,
 	"no-export-subconfed": 0xffffff03, "no-peer": 0xffffff04,
-}
-
-// unspoken is said of what is for BGP and has no rows.
-const unspoken = "this version takes Seamark's own BGP kinds alone: nothing of it is in force"
-
-func unspokenProblem(kind Kind) Problem {
-	return Problem{Message: unspoken, Cure: fmt.Sprintf("translate the objects for BGP with `seamark convert -f`, and apply what it prints in place of this %s", kind.Kind)}
 }

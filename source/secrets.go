@@ -18,6 +18,9 @@ import (
 // passwordKey is the key of a Secret that holds the password of BGP sessions.
 const passwordKey = "password"
 
+// fieldPasswordSecret of a BGPPeer names the Secret.
+const fieldPasswordSecret = "spec.passwordSecretRef"
+
 // SecretRow is the row of a Secret. last is the row there was: its password
 // stays in force while the Secret holds none that can be.
 func SecretRow(s *corev1.Secret, last state.Secret) state.Secret {
@@ -68,8 +71,11 @@ func absentSecret(name state.ObjectName) state.Secret {
 
 // SecretUnreadable takes in that a Secret cannot be read, why, and what to do.
 func (t *Tables) SecretUnreadable(tx *state.Tx, name state.ObjectName, why, cure string) {
-	row, _ := t.db.Secrets.Get(tx, name.String())
-	row.Name, row.Invalid, row.Cure = name, "cannot be read: "+why, cure
+	last, _ := t.db.Secrets.Get(tx, name.String())
+	row := state.Secret{Name: name, Password: last.Password, Invalid: "cannot be read: " + why, Cure: cure}
+	if row == last {
+		return // it is tried again and again
+	}
 	t.db.Secrets.Put(tx, row)
 	t.putDependents(tx, KindSecret())
 }

@@ -176,8 +176,15 @@ func ObjectStatuses(db *state.DB, r state.Reader) []state.ObjectStatus {
 	}
 	var rows []state.ObjectStatus
 	speak := func(ref state.ObjectRef) {
+		if change, ok := changeOf(ref); spoken[ref] || !ok || !change.Kind.hasConditions() {
+			return
+		}
 		spoken[ref] = true
-		rows = append(rows, state.ObjectStatus{Object: ref, Problem: problemsOf(db, r, ref), InForce: true})
+		row := state.ObjectStatus{Object: ref, Problem: problemsOf(db, r, ref), InForce: true}
+		if ref.Kind == kindCiliumClusterConfig {
+			row = clusterConfigStatus(db, r, row)
+		}
+		rows = append(rows, row)
 	}
 	for row := range db.BGPInstances.All(r) {
 		speak(row.Origin)
@@ -187,6 +194,12 @@ func ObjectStatuses(db *state.DB, r state.Reader) []state.ObjectStatus {
 	}
 	for row := range db.BGPAdvertisements.All(r) {
 		speak(row.Origin)
+	}
+	for row := range db.BFDProfiles.All(r) {
+		speak(row.Origin)
+	}
+	for row := range db.ForeignObjects.All(r) {
+		speak(row.Object)
 	}
 	for p := range db.SourceProblems.All(r) {
 		if spoken[p.Object] {
@@ -207,6 +220,9 @@ func ObjectStatusChange(row state.ObjectStatus) (StatusChange, bool) {
 		change.Conditions = []metav1.Condition{accepted("", row.Problem)}
 	} else {
 		change.Remove = []string{v1alpha1.ConditionAccepted}
+	}
+	if row.Object.Kind == kindCiliumClusterConfig && row.InForce {
+		change.Conditions = append(change.Conditions, clusterConfigConditions(row)...)
 	}
 	return change, ok
 }

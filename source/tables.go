@@ -35,8 +35,9 @@ type Tables struct {
 	// and on each other; BGPPeers, on Secrets.
 	kept    map[string]map[string]any
 	secrets secretRows
-	// waiting are the kinds that a table still has to hear of before it is synced.
-	waiting map[string]map[string]bool
+	// bgp has the rows of other projects' objects for BGP.
+	bgp     *foreignBGP
+	waiting map[string]*waiting // by table
 }
 
 // follower keeps the rows of one kind's objects. An object is handed in as its
@@ -58,7 +59,8 @@ func (k Kind) key() string { return k.Group + "/" + k.Kind }
 // NewTables returns Tables that write into db.
 func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t := &Tables{db: db, log: log, followers: map[string]follower{}, secrets: newSecretRows(db),
-		kept: map[string]map[string]any{}, waiting: map[string]map[string]bool{}}
+		kept: map[string]map[string]any{}, waiting: map[string]*waiting{}}
+	t.bgp = newForeignBGP(t)
 	t.follow(KindService(), newRows(db.Services, func(r state.Reader, s *corev1.Service) ([]state.Service, Problems) {
 		if s.DeletionTimestamp != nil {
 			return nil, nil // a finalizer keeps the object: its balancing ends now
@@ -94,17 +96,39 @@ func NewTables(db *state.DB, log *slog.Logger) *Tables {
 	t.follow(KindAnnouncementSlice(), &assignedRows{assigned: db.Assigned, slices: map[string][]state.Assignment{}})
 	t.followForeign()
 	t.followBGP()
-	t.followUnspoken()
+	t.followForeignBGP()
 	return t
 }
 
 func (t *Tables) follow(k Kind, f follower) {
 	t.kinds = append(t.kinds, k)
 	t.followers[k.key()] = f
-	if t.waiting[f.table()] == nil {
-		t.waiting[f.table()] = map[string]bool{}
+	t.wait(k, f.table(), f.markSynced)
+}
+
+// wait has a table wait for the kind to be heard of.
+func (t *Tables) wait(k Kind, table string, markSynced func(*state.Tx)) {
+	if t.waiting[table] == nil {
+		t.waiting[table] = &waiting{kinds: map[string]bool{}, markSynced: markSynced}
 	}
-	t.waiting[f.table()][k.key()] = true
+	t.waiting[table].kinds[k.key()] = true
+}
+
+// heard records that all there is of the kind is in the tables.
+func (t *Tables) heard(tx *state.Tx, kind Kind) {
+	for table, waiting := range t.waiting {
+		delete(waiting.kinds, kind.key())
+		if len(waiting.kinds) == 0 {
+			delete(t.waiting, table)
+			waiting.markSynced(tx)
+		}
+	}
+}
+
+// waiting is a table that still has to hear of kinds before it is synced.
+type waiting struct {
+	kinds      map[string]bool // by Kind.key
+	markSynced func(*state.Tx)
 }
 
 func (t *Tables) pools(r state.Reader, p *v1alpha1.IPPool) ([]state.Pool, Problems) {
@@ -137,6 +161,10 @@ func ObjectKey(namespace, name string) string {
 // Put takes in an object that is new or has changed. An object of another
 // project is left to that project's own programs, if Agents has such.
 func (t *Tables) Put(tx *state.Tx, kind Kind, name string, obj any) {
+	if kind.foreignBGP() {
+		t.bgp.put(tx, kind, name, obj)
+		return
+	}
 	if kind.dependent() {
 		if t.kept[kind.key()] == nil {
 			t.kept[kind.key()] = map[string]any{}
@@ -164,6 +192,10 @@ func (t *Tables) put(tx *state.Tx, kind Kind, name string, obj any) {
 
 // Remove takes in that an object is gone.
 func (t *Tables) Remove(tx *state.Tx, kind Kind, name string) {
+	if kind.foreignBGP() {
+		t.bgp.remove(tx, kind, name)
+		return
+	}
 	t.followers[kind.key()].remove(tx, name)
 	delete(t.kept[kind.key()], name)
 	t.setProblems(tx, kind, name, nil)
@@ -178,6 +210,7 @@ func (t *Tables) putDependents(tx *state.Tx, changed Kind) {
 	switch changed.key() {
 	case KindSecret().key():
 		t.putKept(tx, KindBGPPeer())
+		t.bgp.settle(tx)
 	case KindBGPPeer().key():
 		t.secrets.forget(tx)
 	}
@@ -193,6 +226,11 @@ func (t *Tables) putKept(tx *state.Tx, kind Kind) {
 // Replace makes objects all there is of the kind. A table is synced when that
 // was said of every kind whose rows are in it.
 func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
+	if kind.foreignBGP() {
+		t.bgp.replace(tx, kind, objects)
+		t.heard(tx, kind)
+		return
+	}
 	f := t.followers[kind.key()]
 	for _, name := range slices.AppendSeq(f.names(), maps.Keys(t.kept[kind.key()])) {
 		if _, ok := objects[name]; !ok {
@@ -202,14 +240,8 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(objects)) {
 		t.Put(tx, kind, name, objects[name])
 	}
-	if waiting := t.waiting[f.table()]; waiting != nil {
-		delete(waiting, kind.key())
-		if len(waiting) == 0 {
-			delete(t.waiting, f.table())
-			f.markSynced(tx)
-			t.putDependents(tx, kind)
-		}
-	}
+	t.heard(tx, kind)
+	t.putDependents(tx, kind)
 }
 
 // Agree gives other projects' objects rows, or takes them, as Agents now says.
@@ -217,10 +249,11 @@ func (t *Tables) Replace(tx *state.Tx, kind Kind, objects map[string]any) {
 // left to a program must not be seen without the pool that its address is of.
 func (t *Tables) Agree(tx *state.Tx) {
 	for _, kind := range t.kinds {
-		if kind.Foreign() {
+		if kind.Foreign() && !kind.foreignBGP() {
 			t.putKept(tx, kind)
 		}
 	}
+	t.bgp.settle(tx)
 }
 
 // setProblems makes problems what is said of the object.

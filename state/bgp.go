@@ -74,6 +74,13 @@ type Secret struct {
 	Invalid, Cure string
 }
 
+// ForeignObject is an object of another project that has no rows of its own: it
+// says more of others, which have.
+type ForeignObject struct{ Object ObjectRef }
+
+// RowKey of a ForeignObject is its object, with the group.
+func (o ForeignObject) RowKey() string { return o.Object.Group + "/" + o.Object.String() }
+
 // MaxPassword is how long a password of TCP MD5 may be, in bytes (TCP_MD5SIG_MAXKEYLEN).
 const MaxPassword = 80
 

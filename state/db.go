@@ -27,7 +27,8 @@ type DB struct {
 	BGPAdvertisements Table[BGPAdvertisement]
 	BFDProfiles       Table[BFDProfile]
 	// Secrets are those that are known; a BGPPeer may name one that is not yet.
-	Secrets Table[Secret]
+	Secrets        Table[Secret]
+	ForeignObjects Table[ForeignObject]
 	// SourceProblems are what of the objects cannot be honoured as it is written.
 	SourceProblems Table[Problem]
 
@@ -125,6 +126,7 @@ func New() (*DB, *Writer) {
 		BFDProfiles:       newTable[BFDProfile](schema, "bfdprofiles"),
 		Secrets:           newTable[Secret](schema, "secrets"),
 		BGPPeerStatuses:   newTable[BGPPeerStatus](schema, "bgppeerstatuses"),
+		ForeignObjects:    newTable[ForeignObject](schema, "foreignobjects"),
 		BGPSpeakers:       newTable[BGPSpeaker](schema, "bgpspeakers"),
 		BGPSessions:       newTable[BGPSession](schema, "bgpsessions"),
 		BGPRoutes: newTable(schema, "bgproutes", Index[BGPRoute]{IndexAddr, func(r BGPRoute) []string {

@@ -124,7 +124,11 @@ type ObjectStatus struct {
 	Problem string
 	// InForce: but for the Problem, the object does what it says.
 	InForce bool
-	Status  Status
+	// Of a CiliumBGPClusterConfig: no node has it, and which of the configurations
+	// that its peers name are not there.
+	NoNode         bool
+	MissingConfigs string
+	Status         Status
 }
 
 // RowKey of an ObjectStatus is its object, with the group.
@@ -138,7 +142,8 @@ func (o ObjectStatus) WithStatus(s Status) ObjectStatus { o.Status = s; return o
 
 // SameSpec compares everything but the status.
 func (o ObjectStatus) SameSpec(p ObjectStatus) bool {
-	return o.Object == p.Object && o.Problem == p.Problem && o.InForce == p.InForce
+	o.Status, p.Status = Status{}, Status{}
+	return o == p
 }
 
 // Assignment is the coordinator's decision for one address, as the

@@ -74,7 +74,7 @@ func (p ipam) run(ctx context.Context) {
 			decided = time.Now()
 		}
 	}, p.db.Services.Watch(), p.db.Pools.Watch(), p.db.Namespaces.Watch(), p.db.Nodes.Watch(),
-		p.db.L2Policies.Watch(), p.db.BGPInstances.Watch(), p.db.BGPPeers.Watch(), p.db.BGPAdvertisements.Watch(),
+		p.db.L2Policies.Watch(), p.db.BGPInstances.Watch(), p.db.BGPPeers.Watch(), p.db.BGPAdvertisements.Watch(), p.db.BFDProfiles.Watch(), p.db.ForeignObjects.Watch(),
 		p.db.SourceProblems.Watch(), p.db.Agents.Watch(), p.db.MarksChanged)
 }
 

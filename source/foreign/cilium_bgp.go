@@ -137,7 +137,7 @@ func (t *translation) ciliumPeerConfigOf(p *fields) peerConfig {
 		if found := t.named(Cilium, "CiliumBGPPeerConfig", name); len(found) > 0 {
 			return newTranslation(found[0], nil).ciliumPeerConfig()
 		}
-		t.unresolved(ref.at("name"), "give the CiliumBGPPeerConfig, too", "%q is not among the objects given: its timers, families and password are not known", name)
+		t.unresolved(ref.at("name"), "add it", "there is no CiliumBGPPeerConfig %q: what it says of timers, families and password is not known", name)
 	}
 	return peerConfig{families: silentFamilies()}
 }
@@ -165,7 +165,7 @@ func (t *translation) ciliumPeerConfig() peerConfig {
 	}
 	if name := spec.text("authSecretRef"); name != "" {
 		config.password = &v1alpha1.SecretReference{Name: name}
-		t.unhonoured(spec.at("authSecretRef"), "copy the Secret to "+secretNamespace,
+		t.unresolved(spec.at("authSecretRef"), "copy the Secret to "+secretNamespace,
 			"Secret %s is read from namespace %s, and not from the one that Cilium is configured with (kube-system)", name, secretNamespace)
 	}
 	if spec.has("gracefulRestart") {

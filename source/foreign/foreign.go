@@ -28,7 +28,8 @@ type Finding struct {
 	// Fatal: the object is wrong, or means nothing to Seamark. Otherwise the
 	// one field cannot be honoured, and the rest is.
 	Fatal bool
-	// Unresolved: the field names an object that was not given.
+	// Unresolved: the field names an object that was not given, or that is not known
+	// to be readable.
 	Unresolved bool
 }
 

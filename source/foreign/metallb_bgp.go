@@ -154,7 +154,7 @@ func (t *translation) metallbPassword(spec *fields, peer *v1alpha1.BGPPeerSpec) 
 	}
 	peer.PasswordSecretRef = &v1alpha1.SecretReference{Name: name, Namespace: namespace}
 	if namespace != secretNamespace {
-		t.unhonoured(secret.at("name"), "let the daemon read it (a Role and RoleBinding there), or copy it to "+secretNamespace,
+		t.unresolved(secret.at("name"), "let the daemon read it (a Role and RoleBinding there), or copy it to "+secretNamespace,
 			"the daemon may read Secrets of namespace %s alone", secretNamespace)
 	}
 }
@@ -231,7 +231,7 @@ func (t *translation) metallbCommunities(spec *fields) *v1alpha1.BGPCommunities 
 		case strings.Contains(value, ":"):
 			t.fatal(path, communityCure, "%q is no community", text)
 		default:
-			t.unresolved(path, "give the Community object that explains it, too", "%q is no community that a Community object given here explains", text)
+			t.unresolved(path, "add the Community object that does, or write numbers", "%q is no community, and no Community object explains it", text)
 		}
 	}
 	if len(out.Standard)+len(out.Large) == 0 {

@@ -142,7 +142,7 @@ spec: {loadBalancerIPs: true}
 			l.apply(doc)
 			if strings.Contains(doc, "\nkind: Cilium") {
 				_, err := l.tryWith(api, doc, "kubectl", "wait", "--timeout=60s", "-f", "-",
-					`--for=jsonpath={.status.conditions[?(@.type=="seamark.dev/Accepted")].status}=False`)
+					`--for=jsonpath={.status.conditions[?(@.type=="seamark.dev/Accepted")].type}=seamark.dev/Accepted`)
 				l.must(err)
 			}
 		}

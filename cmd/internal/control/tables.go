@@ -25,7 +25,7 @@ func views(db *state.DB) []view {
 		plain(db.L2Policies), plain(db.NodeLeases), plain(db.Assigned), plain(db.Devices), plain(db.BackendHealth), plain(db.BFDStates),
 		reconciled(db.Endpoints), reconciled(db.Allocations), reconciled(db.PoolStatuses), reconciled(db.PolicyStatuses), reconciled(db.ObjectStatuses), reconciled(db.AnnouncedStatuses), reconciled(db.BGPPeerStatuses),
 		reconciled(db.Assignments), reconciled(db.Frontends), reconciled(db.Announcements), reconciled(db.HealthChecks), reconciled(db.Probes), reconciled(db.Routes),
-		reconciled(db.Attachments), reconciled(db.BFDSessions), plain(db.BGPInstances), plain(db.BGPPeers), plain(db.BGPAdvertisements), plain(db.BFDProfiles), plain(db.Secrets), reconciled(db.BGPSpeakers),
+		reconciled(db.Attachments), reconciled(db.BFDSessions), plain(db.BGPInstances), plain(db.BGPPeers), plain(db.BGPAdvertisements), plain(db.BFDProfiles), plain(db.Secrets), plain(db.ForeignObjects), reconciled(db.BGPSpeakers),
 		reconciled(db.BGPSessions), reconciled(db.BGPRoutes), plain(db.BGPSessionStates), plain(db.BGPReceived), reconciled(db.KernelRoutes), plain(db.NodeProblems), plain(db.ClusterProblems), plain(db.SourceProblems),
 	}
 }
