@@ -45,16 +45,21 @@ type Decision struct {
 
 // Decide returns the speakers, sessions and routes of a node, each sorted by key.
 func Decide(in Inputs) Decision {
-	d := &decider{Inputs: in, labels: labels.Set(in.Node.Labels), frontends: map[netip.Addr][]*state.Frontend{}}
-	for i := range in.Frontends {
-		f := &in.Frontends[i]
-		d.frontends[f.Addr] = append(d.frontends[f.Addr], f)
-	}
+	d := newDecider(in)
 	for _, instance := range sortedBy(in.Instances, state.BGPInstance.RowKey) {
 		d.instance(instance)
 	}
 	d.out.Routes = sortedBy(d.out.Routes, state.BGPRoute.RowKey)
 	return d.out
+}
+
+func newDecider(in Inputs) *decider {
+	d := &decider{Inputs: in, labels: labels.Set(in.Node.Labels), frontends: map[netip.Addr][]*state.Frontend{}}
+	for i := range in.Frontends {
+		f := &in.Frontends[i]
+		d.frontends[f.Addr] = append(d.frontends[f.Addr], f)
+	}
+	return d
 }
 
 type decider struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,6 +127,24 @@ func bgpRoutes(ctx context.Context, c *cli, out, errOut io.Writer, direction, pe
 			}
 			return cells
 		}, "No routes "+direction+".")
+}
+
+func explainAdvertisement(ctx context.Context, c *cli, out, errOut io.Writer, addr netip.Addr) error {
+	all, err := c.client().ExplainAdvertisement(ctx, addr)
+	if err != nil {
+		return err
+	}
+	return bgpTable(c, out, errOut, all, []string{"ADVERTISEMENT", "INSTANCE", "PEER", "ADVERTISED", "PREFIX", "ATTRIBUTES"},
+		func(s control.AdvertisementStanding) []string {
+			advertised, prefix := "yes", none
+			if !s.Advertised {
+				advertised = "no: " + s.Why
+			}
+			if s.Prefix.IsValid() {
+				prefix = s.Prefix.String()
+			}
+			return []string{s.Advertisement, s.Instance, s.Peer, advertised, prefix, or(s.Attributes, none)}
+		}, "Nothing advertises it from here: it takes a BGPAdvertisement, and a BGPInstance and a BGPPeer that select this node.")
 }
 
 // bgpTable prints rows as -o says; none of them: what there is none of, on errOut.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/spf13/cobra"
@@ -11,21 +12,25 @@ import (
 
 func newExplain(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "explain announcement ADDRESS",
-		Short:   "Say who announces an address, and of every other node why it does not",
-		Example: "  seamark explain announcement 192.168.10.211",
+		Use:     "explain announcement|advertisement ADDRESS",
+		Short:   "Say who announces an address, or to which routers this node advertises it, and why not",
+		Example: "  seamark explain announcement 192.168.10.211\n  seamark explain advertisement 10.10.50.1",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := parseTarget(args)
 			if err != nil {
 				return err
 			}
-			if !isAnnouncement(t.kind) || len(t.names) != 1 {
+			advertisement := strings.TrimSuffix(t.kind, "s") == "advertisement"
+			if !isAnnouncement(t.kind) && !advertisement || len(t.names) != 1 {
 				return fmt.Errorf("want: seamark %s", cmd.Use)
 			}
 			addr, err := netip.ParseAddr(t.names[0])
 			if err != nil {
 				return fmt.Errorf("%q is no address: announcements are named by their address, as in 192.168.10.211", t.names[0])
+			}
+			if advertisement {
+				return explainAdvertisement(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr(), addr)
 			}
 			e, err := c.client().Explain(cmd.Context(), addr)
 			if err != nil {

@@ -36,29 +36,23 @@ func (d *deciders) bgp(ctx context.Context) error {
 		if !known {
 			return
 		}
-		instances := db.BGPInstances.Rows(snap)
-		if len(instances) == 0 { // most clusters: what there is many of is not read
+		if len(db.BGPInstances.Rows(snap)) == 0 { // most clusters: what there is many of is not read
 			want(d, db.BGPSpeakers, nil)
 			want(d, db.BGPSessions, nil)
 			want(d, db.BGPRoutes, nil)
 			d.report("bgp", nil)
 			return
 		}
-		node, _ := d.self(snap)
-		node.Name = d.node
-		asked, delay := d.leaves(snap, node)
+		in, problems := d.bgpInputs(snap)
+		asked, delay := d.leaves(snap, in.Node)
 		leave, wait := drain.Step(asked, delay, time.Now())
 		if next = nil; wait > 0 {
 			over := make(chan struct{})
 			time.AfterFunc(wait, func() { close(over) })
 			next = over
 		}
-		peers := db.BGPPeers.Rows(snap)
-		passwords, problems := readPasswords(peers, db.Secrets.Rows(snap))
-		services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
-		decision := bgp.Decide(bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: instances, Peers: peers,
-			Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
-			Profiles: db.BFDProfiles.Rows(snap), Passwords: passwords, Leave: leave})
+		in.Leave = leave
+		decision := bgp.Decide(in)
 		want(d, db.BGPSpeakers, decision.Speakers)
 		want(d, db.BGPSessions, decision.Sessions)
 		want(d, db.BGPRoutes, decision.Routes)
@@ -66,6 +60,19 @@ func (d *deciders) bgp(ctx context.Context) error {
 	}, db.BGPInstances.Watch(), db.BGPPeers.Watch(), db.BGPAdvertisements.Watch(), db.BFDProfiles.Watch(), db.Services.Watch(), db.Frontends.Watch(), db.Pools.Watch(), db.Secrets.Watch(),
 		db.Nodes.Watch(), db.Devices.Watch(), db.NodeLeases.Watch(), db.Agents.Watch(), db.MarksChanged,
 		func(state.Snapshot) <-chan struct{} { return next })
+}
+
+// bgpInputs is what is decided by, and what of the passwords cannot be read.
+func (d *deciders) bgpInputs(snap state.Snapshot) (bgp.Inputs, []state.Problem) {
+	db := d.db
+	node, _ := d.self(snap)
+	node.Name = d.node
+	peers := db.BGPPeers.Rows(snap)
+	passwords, problems := readPasswords(peers, db.Secrets.Rows(snap))
+	services, _ := state.Rightful(db, snap) // what it refuses, the frontends' decider says
+	return bgp.Inputs{Node: node, Devices: db.Devices.Rows(snap), Instances: db.BGPInstances.Rows(snap), Peers: peers,
+		Advertisements: db.BGPAdvertisements.Rows(snap), Services: services, Frontends: db.Frontends.Rows(snap), Pools: db.Pools.Rows(snap),
+		Profiles: db.BFDProfiles.Rows(snap), Passwords: passwords}, problems
 }
 
 // readPasswords returns the passwords of peers, of the Secrets and the files that

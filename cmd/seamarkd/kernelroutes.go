@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/seamark-lb/seamark/bgp"
 	"github.com/seamark-lb/seamark/cmd/internal/control"
@@ -99,4 +102,40 @@ func (d *deciders) imported(snap state.Snapshot, imports bgp.Imports, p bgp.Path
 		return false, row.Status.Err
 	}
 	return false, "in a moment"
+}
+
+// explainAdvertisement is control.Server's ExplainAdvertisement.
+func (d *deciders) explainAdvertisement(addr netip.Addr) ([]control.AdvertisementStanding, error) {
+	snap := d.db.Snapshot()
+	if !state.Marked(snap, decidedMark(d.db.BGPRoutes.Name())) {
+		return nil, errNotKnown
+	}
+	in, _ := d.bgpInputs(snap) // what is wrong with passwords is in the problems
+	var all []control.AdvertisementStanding
+	for _, s := range bgp.Explain(in, d.db.BGPRoutes.Rows(snap), d.db.BGPSessionStates.Rows(snap), addr) {
+		all = append(all, control.AdvertisementStanding{Advertisement: s.Advertisement, Instance: s.Instance, Peer: s.Peer, Prefix: s.Prefix,
+			Advertised: s.Why == "", Why: s.Why, Attributes: attributesText(s.Attributes)})
+	}
+	return all, nil
+}
+
+// attributesText is the attributes for people, "" for none.
+func attributesText(a state.BGPAttributes) string {
+	var words []string
+	for _, c := range a.Communities {
+		words = append(words, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
+	}
+	for _, c := range a.Large {
+		words = append(words, fmt.Sprintf("%d:%d:%d", c[0], c[1], c[2]))
+	}
+	if a.MED != nil {
+		words = append(words, fmt.Sprint("med ", *a.MED))
+	}
+	if a.LocalPref != nil {
+		words = append(words, fmt.Sprint("local-pref ", *a.LocalPref))
+	}
+	if a.Prepend > 0 {
+		words = append(words, fmt.Sprint("prepend ", a.Prepend))
+	}
+	return strings.Join(words, " ")
 }

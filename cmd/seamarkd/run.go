@@ -181,7 +181,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
 		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
 		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
-		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: decide.bgpPaths(bgpSpeaker), Monitor: observe.monitor.packets}).Run)
+		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: decide.bgpPaths(bgpSpeaker), ExplainAdvertisement: decide.explainAdvertisement, Monitor: observe.monitor.packets}).Run)
 
 	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
 	err = group.Wait()

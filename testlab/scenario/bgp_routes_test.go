@@ -116,6 +116,9 @@ func TestBGPAggregate(t *testing.T) {
 			t.Errorf("%s: %s", host, out)
 		}
 	}
+	if out := l.seamark(ctr, "explain", "advertisement", bgpVIP); !strings.Contains(out, "yes") || !strings.Contains(out, "10.10.50.0/28") {
+		t.Errorf("explained: %s", out)
+	}
 	// The node's own processes go by the router, as before.
 	if _, _, err := l.page(w1, "http://"+bgpVIP+"/"); err != nil {
 		t.Errorf("a node does not reach the address: %v", err)

@@ -50,3 +50,34 @@ func (c *Client) BGPPaths(ctx context.Context, direction, peer string) (paths []
 	err = c.call(ctx, http.MethodGet, "bgp/routes/"+url.PathEscape(direction), query, nil, &paths)
 	return paths, err
 }
+
+// AdvertisementStanding is how a BGPAdvertisement stands with an address, towards
+// one peer of the node.
+type AdvertisementStanding struct {
+	Advertisement string `json:"advertisement"`
+	Instance      string `json:"instance"`
+	Peer          string `json:"peer"`
+	Advertised    bool   `json:"advertised"`
+	// Prefix that it goes out by, with the Attributes; Why it does not.
+	Prefix     netip.Prefix `json:"prefix,omitzero"`
+	Attributes string       `json:"attributes,omitempty"`
+	Why        string       `json:"why,omitempty"`
+}
+
+func (s *Server) explainAdvertisement(r *http.Request) (any, error) {
+	if s.ExplainAdvertisement == nil {
+		return nil, ErrNoDatapath
+	}
+	addr, err := netip.ParseAddr(r.PathValue("address"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q is no address", errInvalid, r.PathValue("address"))
+	}
+	all, err := s.ExplainAdvertisement(addr)
+	return emptyNotNull(all), err
+}
+
+// ExplainAdvertisement asks how each advertisement of the node stands with an address.
+func (c *Client) ExplainAdvertisement(ctx context.Context, addr netip.Addr) (all []AdvertisementStanding, err error) {
+	err = c.call(ctx, http.MethodGet, "bgp/advertisements/"+url.PathEscape(addr.String())+"/explanation", nil, nil, &all)
+	return all, err
+}

@@ -46,6 +46,7 @@ func (s *Server) handler() http.Handler {
 	handle("GET /v1/health", s.health)
 	handle("GET /v1/announcements", s.announcements)
 	handle("GET /v1/announcements/{address}/explanation", s.explain)
+	handle("GET /v1/bgp/advertisements/{address}/explanation", s.explainAdvertisement)
 	handle("PUT /v1/nodes/{node}/drain", s.drain)
 	handle("DELETE /v1/nodes/{node}/drain", s.drain)
 	handle("GET /v1/tables/{table}", s.table)

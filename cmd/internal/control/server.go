@@ -30,6 +30,9 @@ type Server struct {
 	Drain func(ctx context.Context, node string, drained, force bool) error
 	// Explain says how every node stands with an address.
 	Explain func(netip.Addr) (Explanation, error)
+	// ExplainAdvertisement says how each advertisement of this node stands with an
+	// address, towards each of its peers.
+	ExplainAdvertisement func(netip.Addr) ([]AdvertisementStanding, error)
 	// DumpLB writes the datapath's load-balancer maps as text.
 	DumpLB func(io.Writer) error
 	// Maglev reads the active table of one frontend from the datapath. An
