@@ -9,7 +9,7 @@ import (
 
 // gracefulShutdown is the community GRACEFUL_SHUTDOWN (RFC 8326 §4): routers prefer
 // all other paths, and withdraw nothing while they look for them.
-const gracefulShutdown = 65535<<16 | 0
+const gracefulShutdown = 0xffff0000
 
 // Leave is how far a node is with going away from its routers.
 type Leave string

@@ -20,7 +20,7 @@ import (
 type objects struct{ *Source }
 
 // errSecrets: the daemon watches the few that BGPPeers name, and shows none.
-var errSecrets = errors.New("Secrets of this source are read with kubectl")
+var errSecrets = errors.New("this source shows no Secrets: read them with kubectl")
 
 // client of a kind, in the version that is followed.
 func (s *Source) client(kind source.Kind, namespace string) dynamic.ResourceInterface {
