@@ -117,6 +117,7 @@ func TestFrontendsKnown(t *testing.T) {
 	marks := map[string]func(*state.Tx){
 		"services": db.Services.MarkSynced, "slices": db.EndpointSlices.MarkSynced, "nodes": db.Nodes.MarkSynced, "pools": db.Pools.MarkSynced,
 		"agents": db.Agents.MarkSynced, "devices": db.Devices.MarkSynced, "pods": db.Endpoints.MarkSynced,
+		"advertisements": db.BGPAdvertisements.MarkSynced, "instances": db.BGPInstances.MarkSynced, // of ClusterIPs
 		"attachments": func(tx *state.Tx) { tx.Mark(decidedMark(db.Attachments.Name())) },
 		"checks":      func(tx *state.Tx) { tx.Mark(probe.Checked) },
 	}
@@ -155,7 +156,7 @@ func TestDecideFrontends(t *testing.T) {
 			db.EndpointSlices.Put(tx, slice(i, true))
 		}
 		for _, mark := range []func(*state.Tx){db.Services.MarkSynced, db.EndpointSlices.MarkSynced, db.Nodes.MarkSynced, db.Pools.MarkSynced,
-			db.Agents.MarkSynced, db.Devices.MarkSynced, db.Endpoints.MarkSynced} {
+			db.Agents.MarkSynced, db.Devices.MarkSynced, db.Endpoints.MarkSynced, db.BGPAdvertisements.MarkSynced, db.BGPInstances.MarkSynced} {
 			mark(tx)
 		}
 		tx.Mark(decidedMark(db.Attachments.Name()))
