@@ -313,7 +313,7 @@ func (a *Announcer) steppedDown(snap state.Snapshot) map[string]bool {
 	}
 	own := state.NodeLease{Node: a.cfg.Node, Interfaces: report.interfaces}
 	seen := a.observer.seen.Load()
-	return steppedDown(own, a.cfg.DB.NodeLeases.Rows(snap), seen.verdicts, seen.isolated, a.lease.Valid())
+	return steppedDown(own, a.cfg.DB.NodeLeases.Rows(snap), witnesses(seen.verdicts, seen.unrenewed), seen.isolated, a.lease.Valid())
 }
 
 func (a *Announcer) tellSteppedDown(before, now map[string]bool) {

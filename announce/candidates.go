@@ -86,7 +86,7 @@ func survey(in Inputs) *site {
 		cache: map[string]map[string]Standing{},
 	}
 	s.policies, _ = compilePolicies(in.Policies, in.Pools)
-	s.cut = cutOff(in.Leases, in.Verdicts, in.Isolated)
+	s.cut = cutOff(in.Leases, witnesses(in.Verdicts, in.Unrenewed), in.Isolated)
 	for _, n := range in.Nodes {
 		s.names = append(s.names, n.Name)
 	}

@@ -123,6 +123,8 @@ func (o *office) stop() {
 type view struct {
 	verdicts map[string]Verdict
 	isolated map[nodeInterface]bool
+	// unrenewed as of Liveness.
+	unrenewed map[string]bool
 	// settled: watched for long enough that a node that lives has shown.
 	settled bool
 	changed chan struct{} // closes when there is another view
@@ -174,9 +176,9 @@ func (o *observer) look() {
 	}
 	was := o.seen.Load()
 	next := &view{verdicts: o.liveness.Verdicts(), settled: o.liveness.Watched() >= o.timing.Duration, changed: make(chan struct{})}
-	next.isolated = o.isolation.observe(now, leases, next.verdicts)
+	next.isolated, next.unrenewed = o.isolation.observe(now, leases, next.verdicts), o.liveness.Unrenewed()
 	same := func(a, b []state.LeaseInterface) bool { return slices.EqualFunc(a, b, sameInterface) }
-	if !maps.Equal(was.verdicts, next.verdicts) || !maps.Equal(was.isolated, next.isolated) || was.settled != next.settled || !maps.EqualFunc(o.interfaces, interfaces, same) {
+	if !maps.Equal(was.verdicts, next.verdicts) || !maps.Equal(was.isolated, next.isolated) || !maps.Equal(was.unrenewed, next.unrenewed) || was.settled != next.settled || !maps.EqualFunc(o.interfaces, interfaces, same) {
 		o.interfaces = interfaces
 		o.seen.Store(next)
 		close(was.changed)

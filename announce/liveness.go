@@ -50,6 +50,7 @@ type heardLease struct {
 	renewal  string
 	duration time.Duration
 	released bool
+	renewed  bool          // since the last break, or since it was first seen
 	seen     time.Duration // when the renewal was first seen
 	age      time.Duration // counted, at the last Observe
 }
@@ -68,7 +69,7 @@ func (l *Liveness) Observe(now, lastRead time.Duration, leases []state.NodeLease
 	if lastRead > 0 && (!l.began || lastRead-l.lastRead > l.Gap) {
 		l.began, l.since = true, now
 		for _, h := range l.leases {
-			h.seen = now
+			h.seen, h.renewed = now, false
 		}
 	}
 	l.lastRead = max(l.lastRead, lastRead)
@@ -81,7 +82,7 @@ func (l *Liveness) Observe(now, lastRead time.Duration, leases []state.NodeLease
 			l.leases[lease.Node] = h
 		}
 		if h.renewal != lease.Renewal {
-			h.renewal, h.seen = lease.Renewal, now
+			h.renewal, h.seen, h.renewed = lease.Renewal, now, true
 		}
 		h.duration, h.released = lease.Duration, lease.Released || lease.Drained
 		h.age = max(l.lastRead-h.seen, 0)
@@ -99,6 +100,19 @@ func (l *Liveness) Watched() time.Duration {
 		return 0
 	}
 	return max(l.lastRead-l.since, 0)
+}
+
+// Unrenewed are the nodes whose leases were not seen to be renewed since the last
+// break. A lease counts for a full duration from there on, but what it says of the
+// segment may be of any time before.
+func (l *Liveness) Unrenewed() map[string]bool {
+	nodes := map[string]bool{}
+	for node, h := range l.leases {
+		if !h.renewed {
+			nodes[node] = true
+		}
+	}
+	return nodes
 }
 
 // Verdicts on all nodes that have a lease, as of the last Observe.

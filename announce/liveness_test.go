@@ -135,3 +135,32 @@ func TestLivenessOverSleep(t *testing.T) {
 		t.Errorf("after sleep watched for %v", w)
 	}
 }
+
+// What an observer has not heard renewed may be of any time before it began, or
+// before the store could be read again.
+func TestUnrenewed(t *testing.T) {
+	l := NewLiveness(Timing{})
+	lease := state.NodeLease{Node: "a", Duration: 3 * time.Second, Renewal: "1"}
+	for _, step := range []struct {
+		at, read time.Duration
+		renewal  string
+		want     bool
+	}{
+		{1 * time.Second, 1 * time.Second, "1", true},
+		{2 * time.Second, 2 * time.Second, "2", false},
+		{2500 * time.Millisecond, 2500 * time.Millisecond, "2", false},
+		{60 * time.Second, 60 * time.Second, "2", true}, // the store was gone
+		{61 * time.Second, 61 * time.Second, "3", false},
+	} {
+		lease.Renewal = step.renewal
+		l.Observe(step.at, step.read, []state.NodeLease{lease})
+		if got := l.Unrenewed()["a"]; got != step.want {
+			t.Errorf("%v: unrenewed %v", step.at, got)
+		}
+	}
+	verdicts := map[string]Verdict{"a": Live, "b": Live, "c": Expired}
+	heard := witnesses(verdicts, map[string]bool{"b": true, "c": true})
+	if heard["a"] != Live || heard["b"] != Resting || heard["c"] != Expired || verdicts["b"] != Live {
+		t.Errorf("witnesses %v of %v", heard, verdicts)
+	}
+}

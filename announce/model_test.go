@@ -435,7 +435,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 	}
 	wanted := map[netip.Addr]state.Announcement{}
 	if of := [3]any{d.lastRead, d.heardAt, valid}; of != d.downOf && m.breach != sticksToWire {
-		d.down, d.downOf = steppedDown(m.lease(d), d.leases, d.liveness.Verdicts(), d.isolated, valid), of
+		d.down, d.downOf = steppedDown(m.lease(d), d.leases, witnesses(d.liveness.Verdicts(), d.liveness.Unrenewed()), d.isolated, valid), of
 	}
 	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !d.down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
@@ -554,7 +554,7 @@ func (m *model) place(d *modelDaemon) {
 	}
 	verdicts := d.liveness.Verdicts()
 	in := Inputs{Policies: []state.L2Policy{{Name: "all", LoadBalancerIPs: true}}, Leases: d.leases,
-		Verdicts: verdicts, Isolated: d.isolated, Decided: latest(d.assigned, d.decided)}
+		Verdicts: verdicts, Isolated: d.isolated, Unrenewed: d.liveness.Unrenewed(), Decided: latest(d.assigned, d.decided)}
 	holder := map[netip.Addr]string{}
 	for i, row := range in.Decided {
 		holder[row.Addr] = row.Node

@@ -22,6 +22,8 @@ type Inputs struct {
 	// Isolated are the interfaces of nodes that are confirmed not to hear their
 	// segment.
 	Isolated map[nodeInterface]bool
+	// Unrenewed are the nodes whose word on their segments may be old.
+	Unrenewed map[string]bool
 	// Decided is the latest decision for each address.
 	Decided []state.Assignment
 	// DrainCordoned: a node that is cordoned is no candidate.
@@ -31,13 +33,14 @@ type Inputs struct {
 // readInputs takes the inputs of Place from the tables, and from what was seen of the leases.
 func readInputs(db *state.DB, r state.Reader, seen *view) Inputs {
 	in := Inputs{
-		Nodes:    withAppliances(db.Nodes.Rows(r), db.NodeLeases.All(r)),
-		Policies: db.L2Policies.Rows(r),
-		Pools:    db.Pools.Rows(r),
-		Leases:   db.NodeLeases.Rows(r),
-		Verdicts: seen.verdicts,
-		Isolated: seen.isolated,
-		Decided:  latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
+		Nodes:     withAppliances(db.Nodes.Rows(r), db.NodeLeases.All(r)),
+		Policies:  db.L2Policies.Rows(r),
+		Pools:     db.Pools.Rows(r),
+		Leases:    db.NodeLeases.Rows(r),
+		Verdicts:  seen.verdicts,
+		Isolated:  seen.isolated,
+		Unrenewed: seen.unrenewed,
+		Decided:   latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
 	}
 	in.Services, _ = state.Rightful(db, r) // every node's datapath says which are not
 	withdraws := slices.ContainsFunc(in.Policies, func(p state.L2Policy) bool { return p.Withdraw })

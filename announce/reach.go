@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -246,6 +247,18 @@ func (s segments) hearing(node string, i state.LeaseInterface, such func(witness
 	return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool {
 		return slices.ContainsFunc(s.all[p], func(w witness) bool { return w.node != node && such(w) })
 	})
+}
+
+// witnesses are the verdicts for cutOff: who is live as far as is known, but was
+// not heard since, is judged and is no witness.
+func witnesses(verdicts map[string]Verdict, unrenewed map[string]bool) map[string]Verdict {
+	heard := maps.Clone(verdicts)
+	for node := range unrenewed {
+		if heard[node] == Live {
+			heard[node] = Resting
+		}
+	}
+	return heard
 }
 
 // steppedDown returns the interfaces on which this node, which reports own, is
