@@ -88,14 +88,14 @@ func checkErrors(t *testing.T, rows map[string]struct {
 	for name, row := range rows {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			row.cfg.RequestTimeout = time.Second
+			row.cfg.RequestTimeout = 5 * time.Second // a busy machine answers late, and late is another error
 			db, w := state.New()
 			src, err := etcd.New(row.cfg, db, w, testLog(t))
 			if err == nil {
 				defer src.Close()
 				begun := time.Now()
 				err = src.Check(t.Context())
-				if took := time.Since(begun); took > 10*time.Second {
+				if took := time.Since(begun); took > 30*time.Second {
 					t.Errorf("it took %v to say so", took)
 				}
 			}
