@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v4/api"
 
 	"github.com/seamark-lb/seamark/state"
 )

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -49,13 +49,18 @@ func newHostileNode(t *testing.T) *hostileNode {
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
 	n := &hostileNode{t, speak(t, state.BGPIdentity{ASN: 65001, RouterID: netip.MustParseAddr(nodeAddr), ListenPort: port}), fmt.Sprintf("%s:%d", nodeAddr, port)}
-	for peer, remote := range map[string]string{"hostile": hostileAddr, "good": goodAddr} {
-		update(t, n.speaker.Sessions(), state.BGPSession{Instance: "tor", Peer: peer, Remote: netip.MustParseAddr(remote), RemotePort: 179,
-			ASN: state.BGPPeerASN{Number: hostileASN}, IPv4: true, IPv6: true, NextHop6: netip.IPv6Loopback(), MaxPrefixes4: prefixLimit,
-			BGPSessionConfig: state.BGPSessionConfig{Passive: true, ConnectRetry: time.Second, Hold: 90 * time.Second}})
-	}
+	n.expect("hostile", hostileAddr)
+	n.expect("good", goodAddr)
 	n.establish(goodAddr)
 	return n
+}
+
+// expect has the node take sessions of a peer.
+func (n *hostileNode) expect(peer, remote string) {
+	n.t.Helper()
+	update(n.t, n.speaker.Sessions(), state.BGPSession{Instance: "tor", Peer: peer, Remote: netip.MustParseAddr(remote), RemotePort: 179,
+		ASN: state.BGPPeerASN{Number: hostileASN}, IPv4: true, IPv6: true, NextHop6: netip.IPv6Loopback(), MaxPrefixes4: prefixLimit,
+		BGPSessionConfig: state.BGPSessionConfig{Passive: true, ConnectRetry: time.Second, Hold: 90 * time.Second}})
 }
 
 // connect dials the node until it takes the connection: after an error it rests.
@@ -197,6 +202,7 @@ func TestHostileOpen(t *testing.T) {
 		says          string
 	}{
 		{"too short", changed(16, 0, 18), 1, 2, "no valid BGP"},
+		{"no such type", changed(18, 9), 1, 3, "no valid BGP"},
 		{"version", changed(19, 3), 2, 1, "version"},
 		{"AS number", changed(20, 0xfd, 0xe7, 0, 90, 192, 0, 2, 1, 24, 2, 6, 1, 4, 0, 1, 0, 1, 2, 6, 1, 4, 0, 2, 0, 1, 2, 6, 65, 4, 0, 0, 0xfd, 0xe7), 2, 2, "spec.peerASN"},
 		{"hold time", changed(22, 0, 1), 2, 6, "hold time"},
@@ -242,6 +248,8 @@ func TestHostileUpdate(t *testing.T) {
 		{"unknown and well-known", updateWith(slices.Concat(sound, []byte{0x40, 250, 0}), route...), true},
 		{"prefix of 33 bits", updateWith(sound, 33, 203, 0, 113, 1, 0), true},
 		{"prefix that is cut", updateWith(sound, 32, 203, 0), true},
+		{"attribute beyond the attributes", updateWith(slices.Concat(sound, []byte{0xc0, 8, 8, 1, 2, 3, 4}), route...), false},
+		{"attribute without its length", updateWith(slices.Concat(sound, []byte{0xc0, 8}), route...), false},
 		{"attributes beyond the end", message(packet.BGP_MSG_UPDATE, 0, 0, 0xff, 0xff), true},
 		{"withdrawn routes beyond the end", message(packet.BGP_MSG_UPDATE, 0xff, 0xff, 0, 0), true},
 	} {
@@ -266,28 +274,69 @@ func TestHostileUpdate(t *testing.T) {
 				n.unaffected()
 				return
 			}
-			// Another route, which shows that the session is read on.
-			if _, err := c.Write(updateWith(sound, 32, 203, 0, 113, 2)); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "the next UPDATE is read", func() error {
-				paths, err := n.speaker.Paths(t.Context(), Received, "hostile")
-				if err != nil {
-					return err
-				}
-				for _, p := range paths {
-					if p.Prefix.String() == "203.0.113.1/32" {
-						t.Fatal("the route of the wrong UPDATE is taken")
-					}
-				}
-				if s := n.state(hostileAddr); len(paths) != 1 || s.State != state.BGPEstablished {
-					return fmt.Errorf("%v, %+v", paths, s)
-				}
-				return nil
-			})
+			n.readsOn(c)
 			n.unaffected()
 		})
 	}
+}
+
+// readsOn sends another route, which shows that the session of the hostile peer is read
+// on, and that nothing came of what was sent before.
+func (n *hostileNode) readsOn(c net.Conn) {
+	n.t.Helper()
+	if _, err := c.Write(updateWith(sound, 32, 203, 0, 113, 2)); err != nil {
+		n.t.Fatal(err)
+	}
+	eventually(n.t, "the next UPDATE is read", func() error {
+		paths, err := n.speaker.Paths(n.t.Context(), Received, "hostile")
+		if err != nil {
+			return err
+		}
+		for _, p := range paths {
+			if p.Prefix.String() == "203.0.113.1/32" {
+				n.t.Fatal("the route of the wrong UPDATE is taken")
+			}
+		}
+		if s := n.state(hostileAddr); len(paths) != 1 || s.State != state.BGPEstablished {
+			return fmt.Errorf("%v, %+v", paths, s)
+		}
+		return nil
+	})
+}
+
+// In an established session a message of a type that there is none of ends it (RFC 4271
+// §6.1). A second OPEN would have to (§8.2.2): GoBGP passes over it.
+func TestHostileEstablished(t *testing.T) {
+	t.Run("no such type", func(t *testing.T) {
+		t.Parallel()
+		n := newHostileNode(t)
+		c := n.establish(hostileAddr)
+		defer c.Close()
+		if _, err := c.Write(message(9)); err != nil {
+			t.Fatal(err)
+		}
+		if code, subcode, err := notified(c); err != nil || code != packet.BGP_ERROR_MESSAGE_HEADER_ERROR || subcode != packet.BGP_ERROR_SUB_BAD_MESSAGE_TYPE {
+			t.Errorf("the node answers error %d/%d, %v, want that of a message's type", code, subcode, err)
+		}
+		eventually(t, "the status says why", func() error {
+			if s := n.state(hostileAddr); !strings.Contains(s.LastError, "no valid BGP") {
+				return fmt.Errorf("%q", s.LastError)
+			}
+			return nil
+		})
+		n.unaffected()
+	})
+	t.Run("second OPEN", func(t *testing.T) {
+		t.Parallel()
+		n := newHostileNode(t)
+		c := n.establish(hostileAddr)
+		defer c.Close()
+		if _, err := c.Write(open()); err != nil {
+			t.Fatal(err)
+		}
+		n.readsOn(c)
+		n.unaffected()
+	})
 }
 
 // A peer that sends more prefixes than it may is shut out, and the status says so.
@@ -312,31 +361,42 @@ func TestHostilePrefixes(t *testing.T) {
 	n.unaffected()
 }
 
-// Messages that were good once, their bodies changed at random: the node lives, and so
-// does the session beside. Their frames are sound, and an OPEN comes first alone: GoBGP
-// v3.37 survives no message of a type that there is none of (osrg/gobgp#3325), and no
-// second OPEN.
+// Messages that were good once, changed at random, their frames too: the node lives, and
+// so does the session beside. The peers are many, since each rests after an error.
 func TestHostileFuzz(t *testing.T) {
 	t.Parallel()
 	n := newHostileNode(t)
 	random := rand.New(rand.NewPCG(1, 7606))
-	good := [][]byte{keepalive, updateWith(sound, 32, 203, 0, 113, 1, 24, 198, 51, 100),
+	good := [][]byte{open(), keepalive, updateWith(sound, 32, 203, 0, 113, 1, 24, 198, 51, 100),
 		updateWith(slices.Concat(sound, []byte{0xc0, 8, 4, 1, 2, 3, 4, 0xc0, 32, 12, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3}), 32, 203, 0, 113, 2),
 		updateWith(slices.Concat(origin, asPath, []byte{0x80, 14, 38, 0, 2, 1, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0,
 			128, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9})),
 		message(packet.BGP_MSG_NOTIFICATION, 6, 4), message(packet.BGP_MSG_ROUTE_REFRESH, 0, 1, 0, 1)}
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(hostileAddr)}, Timeout: time.Second}
-	sent := 0
+	peers := make([]net.Dialer, 100)
+	for i := range peers {
+		from := netip.AddrFrom4([4]byte{127, 0, 1, byte(i)})
+		n.expect(fmt.Sprint("hostile-", i), from.String())
+		peers[i] = net.Dialer{LocalAddr: &net.TCPAddr{IP: from.AsSlice()}, Timeout: time.Second}
+	}
+	sent, sessions := 0, 0
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); {
-		c, err := dialer.Dial("tcp", n.listens)
+		c, err := peers[random.IntN(len(peers))].Dial("tcp", n.listens)
 		if err != nil {
 			t.Fatalf("after %d messages: %v", sent, err)
 		}
 		c.SetDeadline(time.Now().Add(time.Second))
+		if _, err := readMessage(c); err != nil { // it rests
+			c.Close()
+			continue
+		}
+		sessions++
 		change := func(m []byte) {
-			if body := m[packet.BGP_HEADER_LENGTH:]; len(body) > 0 {
-				for range random.IntN(4) {
-					body[random.IntN(len(body))] = byte(random.Uint32())
+			if random.IntN(8) > 0 { // mostly bodies alone, lest few of them are read
+				m = m[packet.BGP_HEADER_LENGTH:]
+			}
+			for range random.IntN(4) {
+				if len(m) > 0 {
+					m[random.IntN(len(m))] = byte(random.Uint32())
 				}
 			}
 		}
@@ -363,7 +423,7 @@ func TestHostileFuzz(t *testing.T) {
 	if sent < 100 {
 		t.Errorf("only %d messages were taken", sent)
 	}
-	t.Logf("%d messages", sent)
+	t.Logf("%d messages in %d sessions", sent, sessions)
 }
 
 // One that connects and says nothing, and one whom nobody has asked for, hold nobody up.

@@ -8,7 +8,10 @@ import (
 	"strings"
 	"time"
 
-	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -19,7 +22,7 @@ const defaultLocalPref = 100
 // Received are the routes that peers have sent, of those that taken, by the peer's
 // name, has prefixes for; sorted by key. A peer that restarts (RFC 4724) still has
 // sent what it had for as long as it asked for.
-func (s *Speaker) Received(ctx context.Context, taken map[string][]state.BGPImport) ([]state.BGPReceived, error) {
+func (s *Speaker) Received(_ context.Context, taken map[string][]state.BGPImport) ([]state.BGPReceived, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var received []state.BGPReceived
@@ -32,7 +35,7 @@ func (s *Speaker) Received(ctx context.Context, taken map[string][]state.BGPImpo
 				return nil, err
 			}
 			for _, v6 := range []bool{false, true} {
-				rows, err := i.receivedFrom(ctx, session, v6, taken[session.row.Peer])
+				rows, err := i.receivedFrom(session, v6, taken[session.row.Peer])
 				if err != nil {
 					return nil, fmt.Errorf("list routes of peer %s: %w", session.row.Peer, err)
 				}
@@ -50,14 +53,16 @@ func (i *instance) watchReceived(told chan<- struct{}) error {
 		return nil
 	}
 	ctx, end := context.WithCancel(context.Background())
-	request := &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{},
-		Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{{Type: api.WatchEventRequest_Table_Filter_ADJIN}}}}
-	err := i.server.WatchEvent(ctx, request, func(*api.WatchEventResponse) {
+	tell := func() {
 		select {
 		case told <- struct{}{}:
 		default: // a look is due already
 		}
-	})
+	}
+	err := i.server.WatchEvent(ctx, server.WatchEventMessageCallbacks{
+		OnPathUpdate: func([]*apiutil.Path, time.Time) { tell() },
+		OnPeerUpdate: func(*apiutil.WatchEventMessage_PeerEvent, time.Time) { tell() },
+	}, server.WatchUpdate(false, "", ""), server.WatchPeer())
 	if err != nil {
 		end()
 		return fmt.Errorf("watch routes of BGP instance %s: %w", i.row.Instance, err)
@@ -67,73 +72,55 @@ func (i *instance) watchReceived(told chan<- struct{}) error {
 }
 
 // receivedFrom are the routes of one family that a peer has sent, and that may be taken.
-func (i *instance) receivedFrom(ctx context.Context, s *session, v6 bool, taken []state.BGPImport) ([]state.BGPReceived, error) {
+func (i *instance) receivedFrom(s *session, v6 bool, taken []state.BGPImport) ([]state.BGPReceived, error) {
 	if exchanged := s.row.IPv4 && !v6 || s.row.IPv6 && v6; !exchanged {
 		return nil, nil
 	}
-	request := &api.ListPathRequest{TableType: api.TableType_ADJ_IN, Name: s.remote.String(), Family: familyOf(v6)}
+	request := apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_ADJ_IN, Name: s.remote.String(), Family: familyOf(v6)}
 	for _, t := range taken {
 		if t.Prefix.Addr().Is6() == v6 {
-			request.Prefixes = append(request.Prefixes, &api.TableLookupPrefix{Prefix: t.Prefix.String(), Type: api.TableLookupPrefix_LONGER})
+			request.Prefixes = append(request.Prefixes, &apiutil.LookupPrefix{Prefix: t.Prefix.String(), LookupOption: apiutil.LOOKUP_LONGER})
 		}
 	}
 	if len(request.Prefixes) == 0 {
 		return nil, nil // which would list all
 	}
 	var rows []state.BGPReceived
-	err := i.server.ListPath(ctx, request, func(d *api.Destination) {
-		prefix, err := netip.ParsePrefix(d.Prefix)
-		if err != nil || len(d.Paths) == 0 || !slices.ContainsFunc(taken, func(t state.BGPImport) bool { return t.Takes(prefix) }) {
+	err := i.server.ListPath(request, func(nlri packet.NLRI, paths []*apiutil.Path) {
+		prefix, ok := prefixIn(nlri)
+		if !ok || len(paths) == 0 || !slices.ContainsFunc(taken, func(t state.BGPImport) bool { return t.Takes(prefix) }) {
 			return
 		}
-		rows = append(rows, i.receivedRow(s, prefix, d.Paths[0]))
+		rows = append(rows, i.receivedRow(s, prefix, paths[0]))
 	})
 	return rows, err
 }
 
-func (i *instance) receivedRow(s *session, prefix netip.Prefix, path *api.Path) state.BGPReceived {
+func (i *instance) receivedRow(s *session, prefix netip.Prefix, path *apiutil.Path) state.BGPReceived {
 	row := state.BGPReceived{Instance: i.row.Instance, Peer: s.row.Peer, Prefix: prefix, LocalPref: defaultLocalPref,
-		Internal: path.SourceAsn == i.row.ASN}
-	hop := func(text string) {
-		a, err := netip.ParseAddr(text)
-		if err != nil {
-			return
-		}
-		if a = a.Unmap(); a.IsLinkLocalUnicast() && a.Is6() {
-			a = a.WithZone(s.remote.Zone())
-		}
-		row.NextHops = append(row.NextHops, a)
-	}
-	for _, packed := range path.Pattrs {
-		message, err := packed.UnmarshalNew()
-		if err != nil {
-			continue // one that says nothing of the way
-		}
-		switch a := message.(type) {
-		case *api.OriginAttribute:
-			row.Origin = uint8(a.Origin)
-		case *api.NextHopAttribute:
-			hop(a.NextHop)
-		case *api.MpReachNLRIAttribute:
-			for _, text := range a.NextHops {
-				hop(text)
-			}
-		case *api.AsPathAttribute:
-			for _, segment := range a.Segments {
-				row.ASPath = append(row.ASPath, segment.Numbers...)
-				switch segment.Type {
-				case api.AsSegment_AS_SEQUENCE:
-					row.PathLength += len(segment.Numbers)
-				case api.AsSegment_AS_SET:
-					row.PathLength++
+		Internal: path.PeerASN == i.row.ASN}
+	for _, attribute := range path.Attrs {
+		switch a := attribute.(type) {
+		case *packet.PathAttributeOrigin:
+			row.Origin = a.Value
+		case *packet.PathAttributeNextHop, *packet.PathAttributeMpReachNLRI:
+			for _, hop := range nextHopsIn(a) {
+				if hop = hop.Unmap(); hop.IsLinkLocalUnicast() && hop.Is6() {
+					hop = hop.WithZone(s.remote.Zone())
 				}
+				row.NextHops = append(row.NextHops, hop)
 			}
-		case *api.LocalPrefAttribute:
+		case *packet.PathAttributeAsPath:
+			for _, segment := range a.Value {
+				row.ASPath = append(row.ASPath, segment.GetAS()...)
+				row.PathLength += segment.ASLen()
+			}
+		case *packet.PathAttributeLocalPref:
 			if row.Internal {
-				row.LocalPref = a.LocalPref
+				row.LocalPref = a.Value
 			}
-		case *api.MultiExitDiscAttribute:
-			row.MED = a.Med
+		case *packet.PathAttributeMultiExitDisc:
+			row.MED = a.Value
 		}
 	}
 	return row

@@ -2,12 +2,9 @@ package bgp
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
-
-	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
-	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
 // logger takes what GoBGP logs, at a level below: what people are to know is in
@@ -26,74 +23,120 @@ func newLogger(log *slog.Logger) *logger {
 	return &logger{log: log, errors: map[string]string{}, downs: map[string]int{}, told: map[string]bool{}}
 }
 
-var _ gobgplog.Logger = (*logger)(nil)
+// server is the log as GoBGP gets it.
+func (l *logger) server() *slog.Logger { return slog.New(handler{logger: l}) }
 
-// Panic and the others are gobgplog.Logger's.
-func (l *logger) Panic(msg string, fields gobgplog.Fields) {
-	l.write(slog.LevelError, msg, fields)
-	panic(msg)
+// handler is what GoBGP writes to, with the attributes that all records have: its
+// loggers of peers have the peer's address among them.
+type handler struct {
+	*logger
+	attrs []slog.Attr
 }
 
-// Fatal is said of what a library should not end a daemon for.
-func (l *logger) Fatal(msg string, fields gobgplog.Fields) { l.write(slog.LevelError, msg, fields) }
+// Enabled says yes to each level: what is kept is said at the lowest, too.
+func (h handler) Enabled(context.Context, slog.Level) bool { return true }
 
-func (l *logger) Error(msg string, fields gobgplog.Fields) { l.write(slog.LevelWarn, msg, fields) }
-
-func (l *logger) Warn(msg string, fields gobgplog.Fields) { l.write(slog.LevelInfo, msg, fields) }
-
-func (l *logger) Info(msg string, fields gobgplog.Fields) { l.write(slog.LevelDebug, msg, fields) }
-
-func (l *logger) Debug(msg string, fields gobgplog.Fields) { l.write(slog.LevelDebug, msg, fields) }
-
-// SetLevel and GetLevel: the level is slog's.
-func (l *logger) SetLevel(gobgplog.LogLevel) {}
-
-func (l *logger) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
-
-func (l *logger) write(level slog.Level, msg string, fields gobgplog.Fields) {
-	l.note(msg, fields)
-	if !l.log.Enabled(context.Background(), level) {
-		return
+// Handle keeps what the record says of a peer, and passes it on.
+func (h handler) Handle(ctx context.Context, r slog.Record) error {
+	h.note(r.Message, h.values(r))
+	level := slog.LevelDebug
+	switch {
+	case r.Level >= slog.LevelError:
+		level = slog.LevelWarn
+	case r.Level >= slog.LevelWarn:
+		level = slog.LevelInfo
 	}
-	attrs := make([]any, 0, 2*len(fields))
-	for key, value := range fields {
-		attrs = append(attrs, key, value)
+	if !h.log.Enabled(ctx, level) {
+		return nil
 	}
-	l.log.Log(context.Background(), level, "gobgp: "+msg, attrs...)
+	attrs := slices.Clone(h.attrs)
+	r.Attrs(func(a slog.Attr) bool { attrs = append(attrs, a); return true })
+	h.log.LogAttrs(ctx, level, "gobgp: "+r.Message, attrs...)
+	return nil
+}
+
+// WithAttrs adds to those that all records have.
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return handler{h.logger, slices.Concat(h.attrs, attrs)}
+}
+
+// WithGroup leaves the group out: GoBGP makes none.
+func (h handler) WithGroup(string) slog.Handler { return h }
+
+// values are the attributes of a record by their names.
+func (h handler) values(r slog.Record) func(name string) slog.Value {
+	return func(name string) (value slog.Value) {
+		for _, a := range h.attrs {
+			if a.Key == name {
+				value = a.Value
+			}
+		}
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == name {
+				value = a.Value
+			}
+			return a.Key != name
+		})
+		return value
+	}
 }
 
 // note keeps what says why a peer has no session.
-func (l *logger) note(msg string, fields gobgplog.Fields) {
-	peer, _ := fields["Key"].(string)
-	why := ""
+func (l *logger) note(msg string, value func(name string) slog.Value) {
+	peer := ""
+	if k := value("Key"); k.Kind() == slog.KindString {
+		peer = k.String()
+	}
+	if peer == "" {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	why := ""
 	told := l.told[peer]
 	switch msg {
 	case "state changed":
 		delete(l.told, peer)
-		if from, to := fmt.Sprint(fields["old"]), fmt.Sprint(fields["new"]); !told && to == "BGP_FSM_IDLE" {
+		if from := value("old").String(); !told && value("new").String() == "BGP_FSM_IDLE" {
 			why = whyNotEstablished(from)
 		}
+	case "Peer Up":
+		if l.errors[peer] == refusedEarly { // by the other of two connections that were made at once
+			delete(l.errors, peer)
+		}
 	case "Peer Down":
-		why = whyDown(fmt.Sprint(fields["Reason"]))
+		if !told { // else that says more
+			why = whyDown(value("Reason").String())
+		}
 		l.downs[peer]++
 	case "failed to connect":
-		err, _ := fields["Error"].(error)
-		why = whyUnreachable(err)
+		why = whyUnreachable(value("Error").String())
+	case "outgoing connection IO error":
+		why = refusedEarly
 	case "sent notification", "received notification":
-		n := notification{}
-		n.code, _ = fields["Code"].(uint8)
-		n.subcode, _ = fields["Subcode"].(uint8)
-		if e, ok := fields["Data"].(*packet.MessageError); ok {
-			n = notification{e.TypeCode, e.SubTypeCode}
+		n := notification{codeOf(value("Code")), codeOf(value("Subcode"))}
+		sent := msg == "sent notification"
+		if sent && n == unexpectedInOpenSent {
+			if value("State").String() == "BGP_FSM_ESTABLISHED" {
+				return // on the other of two connections that were made at once
+			}
+			why = refusedEarly
+		} else {
+			why = n.why(sent)
 		}
-		why = n.why(msg == "sent notification")
 		l.told[peer] = true
 	}
-	if why != "" && peer != "" {
+	if why != "" {
 		l.errors[peer] = why
 	}
+}
+
+// codeOf is a code of a NOTIFICATION; 0: it is none.
+func codeOf(v slog.Value) uint8 {
+	if v.Kind() != slog.KindInt64 {
+		return 0
+	}
+	return uint8(v.Int64())
 }
 
 // flaps is how often a session of the peer was established, and ended.

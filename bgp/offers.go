@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
-	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v4/api"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -101,8 +101,8 @@ func (o *offers) forget(used map[uint32]bool) {
 // the node's own hand is let in.
 func (i *instance) refuseAll(ctx context.Context) error {
 	for _, assignment := range []*api.PolicyAssignment{
-		{Name: "global", Direction: api.PolicyDirection_IMPORT, DefaultAction: api.RouteAction_REJECT, Policies: []*api.Policy{ownRoutes}},
-		{Name: "global", Direction: api.PolicyDirection_EXPORT, DefaultAction: api.RouteAction_REJECT, Policies: []*api.Policy{{Name: exportPolicy}}},
+		{Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_IMPORT, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT, Policies: []*api.Policy{ownRoutes}},
+		{Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_EXPORT, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT, Policies: []*api.Policy{{Name: exportPolicy}}},
 	} {
 		if err := i.server.AddPolicy(ctx, &api.AddPolicyRequest{Policy: assignment.Policies[0]}); err != nil {
 			return fmt.Errorf("add policy %s: %w", assignment.Policies[0].Name, err)
@@ -118,7 +118,7 @@ func (i *instance) refuseAll(ctx context.Context) error {
 var ownRoutes = &api.Policy{Name: "seamark-import", Statements: []*api.Statement{{
 	Name:       "own",
 	Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
-	Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+	Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
 }}}
 
 // setPolicies makes the export policy say what is offered to whom now.
@@ -134,26 +134,26 @@ func (i *instance) setPolicies(ctx context.Context) error {
 			continue
 		}
 		peer := "peer-" + name
-		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: peer, List: []string{session.prefix()}})
+		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: peer, List: []string{session.prefix()}})
 		policy.Statements = append(policy.Statements, &api.Statement{ // which goes on to those below
 			Name: "next-hop-" + name,
-			Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: peer},
-				AfiSafiIn: []*api.Family{familyOf(true)}},
+			Conditions: &api.Conditions{NeighborSet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: peer},
+				AfiSafiIn: []*api.Family{apiFamilyOf(true)}},
 			Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: session.row.NextHop6.String()}},
 		})
 	}
 	for _, one := range sortedOffers(i.offers.byKey) {
 		tags := fmt.Sprintf("tag-%d", one.tag)
-		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_LARGE_COMMUNITY, Name: tags,
+		request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_LARGE_COMMUNITY, Name: tags,
 			List: []string{fmt.Sprintf("%d:0:%d", uint32(tagASN), one.tag)}})
 		for n, to := range i.takers(one.Peers) {
 			peers := fmt.Sprintf("peers-%d-%d", one.tag, n)
-			request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: peers, List: to.addresses})
+			request.DefinedSets = append(request.DefinedSets, &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_NEIGHBOR, Name: peers, List: to.addresses})
 			statement := &api.Statement{
 				Name: fmt.Sprintf("offer-%d-%d", one.tag, n),
 				Conditions: &api.Conditions{
-					NeighborSet:       &api.MatchSet{Type: api.MatchSet_ANY, Name: peers},
-					LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_ANY, Name: tags},
+					NeighborSet:       &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: peers},
+					LargeCommunitySet: &api.MatchSet{Type: api.MatchSet_TYPE_ANY, Name: tags},
 				},
 				Actions: i.actions(one, to.internal),
 			}
@@ -224,16 +224,16 @@ func (i *instance) mistaken(s *session, peers []string) string {
 
 // actions make of a route with tags what the offer says.
 func (i *instance) actions(one *offer, internal bool) *api.Actions {
-	a := &api.Actions{RouteAction: api.RouteAction_ACCEPT,
-		LargeCommunity: &api.CommunityAction{Type: api.CommunityAction_REMOVE, Communities: []string{anyTag}}}
+	a := &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT,
+		LargeCommunity: &api.CommunityAction{Type: api.CommunityAction_TYPE_REMOVE, Communities: []string{anyTag}}}
 	if len(one.Large) > 0 {
-		a.LargeCommunity.Type, a.LargeCommunity.Communities = api.CommunityAction_REPLACE, nil
+		a.LargeCommunity.Type, a.LargeCommunity.Communities = api.CommunityAction_TYPE_REPLACE, nil
 		for _, c := range one.Large {
 			a.LargeCommunity.Communities = append(a.LargeCommunity.Communities, fmt.Sprintf("%d:%d:%d", c[0], c[1], c[2]))
 		}
 	}
 	if len(one.Communities) > 0 {
-		a.Community = &api.CommunityAction{Type: api.CommunityAction_REPLACE}
+		a.Community = &api.CommunityAction{Type: api.CommunityAction_TYPE_REPLACE}
 		for _, c := range one.Communities {
 			a.Community.Communities = append(a.Community.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
 		}
@@ -245,7 +245,7 @@ func (i *instance) actions(one *offer, internal bool) *api.Actions {
 		a.LocalPref = &api.LocalPrefAction{Value: *one.LocalPref}
 	}
 	if one.MED != nil {
-		a.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*one.MED)}
+		a.Med = &api.MedAction{Type: api.MedAction_TYPE_REPLACE, Value: int64(*one.MED)}
 	}
 	if one.Prepend > 0 && !internal {
 		a.AsPrepend = &api.AsPrependAction{Asn: i.row.ASN, Repeat: uint32(one.Prepend)}

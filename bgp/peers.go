@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v4/api"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -142,12 +142,12 @@ func (s *session) peer(asn uint32, restarting bool) *api.Peer {
 		if !family.exchanged {
 			continue
 		}
-		af := &api.AfiSafi{Config: &api.AfiSafiConfig{Family: familyOf(family.v6), Enabled: true}}
+		af := &api.AfiSafi{Config: &api.AfiSafiConfig{Family: apiFamilyOf(family.v6), Enabled: true}}
 		if row.GracefulRestart > 0 {
 			af.MpGracefulRestart = &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: true}}
 		}
 		if family.limit > 0 {
-			af.PrefixLimits = &api.PrefixLimit{Family: familyOf(family.v6), MaxPrefixes: family.limit, ShutdownThresholdPct: 100}
+			af.PrefixLimits = &api.PrefixLimit{Family: apiFamilyOf(family.v6), MaxPrefixes: family.limit, ShutdownThresholdPct: 100}
 		}
 		p.AfiSafis = append(p.AfiSafis, af)
 	}
@@ -176,7 +176,7 @@ func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
 			return nil
 		}
 		// Policies alone have GoBGP send nothing again.
-		return i.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: now.remote.String(), Soft: true, Direction: api.ResetPeerRequest_OUT})
+		return i.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: now.remote.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
 	}
 	if old != nil {
 		if err := i.deletePeer(ctx, old); err != nil {

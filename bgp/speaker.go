@@ -9,8 +9,8 @@ import (
 	"slices"
 	"sync"
 
-	api "github.com/osrg/gobgp/v3/api"
-	"github.com/osrg/gobgp/v3/pkg/server"
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -129,7 +129,7 @@ const (
 // start makes the instance run as its row says, with all it is to have.
 func (i *instance) start(ctx context.Context) error {
 	i.stop(ctx)
-	srv := server.NewBgpServer(server.LoggerOption(i.log))
+	srv := server.NewBgpServer(server.LoggerOption(i.log.server(), nil))
 	go srv.Serve()
 	port := int32(-1) // nobody may connect
 	if i.row.ListenPort != 0 {
@@ -148,7 +148,7 @@ func (i *instance) start(ctx context.Context) error {
 	}
 	err = errors.Join(err, i.setPolicies(ctx))
 	for _, r := range i.routes {
-		err = errors.Join(err, i.addPath(ctx, r))
+		err = errors.Join(err, i.addPath(r))
 	}
 	for _, s := range i.sessions {
 		err = errors.Join(err, i.addPeer(ctx, s))
@@ -164,15 +164,14 @@ func (i *instance) stop(ctx context.Context) {
 	if i.server == nil {
 		return
 	}
-	if err := i.server.StopBgp(ctx, &api.StopBgpRequest{}); err != nil {
-		i.log.log.Warn("stop BGP instance", "err", err)
-	}
-	i.server.Stop()
-	i.server = nil
 	if i.unwatch != nil {
 		i.unwatch()
 		i.unwatch = nil
 	}
+	if err := i.server.StopBgp(ctx, &api.StopBgpRequest{}); err != nil {
+		i.log.log.Warn("stop BGP instance", "err", err)
+	}
+	i.server = nil
 	i.offers = newOffers()
 }
 
@@ -314,7 +313,7 @@ func (s routes) UpdateAll(ctx context.Context, rows []state.BGPRoute) []error {
 		}
 		i := s.instances[r.row.Instance]
 		if errs[n] = touched[i]; errs[n] == nil && i.server != nil {
-			errs[n] = i.addPath(ctx, r)
+			errs[n] = i.addPath(r)
 		}
 		if errs[n] != nil {
 			errs[n] = fmt.Errorf("advertise %s by instance %s: %w", r.row.Prefix, r.row.Instance, errs[n])
@@ -325,14 +324,14 @@ func (s routes) UpdateAll(ctx context.Context, rows []state.BGPRoute) []error {
 	return errs
 }
 
-func (s routes) Delete(ctx context.Context, row state.BGPRoute) error {
+func (s routes) Delete(_ context.Context, row state.BGPRoute) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.instances[row.Instance]
 	if i == nil {
 		return nil
 	}
-	return i.dropRoute(ctx, row.Prefix)
+	return i.dropRoute(row.Prefix)
 }
 
 // DeleteAll is Delete of each.
@@ -344,7 +343,7 @@ func (s routes) DeleteAll(ctx context.Context, rows []state.BGPRoute) []error {
 	return errs
 }
 
-func (s routes) Prune(ctx context.Context, wanted []state.BGPRoute) error {
+func (s routes) Prune(_ context.Context, wanted []state.BGPRoute) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keep := map[string]bool{}
@@ -353,14 +352,14 @@ func (s routes) Prune(ctx context.Context, wanted []state.BGPRoute) error {
 	}
 	var errs []error
 	for _, i := range s.instances {
-		there, err := i.advertised(ctx)
+		there, err := i.advertised()
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		for _, prefix := range there {
 			if !keep[(state.BGPRoute{Instance: i.row.Instance, Prefix: prefix}).RowKey()] {
-				errs = append(errs, i.dropRoute(ctx, prefix))
+				errs = append(errs, i.dropRoute(prefix))
 			}
 		}
 		for prefix := range i.routes { // what the server has lost is to be given to it again
@@ -372,9 +371,9 @@ func (s routes) Prune(ctx context.Context, wanted []state.BGPRoute) error {
 	return errors.Join(errs...)
 }
 
-func (i *instance) dropRoute(ctx context.Context, prefix netip.Prefix) error {
+func (i *instance) dropRoute(prefix netip.Prefix) error {
 	if i.server != nil {
-		if err := i.deletePath(ctx, prefix); err != nil {
+		if err := i.deletePath(prefix); err != nil {
 			return fmt.Errorf("withdraw %s by instance %s: %w", prefix, i.row.Instance, err)
 		}
 	}

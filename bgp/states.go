@@ -8,7 +8,9 @@ import (
 	"strings"
 	"time"
 
-	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/seamark-lb/seamark/state"
 )
@@ -86,17 +88,17 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 // stateName is a state of RFC 4271 §8.2.2 as the RFC writes it.
 func stateName(s api.PeerState_SessionState) string {
 	switch s {
-	case api.PeerState_IDLE:
+	case api.PeerState_SESSION_STATE_IDLE:
 		return "Idle"
-	case api.PeerState_CONNECT:
+	case api.PeerState_SESSION_STATE_CONNECT:
 		return "Connect"
-	case api.PeerState_ACTIVE:
+	case api.PeerState_SESSION_STATE_ACTIVE:
 		return "Active"
-	case api.PeerState_OPENSENT:
+	case api.PeerState_SESSION_STATE_OPENSENT:
 		return "OpenSent"
-	case api.PeerState_OPENCONFIRM:
+	case api.PeerState_SESSION_STATE_OPENCONFIRM:
 		return "OpenConfirm"
-	case api.PeerState_ESTABLISHED:
+	case api.PeerState_SESSION_STATE_ESTABLISHED:
 		return state.BGPEstablished
 	}
 	return "Unknown"
@@ -124,12 +126,12 @@ const (
 
 // Paths are the routes that a peer, "" for each, was sent or has sent, sorted by
 // instance, peer and prefix.
-func (s *Speaker) Paths(ctx context.Context, which Direction, peer string) ([]Path, error) {
+func (s *Speaker) Paths(_ context.Context, which Direction, peer string) ([]Path, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	table := api.TableType_ADJ_OUT
+	table := api.TableType_TABLE_TYPE_ADJ_OUT
 	if which == Received {
-		table = api.TableType_ADJ_IN
+		table = api.TableType_TABLE_TYPE_ADJ_IN
 	}
 	var paths []Path
 	for _, i := range s.instances {
@@ -141,10 +143,10 @@ func (s *Speaker) Paths(ctx context.Context, which Direction, peer string) ([]Pa
 				if exchanged := session.row.IPv4 && !v6 || session.row.IPv6 && v6; !exchanged {
 					continue
 				}
-				request := &api.ListPathRequest{TableType: table, Name: session.remote.String(), Family: familyOf(v6), EnableFiltered: false}
-				err := i.server.ListPath(ctx, request, func(d *api.Destination) {
-					for _, p := range d.Paths {
-						if path, ok := i.pathFrom(session, d.Prefix, p); ok {
+				request := apiutil.ListPathRequest{TableType: table, Name: session.remote.String(), Family: familyOf(v6), EnableFiltered: false}
+				err := i.server.ListPath(request, func(nlri packet.NLRI, of []*apiutil.Path) {
+					for _, p := range of {
+						if path, ok := i.pathFrom(session, nlri, p); ok {
 							paths = append(paths, path)
 						}
 					}
@@ -164,38 +166,38 @@ func (s *Speaker) Paths(ctx context.Context, which Direction, peer string) ([]Pa
 	return paths, nil
 }
 
-// pathFrom reads a path; false: it is not written as a prefix is.
-func (i *instance) pathFrom(s *session, prefix string, p *api.Path) (Path, bool) {
-	at, err := netip.ParsePrefix(prefix)
-	if err != nil {
+// pathFrom reads a path; false: it is not for a prefix.
+func (i *instance) pathFrom(s *session, nlri packet.NLRI, p *apiutil.Path) (Path, bool) {
+	prefix, ok := prefixIn(nlri)
+	if !ok {
 		return Path{}, false
 	}
-	path := Path{Instance: i.row.Instance, Peer: s.row.Peer, Prefix: at}
-	for _, packed := range p.Pattrs {
-		message, err := packed.UnmarshalNew()
-		if err != nil {
-			continue
-		}
-		switch a := message.(type) {
-		case *api.NextHopAttribute:
-			path.NextHop = a.NextHop
-		case *api.MpReachNLRIAttribute:
-			path.NextHop = strings.Join(a.NextHops, " ")
-		case *api.AsPathAttribute:
-			for _, segment := range a.Segments {
-				path.ASPath = append(path.ASPath, segment.Numbers...)
+	path := Path{Instance: i.row.Instance, Peer: s.row.Peer, Prefix: prefix}
+	for _, attribute := range p.Attrs {
+		switch a := attribute.(type) {
+		case *packet.PathAttributeNextHop, *packet.PathAttributeMpReachNLRI:
+			var hops []string
+			for _, hop := range nextHopsIn(a) {
+				hops = append(hops, hop.WithZone("").String())
 			}
-		case *api.LocalPrefAttribute:
-			path.LocalPref = &a.LocalPref
-		case *api.MultiExitDiscAttribute:
-			path.MED = &a.Med
-		case *api.CommunitiesAttribute:
-			for _, c := range a.Communities {
+			path.NextHop = strings.Join(hops, " ")
+		case *packet.PathAttributeAsPath:
+			for _, segment := range a.Value {
+				path.ASPath = append(path.ASPath, segment.GetAS()...)
+			}
+		case *packet.PathAttributeLocalPref:
+			value := a.Value // GoBGP keeps its own
+			path.LocalPref = &value
+		case *packet.PathAttributeMultiExitDisc:
+			value := a.Value
+			path.MED = &value
+		case *packet.PathAttributeCommunities:
+			for _, c := range a.Value {
 				path.Communities = append(path.Communities, fmt.Sprintf("%d:%d", c>>16, c&0xffff))
 			}
-		case *api.LargeCommunitiesAttribute:
-			for _, c := range a.Communities {
-				path.Communities = append(path.Communities, fmt.Sprintf("%d:%d:%d", c.GlobalAdmin, c.LocalData1, c.LocalData2))
+		case *packet.PathAttributeLargeCommunities:
+			for _, c := range a.Values {
+				path.Communities = append(path.Communities, c.String())
 			}
 		}
 	}

@@ -1,14 +1,12 @@
 package bgp
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"syscall"
 
-	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 )
 
 // notification is the error of a NOTIFICATION (RFC 4271 §4.5).
@@ -59,33 +57,42 @@ func (n notification) why(sent bool) string {
 	return what + text + ": " + advice
 }
 
-// whyNotEstablished is why a connection came to nothing of which GoBGP does not tell
-// what the peer said; "": the state that it ended in is another's.
+// refusedEarly is why a connection came to nothing of which GoBGP does not tell what
+// the peer said.
+const refusedEarly = "the peer ended the session before it was established: it may know this node by another AS number (spec.localASN of the BGPInstance), " +
+	"or not at all: its log says why"
+
+// unexpectedInOpenSent is what GoBGP answers to whatever is no OPEN in its place
+// (RFC 6608 §3): in practice, to the NOTIFICATION of a peer that wants no session.
+var unexpectedInOpenSent = notification{packet.BGP_ERROR_FSM_ERROR, packet.BGP_ERROR_SUB_RECEIVE_UNEXPECTED_MESSAGE_IN_OPENSENT_STATE}
+
+// whyNotEstablished is why a connection came to nothing that nobody has told of; "":
+// the state that it ended in is another's.
 func whyNotEstablished(state string) string {
 	switch state {
 	case "BGP_FSM_OPENSENT", "BGP_FSM_OPENCONFIRM":
-		return "the peer ended the session before it was established: it may know this node by another AS number (spec.localASN of the BGPInstance), " +
-			"or not at all: its log says why"
+		return refusedEarly
 	}
 	return ""
 }
 
-// whyUnreachable is the error of a connection that could not be made, with what can be done.
-func whyUnreachable(err error) string {
+// whyUnreachable is the error of a connection that could not be made, with what can be
+// done. GoBGP gives its text alone.
+func whyUnreachable(err string) string {
 	cure := "look at the routes to it"
-	var timeout net.Error
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case strings.Contains(err, syscall.ECONNREFUSED.Error()):
 		cure = "nobody listens there: start BGP on the peer, or correct the address or port"
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
+	case strings.Contains(err, syscall.ETIMEDOUT.Error()), strings.Contains(err, os.ErrDeadlineExceeded.Error()):
 		cure = "look at the way to it, and whether the passwords of both ends are the same"
 	}
-	return fmt.Sprintf("cannot connect: %v: %s", err, cure)
+	return fmt.Sprintf("cannot connect: %s: %s", err, cure)
 }
 
-// whyDown is why an established session ended of which there was no NOTIFICATION; "": there was.
+// whyDown is why an established session ended of which there was no NOTIFICATION; "":
+// there was, or it was this node's own configuration, for which GoBGP has no name.
 func whyDown(reason string) string {
-	if strings.HasPrefix(reason, "notification") {
+	if strings.HasPrefix(reason, "notification") || reason == "unknown" {
 		return ""
 	}
 	return "session ended: " + reason

@@ -7,6 +7,5 @@ package deps
 // start; whoever imports a module first takes its line out of here.
 import (
 	_ "github.com/mdlayher/packet"
-	_ "github.com/osrg/gobgp/v3/pkg/server"
 	_ "github.com/prometheus/client_golang/prometheus/promhttp"
 )

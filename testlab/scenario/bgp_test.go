@@ -155,10 +155,13 @@ func TestBGP(t *testing.T) {
 	var received struct {
 		AdvertisedRoutes map[string]any
 	}
-	l.must(l.vtysh(&received, router, "show bgp ipv4 unicast neighbors "+bgpNodes[0]+" advertised-routes json"))
-	if received.AdvertisedRoutes["172.20.2.0/24"] == nil {
-		t.Errorf("the router tells k8s-ctr %v, not the pods of k8s-w0", received.AdvertisedRoutes)
-	}
+	l.eventually("the router tells k8s-ctr the pods of k8s-w0", func() error {
+		err := l.vtysh(&received, router, "show bgp ipv4 unicast neighbors "+bgpNodes[0]+" advertised-routes json")
+		if err == nil && received.AdvertisedRoutes["172.20.2.0/24"] == nil {
+			err = fmt.Errorf("it tells %v", received.AdvertisedRoutes)
+		}
+		return err
+	})
 
 	// With the policy Local, only nodes with a pod that is ready.
 	service, err := os.ReadFile("../../deploy/demo/bgp/service.yaml")
