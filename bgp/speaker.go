@@ -61,6 +61,11 @@ type session struct {
 	held string
 	// wasEstablished is the state's.
 	wasEstablished bool
+	// heard: it was established when it was seen last, after that many sessions before.
+	heard bool
+	downs int
+	// unsettled are the prefixes that have changed since.
+	unsettled map[netip.Prefix]bool
 }
 
 func newInstance(name string, log *slog.Logger) *instance {
@@ -220,7 +225,9 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	now := &session{row: row, remote: remote, own: own}
 	if old != nil {
 		now.held = old.held
-		now.wasEstablished = old.wasEstablished && old.remote == remote
+		if old.remote == remote {
+			now.wasEstablished, now.heard, now.downs, now.unsettled = old.wasEstablished, old.heard, old.downs, old.unsettled
+		}
 	}
 	i.sessions[row.Peer] = now
 	if i.server == nil {
@@ -313,6 +320,7 @@ func (s routes) UpdateAll(ctx context.Context, rows []state.BGPRoute) []error {
 		}
 		i := s.instances[r.row.Instance]
 		if errs[n] = touched[i]; errs[n] == nil && i.server != nil {
+			i.changed(r.row.Prefix)
 			errs[n] = i.addPath(r)
 		}
 		if errs[n] != nil {
@@ -373,6 +381,7 @@ func (s routes) Prune(_ context.Context, wanted []state.BGPRoute) error {
 
 func (i *instance) dropRoute(prefix netip.Prefix) error {
 	if i.server != nil {
+		i.changed(prefix)
 		if err := i.deletePath(prefix); err != nil {
 			return fmt.Errorf("withdraw %s by instance %s: %w", prefix, i.row.Instance, err)
 		}

@@ -25,22 +25,31 @@ func (s *Speaker) States(ctx context.Context) ([]state.BGPSessionState, error) {
 		if i.server == nil {
 			continue
 		}
-		byAddress := map[netip.Addr]*session{}
-		for _, session := range i.sessions {
-			byAddress[session.remote] = session
-		}
-		err := i.server.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
-			remote, err := netip.ParseAddr(p.State.NeighborAddress)
-			if session := byAddress[remote]; err == nil && session != nil {
-				states = append(states, i.stateOf(session, p))
-			}
-		})
+		err := i.listSessions(ctx, func(session *session, p *api.Peer) { states = append(states, i.stateOf(session, p)) })
 		if err != nil {
-			return nil, fmt.Errorf("list sessions of BGP instance %s: %w", i.row.Instance, err)
+			return nil, err
 		}
 	}
 	slices.SortFunc(states, func(a, b state.BGPSessionState) int { return strings.Compare(a.RowKey(), b.RowKey()) })
 	return states, nil
+}
+
+// listSessions calls each with the sessions of an instance that runs, as they stand.
+func (i *instance) listSessions(ctx context.Context, each func(*session, *api.Peer)) error {
+	byAddress := map[netip.Addr]*session{}
+	for _, session := range i.sessions {
+		byAddress[session.remote] = session
+	}
+	err := i.server.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) {
+		remote, err := netip.ParseAddr(p.State.NeighborAddress)
+		if session := byAddress[remote]; err == nil && session != nil {
+			each(session, p)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("list sessions of BGP instance %s: %w", i.row.Instance, err)
+	}
+	return nil
 }
 
 func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {

@@ -122,6 +122,9 @@ func (t *Target) watch(ctx context.Context) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for {
+		if err := t.Speaker.Settle(ctx); err != nil && ctx.Err() == nil {
+			t.Log.Warn("tell BGP peers what changed while their sessions began", "err", err)
+		}
 		if states, err := t.Speaker.States(ctx); err == nil {
 			t.tell(states)
 		} else if ctx.Err() == nil {
