@@ -2,17 +2,12 @@ package bgp
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math"
 	"net/netip"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
-	"github.com/seamark-lb/seamark/state"
 )
 
 // deferral bounds how long routes wait for the peers' own after a restart (RFC
@@ -21,56 +16,6 @@ const deferral = 1 * time.Second
 
 // idleAfterReset is how long a session that was reset waits before it connects again.
 const idleAfterReset = 1 * time.Second
-
-// errNoNeighbor: nobody on the interface has said yet that he is a router.
-var errNoNeighbor = errors.New("no router there: it has to send IPv6 router advertisements, and none has come yet")
-
-// remoteOf is the peer's address: that of the row or, on its interface, the
-// link-local one of the router there.
-func remoteOf(row state.BGPSession) (netip.Addr, error) {
-	if row.Interface == "" {
-		return row.Remote, nil
-	}
-	link, err := netlink.LinkByName(row.Interface)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, err)
-	}
-	neighbors, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_V6)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, err)
-	}
-	for _, n := range neighbors {
-		addr, ok := netip.AddrFromSlice(n.IP)
-		if ok && addr.IsLinkLocalUnicast() && n.Flags&netlink.NTF_ROUTER != 0 && n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) == 0 {
-			return addr.WithZone(row.Interface), nil
-		}
-	}
-	return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w", row.Peer, row.Interface, errNoNeighbor)
-}
-
-// ownAddress is this end's of a session with a link-local address; the zero Addr of others.
-func ownAddress(row state.BGPSession, remote netip.Addr) (netip.Addr, error) {
-	if remote.Zone() == "" {
-		return netip.Addr{}, nil
-	}
-	if row.Source.IsValid() {
-		return row.Source.WithZone(""), nil
-	}
-	link, err := netlink.LinkByName(remote.Zone())
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: %w", row.Peer, remote.Zone(), err)
-	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: %w", row.Peer, remote.Zone(), err)
-	}
-	for _, a := range addrs {
-		if own, ok := netip.AddrFromSlice(a.IP); ok && own.IsLinkLocalUnicast() && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 {
-			return own, nil
-		}
-	}
-	return netip.Addr{}, fmt.Errorf("find own address towards peer %s on interface %s: it has no link-local one", row.Peer, remote.Zone())
-}
 
 // local is this end's address: that of the connection there is or, of what the
 // node has to send to the peer, the source. The zero Addr: nothing can be sent.

@@ -49,15 +49,15 @@ func (i *instance) settle(s *session, is api.PeerState_SessionState) error {
 	case is == api.PeerState_SESSION_STATE_OPENCONFIRM: // it may have been given all already
 		return nil
 	case is != api.PeerState_SESSION_STATE_ESTABLISHED: // it will be
-		s.heard = false
-	case s.heard && s.downs == downs: // it heard of each
+		s.settled = false
+	case s.settled && s.downs == downs: // it heard of each
 	default:
 		for prefix := range s.unsettled {
 			if err := i.tellAgain(s, prefix); err != nil {
 				return fmt.Errorf("tell peer %s of %s again: %w", s.row.Peer, prefix, err)
 			}
 		}
-		s.heard, s.downs = true, downs
+		s.settled, s.downs = true, downs
 	}
 	s.unsettled = nil
 	return nil

@@ -28,11 +28,13 @@ type Speaker struct {
 	begun map[string]bool
 	// told gets a word when peers have sent routes that may be taken.
 	told chan struct{}
+	// routers are who advertised himself last, by the interface.
+	routers map[string]netip.Addr
 }
 
 // New returns a Speaker that runs nothing yet.
 func New(log *slog.Logger) *Speaker {
-	return &Speaker{log: log, instances: map[string]*instance{}, begun: map[string]bool{}, told: make(chan struct{}, 1)}
+	return &Speaker{log: log, instances: map[string]*instance{}, begun: map[string]bool{}, told: make(chan struct{}, 1), routers: map[string]netip.Addr{}}
 }
 
 // instance is one BGP speaker with its sessions and routes.
@@ -61,9 +63,9 @@ type session struct {
 	held string
 	// wasEstablished is the state's.
 	wasEstablished bool
-	// heard: it was established when it was seen last, after that many sessions before.
-	heard bool
-	downs int
+	// settled: it was established when it was seen last, after that many sessions before.
+	settled bool
+	downs   int
 	// unsettled are the prefixes that have changed since.
 	unsettled map[netip.Prefix]bool
 }
@@ -210,7 +212,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.instance(row.Instance)
-	remote, err := remoteOf(row)
+	remote, err := s.remoteOf(row, i.sessions[row.Peer])
 	if err != nil {
 		return err
 	}
@@ -226,7 +228,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if old != nil {
 		now.held = old.held
 		if old.remote == remote {
-			now.wasEstablished, now.heard, now.downs, now.unsettled = old.wasEstablished, old.heard, old.downs, old.unsettled
+			now.wasEstablished, now.settled, now.downs, now.unsettled = old.wasEstablished, old.settled, old.downs, old.unsettled
 		}
 	}
 	i.sessions[row.Peer] = now

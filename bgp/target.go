@@ -27,7 +27,7 @@ const poll = time.Second
 // Run returns when ctx has ended, with the sessions.
 func (t *Target) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{t.speakers().Run, t.sessions().Run, t.routes().Run, t.watch, t.importing, t.holdWithBFD} {
+	for _, part := range []func(context.Context) error{t.speakers().Run, t.sessions().Run, t.routes().Run, t.watch, t.importing, t.holdWithBFD, t.unnumbered} {
 		group.Go(func() error { return part(ctx) })
 	}
 	err := group.Wait()
