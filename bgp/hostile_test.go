@@ -58,9 +58,13 @@ func newHostileNode(t *testing.T) *hostileNode {
 // expect has the node take sessions of a peer.
 func (n *hostileNode) expect(peer, remote string) {
 	n.t.Helper()
-	update(n.t, n.speaker.Sessions(), state.BGPSession{Instance: "tor", Peer: peer, Remote: netip.MustParseAddr(remote), RemotePort: 179,
+	update(n.t, n.speaker.Sessions(), passiveSession(peer, remote))
+}
+
+func passiveSession(peer, remote string) state.BGPSession {
+	return state.BGPSession{Instance: "tor", Peer: peer, Remote: netip.MustParseAddr(remote), RemotePort: 179,
 		ASN: state.BGPPeerASN{Number: hostileASN}, IPv4: true, IPv6: true, NextHop6: netip.IPv6Loopback(), MaxPrefixes4: prefixLimit,
-		BGPSessionConfig: state.BGPSessionConfig{Passive: true, ConnectRetry: time.Second, Hold: 90 * time.Second}})
+		BGPSessionConfig: state.BGPSessionConfig{Passive: true, ConnectRetry: time.Second, Hold: 90 * time.Second}}
 }
 
 // connect dials the node until it takes the connection: after an error it rests.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 
@@ -26,7 +27,7 @@ func (i *instance) changed(prefix netip.Prefix) {
 }
 
 // Settle tells the peers whose sessions have begun since it was called last what they
-// may have missed.
+// may have missed, and has those begin again that have ended.
 func (s *Speaker) Settle(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,20 +37,25 @@ func (s *Speaker) Settle(ctx context.Context) error {
 			continue
 		}
 		errs = append(errs, i.listSessions(ctx, func(session *session, p *api.Peer) {
-			errs = append(errs, i.settle(session, p.State.SessionState))
+			errs = append(errs, i.settle(ctx, session, p, time.Now()))
 		}))
 	}
 	return errors.Join(errs...)
 }
 
 // settle judges what changed since the session was seen last. Nothing changes while it does.
-func (i *instance) settle(s *session, is api.PeerState_SessionState) error {
+func (i *instance) settle(ctx context.Context, s *session, p *api.Peer, now time.Time) error {
 	downs := i.log.flaps(s.remote.String())
 	switch {
-	case is == api.PeerState_SESSION_STATE_OPENCONFIRM: // it may have been given all already
+	case p.State.SessionState == api.PeerState_SESSION_STATE_OPENCONFIRM: // it may have been given all already
 		return nil
-	case is != api.PeerState_SESSION_STATE_ESTABLISHED: // it will be
-		s.settled = false
+	case p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED: // it will be
+		lasted := s.settled && now.Sub(s.since) >= idleAfterError
+		s.settled, s.unsettled = false, nil
+		if lasted && mayBeginAgain(p) {
+			return i.beginAgain(ctx, s)
+		}
+		return nil
 	case s.settled && s.downs == downs: // it heard of each
 	default:
 		for prefix := range s.unsettled {
@@ -57,9 +63,34 @@ func (i *instance) settle(s *session, is api.PeerState_SessionState) error {
 				return fmt.Errorf("tell peer %s of %s again: %w", s.row.Peer, prefix, err)
 			}
 		}
-		s.settled, s.downs = true, downs
+		s.settled, s.downs, s.since = true, downs, now
 	}
 	s.unsettled = nil
+	return nil
+}
+
+// idleAfterError is how long GoBGP leaves a session alone that has ended, whatever it
+// is told. It keeps a peer that makes errors from doing so all the time: a
+// session that lasted as long has shown that it does not.
+const idleAfterError = 5 * time.Second
+
+// mayBeginAgain says whether the session waits for no more than that. One that
+// comes back from a restart (RFC 4724) has routes that would go with it.
+func mayBeginAgain(p *api.Peer) bool {
+	return p.State.SessionState == api.PeerState_SESSION_STATE_IDLE && p.State.AdminState == api.PeerState_ADMIN_STATE_UP && !p.GracefulRestart.GetPeerRestarting()
+}
+
+// beginAgain has the session made anew, which does not wait.
+func (i *instance) beginAgain(ctx context.Context, s *session) error {
+	err := i.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.remote.String()})
+	if err == nil {
+		if err = i.server.AddPeer(ctx, &api.AddPeerRequest{Peer: s.peer(i.row.ASN, false)}); err != nil {
+			delete(i.sessions, s.row.Peer) // to be had again with the next full pass
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("begin session with peer %s again: %w", s.row.Peer, err)
+	}
 	return nil
 }
 

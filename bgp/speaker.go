@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
@@ -66,6 +67,7 @@ type session struct {
 	// settled: it was established when it was seen last, after that many sessions before.
 	settled bool
 	downs   int
+	since   time.Time // it was settled
 	// unsettled are the prefixes that have changed since.
 	unsettled map[netip.Prefix]bool
 }
@@ -228,7 +230,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if old != nil {
 		now.held = old.held
 		if old.remote == remote {
-			now.wasEstablished, now.settled, now.downs, now.unsettled = old.wasEstablished, old.settled, old.downs, old.unsettled
+			now.wasEstablished, now.settled, now.downs, now.since, now.unsettled = old.wasEstablished, old.settled, old.downs, old.since, old.unsettled
 		}
 	}
 	i.sessions[row.Peer] = now

@@ -123,7 +123,7 @@ func (t *Target) watch(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := t.Speaker.Settle(ctx); err != nil && ctx.Err() == nil {
-			t.Log.Warn("tell BGP peers what changed while their sessions began", "err", err)
+			t.Log.Warn("settle BGP sessions that began or ended", "err", err)
 		}
 		if states, err := t.Speaker.States(ctx); err == nil {
 			t.tell(states)
