@@ -21,6 +21,8 @@ type Fault struct {
 	// OneNode: the holder is to be the coordinator, too. Otherwise a node
 	// behind the router is.
 	OneNode bool
+	// DaemonArgs are more arguments for the nodes' seamarkd.
+	DaemonArgs []string
 }
 
 // cast is who is who in a run.
@@ -88,6 +90,7 @@ var Faults = []Fault{
 		Inject: func(ctx context.Context, l lab, _ cast) error { return l.each(ctx, nodes, testlab.Stop) },
 		Heal:   func(ctx context.Context, l lab, _ cast) error { return l.each(ctx, nodes, testlab.Start) }},
 	{Name: "all leases deleted by hand", Inject: deleteLeases, Heal: nothing, Lasts: moving, Dead: nobody},
+	{Name: "power off, no BFD", Inject: powerOff, Heal: powerOn, Lasts: moving, Dead: theHolder, DaemonArgs: []string{"--bfd=false"}},
 }
 
 // clockStep sets the wall clock of the holder's daemon, as time synchronization does

@@ -24,9 +24,10 @@ const (
 
 // Run is what was seen of one fault.
 type Run struct {
-	// UDP is the longest time in which no probe was answered; Lost are those that were not.
-	UDP  time.Duration
-	Lost int
+	// UDP is the longest time in which no probe was answered in time; Lost are those that
+	// never were, and Late those that were after 0.5 s.
+	UDP        time.Duration
+	Lost, Late int
 	// TCP is the longest gap of a connection to a pod that lived, and Broken how many of
 	// those broke.
 	TCP    time.Duration
@@ -135,7 +136,7 @@ func later[R any](f func() (R, error)) func() (R, error) {
 
 // judge sums up what was seen. Connections to pods of dead nodes are no concern.
 func judge(probed traffic.ProbeResult, streams traffic.StreamsResult, arp traffic.ARPResult, dead []string) Run {
-	run := Run{UDP: probed.Outage, Lost: probed.Sent - probed.Answered, Silence: arp.Silence, Doubles: len(arp.Doubles)}
+	run := Run{UDP: probed.Outage, Lost: probed.Sent - probed.Answered - probed.Late, Late: probed.Late, Silence: arp.Silence, Doubles: len(arp.Doubles)}
 	if n := len(arp.Doubles); n > 0 {
 		run.Double = arp.Doubles[n-1].At.Sub(arp.Doubles[0].At)
 	}
@@ -154,8 +155,25 @@ func judge(probed traffic.ProbeResult, streams traffic.StreamsResult, arp traffi
 	return run
 }
 
-// Bench measures every fault runs times in one lab, and tells each result as it comes.
+// Bench measures every fault runs times, those whose daemons have the same arguments in
+// one lab, and tells each result as it comes.
 func Bench(ctx context.Context, config testlab.Config, faults []Fault, runs int, tell func(Fault, Run)) (results []Result, err error) {
+	for len(faults) > 0 && err == nil {
+		same := slices.IndexFunc(faults, func(f Fault) bool { return !slices.Equal(f.DaemonArgs, faults[0].DaemonArgs) })
+		if same < 0 {
+			same = len(faults)
+		}
+		own := config
+		own.DaemonArgs = slices.Concat(config.DaemonArgs, faults[0].DaemonArgs)
+		var more []Result
+		more, err = benchIn(ctx, own, faults[:same], runs, tell)
+		results, faults = append(results, more...), faults[same:]
+	}
+	return results, err
+}
+
+// benchIn is Bench in one lab.
+func benchIn(ctx context.Context, config testlab.Config, faults []Fault, runs int, tell func(Fault, Run)) (results []Result, err error) {
 	l, err := bringUp(ctx, config)
 	if err != nil {
 		return nil, err

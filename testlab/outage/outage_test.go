@@ -44,15 +44,15 @@ func TestJudge(t *testing.T) {
 		{Pod: "webpod-1", LongestGap: 2 * time.Second, Error: "reset"},
 		{Pod: "webpod-3", LongestGap: time.Second},
 	}}
-	probed := traffic.ProbeResult{Sent: 100, Answered: 90, Outage: 3 * time.Second}
+	probed := traffic.ProbeResult{Sent: 100, Answered: 87, Late: 3, Outage: 3 * time.Second}
 	arp := traffic.ARPResult{Silence: 4 * time.Second, Doubles: []traffic.ARPDouble{{At: begin}, {At: begin.Add(time.Second)}, {At: begin.Add(5 * time.Second)}}}
 	for _, tc := range []struct {
 		dead []string
 		want Run
 	}{
-		{[]string{"n0"}, Run{UDP: 3 * time.Second, Lost: 10, TCP: 2 * time.Second, Broken: 1, Why: "webpod-1: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
-		{nil, Run{UDP: 3 * time.Second, Lost: 10, TCP: 9 * time.Second, Broken: 2, Why: "webpod-0: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
-		{[]string{"n0", "n1"}, Run{UDP: 3 * time.Second, Lost: 10, TCP: time.Second, Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
+		{[]string{"n0"}, Run{UDP: 3 * time.Second, Lost: 10, Late: 3, TCP: 2 * time.Second, Broken: 1, Why: "webpod-1: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
+		{nil, Run{UDP: 3 * time.Second, Lost: 10, Late: 3, TCP: 9 * time.Second, Broken: 2, Why: "webpod-0: reset", Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
+		{[]string{"n0", "n1"}, Run{UDP: 3 * time.Second, Lost: 10, Late: 3, TCP: time.Second, Silence: 4 * time.Second, Doubles: 3, Double: 5 * time.Second}},
 	} {
 		if got := judge(probed, streams, arp, tc.dead); got != tc.want {
 			t.Errorf("%v: %+v, want %+v", tc.dead, got, tc.want)
@@ -64,17 +64,17 @@ func TestPrint(t *testing.T) {
 	var out strings.Builder
 	second := func(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 	err := Print(&out, []Result{
-		{"power off", []Run{{UDP: second(3), Lost: 300, Moved: true}, {UDP: second(1.25), Lost: 125}, {UDP: second(2), Lost: 9, Broken: 1, Moved: true}}},
+		{"power off", []Run{{UDP: second(3), Lost: 300, Moved: true}, {UDP: second(1.25), Lost: 125, Late: 2}, {UDP: second(2), Lost: 9, Broken: 1, Moved: true}}},
 		{"cut off", []Run{{TCP: second(2)}, {TCP: second(1)}}},
 		{"never run", nil},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `fault      UDP outage s    UDP lost   TCP stall s     TCP broken  ARP silence s   two answered s  moved
-power off  1.25/2.00/3.00  9/125/300  0.00/0.00/0.00  0/0/1       0.00/0.00/0.00  0.00/0.00/0.00  2 of 3
-cut off    0.00/0.00/0.00  0/0/0      1.00/1.00/2.00  0/0/0       0.00/0.00/0.00  0.00/0.00/0.00  0 of 2
-never run                                                                                         0 of 0
+	want := `fault      UDP outage s    UDP lost   UDP late  TCP stall s     TCP broken  ARP silence s   two answered s  moved
+power off  1.25/2.00/3.00  9/125/300  0/0/2     0.00/0.00/0.00  0/0/1       0.00/0.00/0.00  0.00/0.00/0.00  2 of 3
+cut off    0.00/0.00/0.00  0/0/0      0/0/0     1.00/1.00/2.00  0/0/0       0.00/0.00/0.00  0.00/0.00/0.00  0 of 2
+never run                                                                                                   0 of 0
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
@@ -87,8 +87,8 @@ func TestPrintBGP(t *testing.T) {
 	if err := PrintBGP(&out, []Result{{"power off", []Run{{UDP: time.Second, Lost: 300, TCP: 9 * time.Second}, {Lost: 9, Broken: 1}}}}); err != nil {
 		t.Fatal(err)
 	}
-	want := `fault      UDP lost   TCP stall s     TCP broken
-power off  9/9/300    0.00/0.00/9.00  0/0/1
+	want := `fault      UDP lost   UDP late  TCP stall s     TCP broken
+power off  9/9/300    0/0/0     0.00/0.00/9.00  0/0/1
 `
 	if strings.Join(strings.Fields(out.String()), " ") != strings.Join(strings.Fields(want), " ") {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)

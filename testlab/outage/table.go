@@ -42,6 +42,7 @@ type column struct {
 var columns = []column{
 	{"UDP outage s", func(r []Run) string { return spread(r, func(r Run) time.Duration { return r.UDP }, seconds) }},
 	{"UDP lost", func(r []Run) string { return spread(r, func(r Run) int { return r.Lost }, number) }},
+	{"UDP late", func(r []Run) string { return spread(r, func(r Run) int { return r.Late }, number) }},
 	{"TCP stall s", func(r []Run) string { return spread(r, func(r Run) time.Duration { return r.TCP }, seconds) }},
 	{"TCP broken", func(r []Run) string { return spread(r, func(r Run) int { return r.Broken }, number) }},
 	{"ARP silence s", func(r []Run) string { return spread(r, func(r Run) time.Duration { return r.Silence }, seconds) }},
@@ -60,7 +61,7 @@ var columns = []column{
 // bgpColumns are those that matter where each node has a part of the traffic: that of
 // one that is gone is lost, and no outage of all.
 var bgpColumns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool {
-	return !slices.Contains([]string{"UDP lost", "TCP stall s", "TCP broken"}, c.name)
+	return !slices.Contains([]string{"UDP lost", "UDP late", "TCP stall s", "TCP broken"}, c.name)
 })
 
 // Print prints the table.

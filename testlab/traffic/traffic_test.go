@@ -18,7 +18,7 @@ func TestSummarize(t *testing.T) {
 	timeout := errors.New("timed out")
 	for _, tc := range []struct {
 		name   string
-		shots  string // one a 10 ms: . answered, x timed out, r refused
+		shots  string // one a 10 ms: . answered, x timed out, r refused, l late
 		want   ProbeResult
 		endsAt int
 	}{
@@ -28,6 +28,7 @@ func TestSummarize(t *testing.T) {
 		{"the longer of two", ".x.xrx.", ProbeResult{Sent: 7, Answered: 3, Refused: 1, Outage: 40 * time.Millisecond, OutageStart: at(20)}, 70},
 		{"from the start", "xx.", ProbeResult{Sent: 3, Answered: 1, Outage: 20 * time.Millisecond, OutageStart: at(0)}, 30},
 		{"to the end", ".xx", ProbeResult{Sent: 3, Answered: 1, Outage: 35 * time.Millisecond, OutageStart: at(0)}, 35},
+		{"late is not lost, and no answer in time", "..ll.", ProbeResult{Sent: 5, Answered: 3, Late: 2, Outage: 30 * time.Millisecond, OutageStart: at(10)}, 50},
 		{"never", "rr", ProbeResult{Sent: 2, Refused: 2, Outage: 20 * time.Millisecond, OutageStart: at(0)}, 20},
 	} {
 		var shots []*shot
@@ -36,6 +37,8 @@ func TestSummarize(t *testing.T) {
 			switch c {
 			case 'x':
 				s.err = timeout
+			case 'l':
+				s.took = probePatience + time.Millisecond
 			case 'r':
 				s.err = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 			}
