@@ -13,7 +13,7 @@ import (
 	"github.com/mdlayher/ethernet"
 )
 
-// ARPResult says who answered for an address.
+// ARPResult says who answered for an address, by ARP or neighbour discovery.
 type ARPResult struct {
 	Requests int `json:"requests"`
 	// Holders in the order they answered; one that comes back is listed again.
@@ -71,8 +71,7 @@ func WatchARP(ctx context.Context, from Namespace, iface string, address netip.A
 		return ARPResult{}, fmt.Errorf("watch ARP on %s: %w", iface, err)
 	}
 	defer client.Close()
-	w := arpWatch{address: address, self: client.HardwareAddr(), silentSince: time.Now()}
-	w.result.Gratuitous = map[string]int{}
+	w := arpWatch{newWatch(address, time.Now()), client.HardwareAddr()}
 	for ctx.Err() == nil {
 		if err := client.Request(address); err != nil {
 			return w.result, fmt.Errorf("watch ARP on %s: send request: %w", iface, err)
@@ -98,16 +97,25 @@ func WatchARP(ctx context.Context, from Namespace, iface string, address netip.A
 	return w.result, nil
 }
 
-// arpWatch turns packets into a result.
-type arpWatch struct {
+// watch turns answers into a result.
+type watch struct {
 	address     netip.Addr
-	self        net.HardwareAddr
 	result      ARPResult
 	answeredBy  string // the request that is out; "" while nobody has
 	silentSince time.Time
 }
 
-func (w *arpWatch) asked() {
+func newWatch(address netip.Addr, now time.Time) watch {
+	return watch{address: address, result: ARPResult{Gratuitous: map[string]int{}}, silentSince: now}
+}
+
+// arpWatch is a watch by ARP.
+type arpWatch struct {
+	watch
+	self net.HardwareAddr
+}
+
+func (w *watch) asked() {
 	w.result.Requests++
 	w.answeredBy = ""
 }
@@ -116,8 +124,12 @@ func (w *arpWatch) hear(p *arp.Packet, f *ethernet.Frame, now time.Time) {
 	if p.SenderIP != w.address || bytes.Equal(p.SenderHardwareAddr, w.self) {
 		return
 	}
-	mac := p.SenderHardwareAddr.String()
-	if p.Operation != arp.OperationReply || !bytes.Equal(f.Destination, w.self) {
+	w.heard(p.SenderHardwareAddr.String(), p.Operation == arp.OperationReply && bytes.Equal(f.Destination, w.self), now)
+}
+
+// heard takes in that a MAC has the address, as an answer or unasked.
+func (w *watch) heard(mac string, answer bool, now time.Time) {
+	if !answer {
 		w.result.Gratuitous[mac]++
 		return
 	}
@@ -138,7 +150,7 @@ func (w *arpWatch) hear(p *arp.Packet, f *ethernet.Frame, now time.Time) {
 	last.Replies++
 }
 
-func (w *arpWatch) silence(now time.Time) {
+func (w *watch) silence(now time.Time) {
 	w.result.Silence = max(w.result.Silence, now.Sub(w.silentSince))
 	w.silentSince = now
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/ethernet"
+	"github.com/mdlayher/ndp"
 )
 
 func TestSummarize(t *testing.T) {
@@ -57,8 +58,7 @@ func TestARPWatchTellsAnswersFromClaims(t *testing.T) {
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
 
-	w := arpWatch{address: vip, self: self, silentSince: begin}
-	w.result.Gratuitous = map[string]int{}
+	w := arpWatch{newWatch(vip, begin), self}
 	hear := func(op arp.Operation, from, to net.HardwareAddr, ip netip.Addr, ms int) {
 		w.hear(&arp.Packet{Operation: op, SenderHardwareAddr: from, SenderIP: ip}, &ethernet.Frame{Destination: to}, at(ms))
 	}
@@ -89,6 +89,37 @@ func TestARPWatchTellsAnswersFromClaims(t *testing.T) {
 	}
 	if r.Silence != 58*time.Millisecond {
 		t.Errorf("silence %v, want 58ms", r.Silence)
+	}
+}
+
+func TestNDWatchTellsAnswersFromClaims(t *testing.T) {
+	a, b := net.HardwareAddr{2, 0, 0, 0, 0, 0xa}, net.HardwareAddr{2, 0, 0, 0, 0, 0xb}
+	vip := netip.MustParseAddr("fd00:10::211")
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	w := newWatch(vip, begin)
+	hear := func(mac net.HardwareAddr, addr netip.Addr, solicited bool, ms int) {
+		w.hearND(&ndp.NeighborAdvertisement{Solicited: solicited, TargetAddress: addr,
+			Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: mac}}}, at(ms))
+	}
+	w.asked()
+	w.hearND(&ndp.NeighborSolicitation{TargetAddress: vip}, at(0))  // another's question
+	w.hearND(&ndp.NeighborAdvertisement{TargetAddress: vip}, at(1)) // without a hardware address
+	hear(a, netip.MustParseAddr("fd00:10::1"), true, 1)             // another address
+	hear(a, vip, true, 2)                                           // the answer
+	w.asked()
+	hear(b, vip, false, 30) // unsolicited
+	hear(b, vip, true, 42)
+	hear(a, vip, true, 43)
+	r := w.result
+	if r.Requests != 2 || len(r.Holders) != 3 || r.Holders[0] != (ARPHolder{a.String(), at(2), at(2), 1}) || r.Holders[1].MAC != b.String() {
+		t.Errorf("requests %d, holders %v", r.Requests, r.Holders)
+	}
+	if len(r.Doubles) != 1 || r.Doubles[0] != (ARPDouble{at(43), b.String(), a.String()}) || len(r.Gratuitous) != 1 || r.Gratuitous[b.String()] != 1 {
+		t.Errorf("doubles %v, unsolicited %v", r.Doubles, r.Gratuitous)
+	}
+	if r.Silence != 40*time.Millisecond {
+		t.Errorf("silence %v, want 40ms", r.Silence)
 	}
 }
 
