@@ -36,7 +36,7 @@ func TestSnapshotNeverChanges(t *testing.T) {
 	}
 	select {
 	case <-changed:
-	case <-time.After(time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("Changed did not close")
 	}
 }
@@ -334,7 +334,7 @@ func TestRunFollowsChanges(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()
 	w.Update(func(tx *state.Tx) { state.Want(tx, db.Routes, []state.Route{route(1), route(2)}, time.Now()) })
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(20 * time.Second)
 	for {
 		snap := db.Snapshot()
 		n := 0

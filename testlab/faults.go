@@ -170,7 +170,7 @@ func (l *Lab) forget(ctx context.Context, r record, h HostSpec) error {
 // Daemon actions.
 const (
 	Kill   = "kill"   // SIGKILL
-	Stop   = "stop"   // SIGTERM, and wait for the end
+	Stop   = "stop"   // SIGTERM, and wait for the end; what is not Seamark's is killed when it takes long
 	Start  = "start"  // again, with the same flags, and wait until it is ready
 	Pause  = "pause"  // SIGSTOP
 	Resume = "resume" // SIGCONT
@@ -216,30 +216,25 @@ func (l *Lab) Daemon(ctx context.Context, host, action string) error {
 			}
 			return fmt.Errorf("%s daemon of %s: it does not run: run testlab daemon %s start", action, host, host)
 		}
-		if err := l.act(ctx, p, action); err != nil {
-			return fmt.Errorf("%s daemon of %s: %w", action, host, err)
+		if err := act(ctx, p, program, action); err != nil {
+			return fmt.Errorf("%s %s of %s: %w", action, program, host, err)
 		}
 	}
 	return nil
 }
 
-func (l *Lab) act(ctx context.Context, p process, action string) error {
-	ctx, cancel := context.WithTimeout(ctx, stopWithin)
+func act(ctx context.Context, p process, program, action string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*stopWithin)
 	defer cancel()
 	switch action {
 	case Kill:
-		if err := p.signal(unix.SIGKILL); err != nil {
-			return err
-		}
-		return p.awaitEnd(ctx)
+		return p.kill(ctx)
 	case Stop:
-		if err := p.signal(unix.SIGTERM); err != nil {
-			return err
+		if program == daemonProgram {
+			return p.stop(ctx, stopWithin)
 		}
-		if err := p.signal(unix.SIGCONT); err != nil { // a paused one can't stop
-			return err
-		}
-		return p.awaitEnd(ctx)
+		// Another's: how fast it ends on a busy machine is not what is tested.
+		return p.stopOrKill(ctx, stopWithin)
 	case Pause:
 		return p.signal(unix.SIGSTOP)
 	default:

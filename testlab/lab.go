@@ -248,7 +248,7 @@ func (l *Lab) startAll(ctx context.Context, r record) error {
 }
 
 // readyWithin bounds how long daemons and pods may take to be ready.
-const readyWithin = 60 * time.Second
+const readyWithin = 2 * time.Minute
 
 // Down removes everything of the lab: processes, namespaces, mounts, cgroups
 // and files. What is not there any more is no error.

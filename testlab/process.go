@@ -88,6 +88,36 @@ func signalIf(pid int, sig unix.Signal, check func() bool) error {
 	return nil
 }
 
+// kill ends the process by SIGKILL.
+func (p process) kill(ctx context.Context) error {
+	if err := p.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return p.awaitEnd(ctx)
+}
+
+// stop ends the process by SIGTERM, and is an error when that takes longer.
+func (p process) stop(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := p.signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	if err := p.signal(unix.SIGCONT); err != nil { // a paused one can't stop
+		return err
+	}
+	return p.awaitEnd(ctx)
+}
+
+// stopOrKill is stop for those that are killed when they outlive their grace, as
+// the kubelet does it.
+func (p process) stopOrKill(ctx context.Context, grace time.Duration) error {
+	if err := p.stop(ctx, grace); err == nil || ctx.Err() != nil {
+		return err
+	}
+	return p.kill(ctx)
+}
+
 // awaitEnd waits until the process has ended.
 func (p process) awaitEnd(ctx context.Context) error {
 	return poll(ctx, fmt.Sprintf("process %d to end", p.PID), func() error {

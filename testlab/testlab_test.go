@@ -17,6 +17,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// within bounds what is awaited. It is no promise: the machine may be busy.
+const within = 30 * time.Second
+
 func TestDefaultTopologyIsTheLabPeopleKnow(t *testing.T) {
 	topology := DefaultTopology()
 	want := map[string]string{
@@ -167,7 +170,7 @@ func TestSignalSparesARecycledPID(t *testing.T) {
 	if err := real.signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); real.condition() != "paused"; {
+	for deadline := time.Now().Add(within); real.condition() != "paused"; {
 		if time.Now().After(deadline) {
 			t.Fatalf("stopped process is %s", real.condition())
 		}
@@ -180,6 +183,53 @@ func TestSignalSparesARecycledPID(t *testing.T) {
 	}
 	if err := real.signal(unix.SIGKILL); err != nil {
 		t.Errorf("signal to a process that has ended: %v", err)
+	}
+}
+
+// TestStopOrKill: what ends by SIGTERM is not killed, what does not is.
+func TestStopOrKill(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ script, ends string }{
+		"ends by itself": {"trap 'exit 3' TERM; echo; while :; do read _; done", "exit status 3"},
+		"ignores it":     {"trap '' TERM; echo; exec sleep 60", "signal: killed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("sh", "-c", tc.script)
+			stdin, err := cmd.StdinPipe() // which stays open, for read to wait on
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdin.Close()
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Read(make([]byte, 1)); err != nil { // its trap is set
+				t.Fatal(err)
+			}
+			startTime, _, err := procStat(cmd.Process.Pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := process{cmd.Process.Pid, startTime}
+			grace := within
+			if tc.ends == "signal: killed" {
+				grace = 100 * time.Millisecond
+				if err := p.stop(t.Context(), grace); err == nil || !p.alive() {
+					t.Errorf("stop: %v, want an error, and the process as it was", err)
+				}
+			}
+			if err := p.stopOrKill(t.Context(), grace); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Wait(); err == nil || err.Error() != tc.ends {
+				t.Errorf("it ended by %v, want %s", err, tc.ends)
+			}
+		})
 	}
 }
 

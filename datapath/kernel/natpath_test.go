@@ -70,7 +70,7 @@ func (m machine) dropInvalid() {
 
 // dialIn opens a connection from a namespace. It may be called at once by many.
 func (m machine) dialIn(network, addr string) (c net.Conn, err error) {
-	m.do(func() { c, err = net.DialTimeout(network, addr, 5*time.Second) })
+	m.do(func() { c, err = net.DialTimeout(network, addr, 20*time.Second) })
 	if err == nil {
 		err = c.SetDeadline(time.Now().Add(5 * time.Minute))
 	}

@@ -297,7 +297,7 @@ func TestPath(t *testing.T) {
 		t.Helper()
 		user.do(func() {
 			var err error
-			if c, err = net.DialTimeout(network, vip.String()+":80", 5*time.Second); err != nil {
+			if c, err = net.DialTimeout(network, vip.String()+":80", 20*time.Second); err != nil {
 				t.Fatalf("dial: %v\n%v\n%v", err, one.counts(), two.counts())
 			}
 		})

@@ -102,7 +102,7 @@ func TestPathInTunnels(t *testing.T) {
 				dial := func(network string) (c net.Conn) {
 					user.do(func() {
 						var err error
-						if c, err = net.DialTimeout(network+version, net.JoinHostPort(addr.String(), "80"), 5*time.Second); err != nil {
+						if c, err = net.DialTimeout(network+version, net.JoinHostPort(addr.String(), "80"), 20*time.Second); err != nil {
 							t.Fatalf("dial: %v\n%v\n%v", err, one.counts(), two.counts())
 						}
 					})

@@ -136,7 +136,7 @@ func (n *node) background(r interface{ Run(context.Context) error }) (stop func(
 			if err != nil {
 				n.t.Errorf("run %T: %v", r, err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			n.t.Errorf("%T did not stop", r)
 		}
 	})

@@ -90,7 +90,7 @@ func (a *API) Start(ctx context.Context) error {
 
 // Stop stops the API server alone, cleanly; etcd and what it holds stay.
 func (a *API) Stop() error {
-	const within = 20 * time.Second
+	const within = time.Minute // what it gives its requests to end
 	ended, err := a.end(APIServer, unix.SIGTERM, within)
 	if err == nil && !ended {
 		err = fmt.Errorf("stop %s: it still runs after %v", APIServer, within)

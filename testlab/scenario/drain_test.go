@@ -245,7 +245,7 @@ func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent int, lost
 	return func() (int, []string) {
 		l.t.Helper()
 		times := finish()
-		for end := time.Now().Add(5 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
 			var lost []string
 			for n, sent := range times {
 				if _, ok := back.Load(uint32(n)); !ok {

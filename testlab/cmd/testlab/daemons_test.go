@@ -120,7 +120,7 @@ func TestLabWithDaemons(t *testing.T) {
 			{testlab.Start, "running"}, {testlab.Kill, "stopped"}, {testlab.Start, "running"},
 		} {
 			must(l.Daemon(t.Context(), "k8s-w1", step.action))
-			for deadline := time.Now().Add(5 * time.Second); processOf(t, l, "k8s-w1") != step.want; {
+			for deadline := time.Now().Add(30 * time.Second); processOf(t, l, "k8s-w1") != step.want; {
 				if time.Now().After(deadline) {
 					t.Fatalf("after %s the daemon is %s, want %s", step.action, processOf(t, l, "k8s-w1"), step.want)
 				}
@@ -194,7 +194,7 @@ func TestLabWithDaemons(t *testing.T) {
 			t.Errorf("the booted pod's address %s is not in the EndpointSlice:\n%s", address, out)
 		}
 		var body string
-		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(body, podW1); {
+		for deadline := time.Now().Add(30 * time.Second); !strings.Contains(body, podW1); {
 			if body, err = fetch(l.Name, "router", address); time.Now().After(deadline) {
 				t.Fatalf("the booted pod does not answer the router: %q, %v", body, err)
 			}

@@ -114,12 +114,12 @@ func fetchUntilCommand(ts *testscript.TestScript, _ bool, args []string) {
 	want := regexp.MustCompile(args[2])
 	var body string
 	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if body, err = fetch(ts.Getenv("LAB"), args[0], args[1]); err == nil && want.MatchString(body) {
 			return
 		}
 	}
-	ts.Fatalf("no answer that matches %q within 10 s: %q, %v", want, body, err)
+	ts.Fatalf("no answer that matches %q within a minute: %q, %v", want, body, err)
 }
 
 // kubectlUntilCommand: kubectl-until ARGS REGEXP runs kubectl (on arguments

@@ -241,7 +241,7 @@ func TestLargeSegmentsCrossTheLab(t *testing.T) {
 	}()
 	var conn net.Conn
 	on(t, from, func() (err error) {
-		conn, err = net.DialTimeout("tcp", "172.20.2.2:7", 5*time.Second)
+		conn, err = net.DialTimeout("tcp", "172.20.2.2:7", 20*time.Second)
 		return err
 	})
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
