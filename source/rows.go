@@ -36,10 +36,11 @@ func ServiceRow(s *corev1.Service) (state.Service, Problems) {
 		ExternalTrafficPolicyLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 		InternalTrafficPolicyLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
-	if s.Spec.LoadBalancerClass != nil {
-		row.Class, row.ClassOf = foreign.Class(*s.Spec.LoadBalancerClass)
-	}
 	var problems Problems
+	if class := s.Spec.LoadBalancerClass; class != nil {
+		row.Class, row.ClassOf = foreign.Class(*class)
+		checkClass(&problems, *class)
+	}
 	clusterIPs := s.Spec.ClusterIPs
 	if len(clusterIPs) == 0 && s.Spec.ClusterIP != "" {
 		clusterIPs = []string{s.Spec.ClusterIP}

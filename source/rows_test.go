@@ -111,6 +111,27 @@ func TestServiceFamilies(t *testing.T) {
 }
 
 // What is wrong in spite of validation is left out and said; the rest serves.
+// A class of Seamark's group that is none is nobody else's either: it is said.
+func TestServiceClasses(t *testing.T) {
+	for class, want := range map[string]struct {
+		class string
+		wrong bool
+	}{
+		"seamark.dev/l2":              {"seamark.dev/l2", false},
+		"seamark.dev/bgp":             {"seamark.dev/bgp", false},
+		"io.cilium/l2-announcer":      {"seamark.dev/l2", false},
+		"io.cilium/bgp-control-plane": {"seamark.dev/bgp", false},
+		"example.com/seamark.dev":     {"example.com/seamark.dev", false},
+		"seamark.dev/L2":              {"seamark.dev/L2", true},
+		"seamark.dev/l2-announcer":    {"seamark.dev/l2-announcer", true},
+	} {
+		row, problems := source.ServiceRow(&corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: &class}})
+		if row.Class != want.class || (len(problems) > 0) != want.wrong {
+			t.Errorf("%s: class %q, problems %v", class, row.Class, problems)
+		}
+	}
+}
+
 func TestRowsOfWrongObjects(t *testing.T) {
 	port := int32(80)
 	svc, problems := source.ServiceRow(&corev1.Service{

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/seamark-lb/seamark/api/v1alpha1"
 	"github.com/seamark-lb/seamark/state"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -110,6 +111,7 @@ func checkService(s *corev1.Service) Problems {
 		if msgs := validation.IsQualifiedName(*c); len(msgs) > 0 {
 			problems.add("spec.loadBalancerClass", "write a name such as seamark.dev/l2", "%q: %s", *c, withoutRegex(strings.Join(msgs, "; ")))
 		}
+		checkClass(&problems, *c)
 		if spec.Type != corev1.ServiceTypeLoadBalancer {
 			problems.add("spec.loadBalancerClass", "remove it, or make spec.type LoadBalancer", "goes with type LoadBalancer only")
 		}
@@ -120,6 +122,15 @@ func checkService(s *corev1.Service) Problems {
 	wrong, _ := setRequests(&state.Service{}, s)
 	problems.addNew(wrong)
 	return problems
+}
+
+// checkClass: a class of Seamark's group that is none would be nobody's, and the
+// Service without an address for ever. Kubernetes lets no class change.
+func checkClass(problems *Problems, class string) {
+	if strings.HasPrefix(class, v1alpha1.GroupVersion.Group+"/") && class != v1alpha1.ClassL2 && class != v1alpha1.ClassBGP {
+		problems.add("spec.loadBalancerClass", "create the Service anew with "+v1alpha1.ClassL2+", "+v1alpha1.ClassBGP+" or none",
+			"there is no class %q", class)
+	}
 }
 
 func checkServicePorts(problems *Problems, spec *corev1.ServiceSpec) {
