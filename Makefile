@@ -8,6 +8,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/seamark-lb/seamark/cmd/internal/version.Version=$(VERSION)
 BIN     := bin
+LABS    := SEAMARK_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 30m -p 1 -parallel 3
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
 .PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-bgp bench-outage lint deps-lab deps-peers deps-bpf deps-vm clean
@@ -25,17 +26,19 @@ demo-kube: kube deps-lab ## the same on a real Kubernetes control plane, through
 demo-down: build ## remove the demo's lab
 	@$(BIN)/testlab down --name sm
 
-# The labs one after another, since they measure outages and share two cores; and
-# never from the cache, which does not know that they run the programs.
+# Of the packages with labs one at a time, since they measure outages and share two
+# cores: three labs at once, which wait more than they work, by the programs just built.
+# Never from the cache, which does not know that they run them. The time that a test may
+# take is that of a busy machine.
 # What needs a real Kubernetes is skipped until its control plane has been built:
 # FULL=1 builds it. Its path is told to go test, whose cache would not notice.
 test: deps-lab deps-peers build $(if $(FULL),kube) ## everything, with the lab run inside; FULL=1: Kubernetes as well
-	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/testlab\|/deploy')
-	$(GO) test -count=1 -timeout 15m -p 1 ./testlab/... ./deploy
+	SEAMARK_KUBE=$$($(BIN)/testlab kube path 2>/dev/null) $(GO) test -timeout 30m $$($(GO) list ./... | grep -v '/testlab\|/deploy')
+	$(LABS) ./testlab/... ./deploy
 
 test-kube: deps-lab kube ## the tests that need a real Kubernetes, alone
-	$(GO) test -count=1 -timeout 20m -p 1 ./testlab/kubeapi $(patsubst %,./%/...,$(wildcard source/kube testlab/kubescenario))
-	$(GO) test -count=1 -timeout 20m -run Kube ./testlab/cmd/testlab ./deploy
+	$(LABS) ./testlab/kubeapi $(patsubst %,./%/...,$(wildcard source/kube testlab/kubescenario))
+	$(LABS) -run Kube ./testlab/cmd/testlab ./deploy
 
 # Each kernel's tests take minutes where nothing else runs. RUN names some of them.
 test-vm: deps-vm ## the datapath's tests on Linux 6.1, the oldest supported, and 6.12, in QEMU's emulation

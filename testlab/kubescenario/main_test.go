@@ -15,7 +15,7 @@ import (
 )
 
 // binDir holds the programs under test: those of this tree, not what an earlier
-// `make build` left.
+// `make build` left, unless make has just built them, and says so in SEAMARK_BIN.
 var binDir string
 
 // interrupted ends when this process is told to end.
@@ -47,30 +47,43 @@ func whyNot() string {
 
 func runWithPrograms(m *testing.M) (int, error) {
 	interrupted, _ = signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	var err error
-	if binDir, err = os.MkdirTemp("", "seamark-kubescenario-"); err != nil {
-		return 0, fmt.Errorf("make a folder for the programs: %w", err)
+	remove, err := programs()
+	if err != nil {
+		return 0, err
 	}
-	defer os.RemoveAll(binDir)
+	defer remove()
+	go downWhenInterrupted(remove)
+	return m.Run(), nil
+}
+
+// programs builds them, unless they have been built; remove leaves nothing of that.
+func programs() (remove func(), err error) {
+	if binDir = os.Getenv("SEAMARK_BIN"); binDir != "" {
+		return func() {}, nil
+	}
+	if binDir, err = os.MkdirTemp("", "seamark-kubescenario-"); err != nil {
+		return nil, fmt.Errorf("make a folder for the programs: %w", err)
+	}
+	remove = func() { os.RemoveAll(binDir) }
 	build := exec.CommandContext(interrupted, "go", "build", "-ldflags", "-s -w", "-o", binDir+"/",
 		"./cmd/seamarkd", "./cmd/seamark", "./cmd/seamark-cni", "./testlab/cmd/testlab")
 	build.Dir = "../.."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the programs: %w\n%s", err, out)
+		remove()
+		return nil, fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
-	go downWhenInterrupted()
-	return m.Run(), nil
+	return remove, nil
 }
 
 // downWhenInterrupted takes this process's labs down when it is told to end
 // early: they do not live in it. No more are brought up by then.
-func downWhenInterrupted() {
+func downWhenInterrupted(removePrograms func()) {
 	<-interrupted.Done()
 	for {
 		labs, _ := filepath.Glob(filepath.Join(labsDir, labPrefix+"*"))
 		if len(labs) == 0 {
-			os.RemoveAll(binDir)
+			removePrograms()
 			os.Exit(130)
 		}
 		for _, dir := range labs {

@@ -40,8 +40,9 @@ type atRest struct{ renewals, election, otherWrites, reads int }
 
 // TestAtRest: what announcing costs the API server when nothing happens is a
 // write per second and node, and one for the election, however many addresses
-// are announced. It is alone on the machine.
+// are announced.
 func TestAtRest(t *testing.T) {
+	t.Parallel()
 	topology, nodes := fiveNodes(t)
 	l := up(t, testlab.Config{Topology: topology})
 	l.apply(`apiVersion: seamark.dev/v1alpha1
