@@ -46,14 +46,16 @@ static __always_inline struct frontend *find_frontend(int v6, const union addr *
 	return bpf_map_lookup_elem(TABLE(v6, frontends), &key);
 }
 
-// recent_place is where in recent_frontends a key belongs.
+// recent_place is where in recent_frontends a key belongs. The last bytes of addresses
+// and ports, which tell most frontends apart, are the high ones of these words, and what
+// is multiplied moves up only: the highest bits of the hash are those that know of them.
 static __always_inline __u32 recent_place(int v6, const union any_frontend_key *key)
 {
 	__u64 h = key->words[0] * 0x9e3779b97f4a7c15ULL;
 
 	if (v6)
 		h += key->words[1] * 0xbf58476d1ce4e5b9ULL + key->words[2] * 0x94d049bb133111ebULL;
-	return h >> 32 & (MAX_RECENT - 1);
+	return h >> (64 - RECENT_BITS);
 }
 
 // find_and_note is find_frontend that notes the row in recent. The edition is read

@@ -18,7 +18,8 @@ enum layout_version { LAYOUT_VERSION = 3 };
 
 // Sizes; the loader may be told others for those that it names in its Config.
 #define MAX_FRONTENDS 262144
-#define MAX_RECENT    1024 // a power of two
+#define RECENT_BITS   10
+#define MAX_RECENT    (1 << RECENT_BITS)
 #define MAX_SETS      65536
 #define MAX_SERVICES  65536
 #define MAX_BACKENDS  131072 // at most 2^20: what a slot has room for
