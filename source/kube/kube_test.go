@@ -241,7 +241,7 @@ func (c *cluster) Delete(ctx context.Context, kind source.Kind, namespace, name 
 // empty deletes what tests leave behind.
 func (c *cluster) empty(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, kind := range source.Kinds() {
 		objs, err := c.List(ctx, kind, "")
@@ -285,7 +285,7 @@ func (c *cluster) source(t *testing.T, cfg kube.Config) (*kube.Source, *state.DB
 			if err != nil {
 				t.Errorf("run source: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the source does not stop")
 		}
 		src.Close()
@@ -296,7 +296,7 @@ func (c *cluster) source(t *testing.T, cfg kube.Config) (*kube.Source, *state.DB
 // eventually waits until cond holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}

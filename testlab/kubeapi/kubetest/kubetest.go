@@ -38,7 +38,7 @@ func Binary(t testing.TB) string {
 func Start(t testing.TB, more ...kubeapi.Component) *kubeapi.API {
 	t.Helper()
 	Binary(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	api, err := kubeapi.Start(ctx, t.TempDir(), more...)
 	if err != nil {
