@@ -17,7 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// binDir gets the programs, as make build makes them, when a test wants them.
+// binDir gets the programs, as make build makes them, when a test wants them and
+// make has not built them yet.
 var binDir string
 
 var makeBuild = sync.OnceValues(func() (out []byte, err error) {
@@ -38,6 +39,9 @@ func programs(t *testing.T) (dir string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("to link the programs is not short")
+	}
+	if dir := os.Getenv("SEAMARK_BIN"); dir != "" { // make has just built them
+		return dir
 	}
 	if out, err := makeBuild(); err != nil {
 		t.Fatalf("make build: %v: %s", err, out)
