@@ -100,18 +100,24 @@ func TestBeginsAgain(t *testing.T) {
 	n := newHostileNode(t)
 	n.expect("lasted", bystanderAddr)
 	lasted, fresh := n.establish(bystanderAddr), n.establish(hostileAddr)
-	settle := func() {
+	settle := func(now time.Time) {
 		t.Helper()
-		if err := n.speaker.Settle(t.Context()); err != nil {
+		if err := n.speaker.settle(t.Context(), now); err != nil {
 			t.Fatal(err)
 		}
 	}
-	settle()
-	n.speaker.instances["tor"].sessions["lasted"].since = time.Now().Add(-time.Hour)
+	settle(time.Now())
 	fresh.Close()
+	eventually(t, "the session that did not last rests", func() error {
+		if s := n.state(hostileAddr); s.State != "Idle" {
+			return errors.New(s.State)
+		}
+		settle(time.Now())
+		return nil
+	})
 	lasted.Close()
-	eventually(t, "the session that lasted waits for its peer, and the other one does not", func() error {
-		settle()
+	eventually(t, "the one that lasted waits for its peer, and the other rests", func() error {
+		settle(time.Now().Add(time.Hour))
 		if rests, waits := n.state(hostileAddr).State, n.state(bystanderAddr).State; rests != "Idle" || waits != "Active" {
 			return fmt.Errorf("%s, %s", rests, waits)
 		}

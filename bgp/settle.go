@@ -28,7 +28,9 @@ func (i *instance) changed(prefix netip.Prefix) {
 
 // Settle tells the peers whose sessions have begun since it was called last what they
 // may have missed, and has those begin again that have ended.
-func (s *Speaker) Settle(ctx context.Context) error {
+func (s *Speaker) Settle(ctx context.Context) error { return s.settle(ctx, time.Now()) }
+
+func (s *Speaker) settle(ctx context.Context, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
@@ -37,7 +39,7 @@ func (s *Speaker) Settle(ctx context.Context) error {
 			continue
 		}
 		errs = append(errs, i.listSessions(ctx, func(session *session, p *api.Peer) {
-			errs = append(errs, i.settle(ctx, session, p, time.Now()))
+			errs = append(errs, i.settle(ctx, session, p, now))
 		}))
 	}
 	return errors.Join(errs...)
@@ -45,25 +47,25 @@ func (s *Speaker) Settle(ctx context.Context) error {
 
 // settle judges what changed since the session was seen last. Nothing changes while it does.
 func (i *instance) settle(ctx context.Context, s *session, p *api.Peer, now time.Time) error {
-	downs := i.log.flaps(s.remote.String())
+	since := p.Timers.GetState().GetUptime().AsTime()
 	switch {
 	case p.State.SessionState == api.PeerState_SESSION_STATE_OPENCONFIRM: // it may have been given all already
 		return nil
 	case p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED: // it will be
-		lasted := s.settled && now.Sub(s.since) >= idleAfterError
-		s.settled, s.unsettled = false, nil
+		lasted := !s.since.IsZero() && now.Sub(s.since) >= idleAfterError
+		s.since, s.unsettled = time.Time{}, nil
 		if lasted && mayBeginAgain(p) {
 			return i.beginAgain(ctx, s)
 		}
 		return nil
-	case s.settled && s.downs == downs: // it heard of each
+	case s.since.Equal(since): // it heard of each
 	default:
 		for prefix := range s.unsettled {
 			if err := i.tellAgain(s, prefix); err != nil {
 				return fmt.Errorf("tell peer %s of %s again: %w", s.row.Peer, prefix, err)
 			}
 		}
-		s.settled, s.downs, s.since = true, downs, now
+		s.since = since
 	}
 	s.unsettled = nil
 	return nil

@@ -64,11 +64,9 @@ type session struct {
 	held string
 	// wasEstablished is the state's.
 	wasEstablished bool
-	// settled: it was established when it was seen last, after that many sessions before.
-	settled bool
-	downs   int
-	since   time.Time // it was settled
-	// unsettled are the prefixes that have changed since.
+	// since is when it was established; the zero Time: it was not when it was seen last.
+	since time.Time
+	// unsettled are the prefixes that have changed after it was seen last.
 	unsettled map[netip.Prefix]bool
 }
 
@@ -230,7 +228,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if old != nil {
 		now.held = old.held
 		if old.remote == remote {
-			now.wasEstablished, now.settled, now.downs, now.since, now.unsettled = old.wasEstablished, old.settled, old.downs, old.since, old.unsettled
+			now.wasEstablished, now.since, now.unsettled = old.wasEstablished, old.since, old.unsettled
 		}
 	}
 	i.sessions[row.Peer] = now

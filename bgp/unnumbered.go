@@ -36,7 +36,7 @@ func (s *Speaker) remoteOf(row state.BGPSession, now *session) (netip.Addr, erro
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find peer %s on interface %s: %w: make it, or correct spec.interface", row.Peer, row.Interface, err)
 	}
-	if now != nil && now.row.Interface == row.Interface && now.settled {
+	if now != nil && now.row.Interface == row.Interface && !now.since.IsZero() {
 		return now.remote, nil
 	}
 	if last, ok := s.routers[row.Interface]; ok {
