@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// What the XDP program is measured with, under BPF_PROG_TEST_RUN. Loaded by
-// benchmarks only.
+// What the XDP program is measured with, under BPF_PROG_TEST_RUN, and the one in tc
+// behind it. Loaded by benchmarks only.
 
 #include "bpf.h"
 
@@ -23,6 +23,21 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } measured SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} measured_tc SEC(".maps");
+
+// The pods that XDP has chosen for flows.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, __be32);
+} pods SEC(".maps");
 
 struct vip_key {
 	__be32 addr;
@@ -80,12 +95,12 @@ static __always_inline void *begin(struct xdp_md *ctx, __u32 size)
 	return frame;
 }
 
-static __always_inline void write_tcp(void *at, __u32 n)
+static __always_inline void write_tcp(void *at, __u32 n, __u16 port)
 {
 	struct tcphdr *tcp = at;
 
 	tcp->source = bpf_htons(1024 + (n & 0x7fff));
-	tcp->dest = bpf_htons(80);
+	tcp->dest = bpf_htons(port);
 	((__u8 *)at)[13] = tcp_flags;
 }
 
@@ -105,7 +120,7 @@ int bench_wrap(struct xdp_md *ctx)
 	h->ip.ttl = 64;
 	h->ip.saddr = bpf_htonl(0x0a000000 + n);
 	h->ip.daddr = bpf_htonl(0xc0a80a00 + n % VIPS);
-	write_tcp((void *)(h + 1) - sizeof(h->tcp), n);
+	write_tcp((void *)(h + 1) - sizeof(h->tcp), n, 80);
 	bpf_tail_call(ctx, &measured, 0);
 	return XDP_ABORTED;
 }
@@ -123,9 +138,38 @@ int bench_wrap6(struct xdp_md *ctx)
 	h->ip.payload_len = bpf_htons(sizeof(h->tcp));
 	h->ip.saddr.in6_u.u6_addr32[3] = bpf_htonl(0x0a000000 + n);
 	h->ip.daddr.in6_u.u6_addr32[3] = bpf_htonl(n % VIPS);
-	write_tcp((void *)(h + 1) - sizeof(h->tcp), n);
+	write_tcp((void *)(h + 1) - sizeof(h->tcp), n, 80);
 	bpf_tail_call(ctx, &measured, 0);
 	return XDP_ABORTED;
+}
+
+// bench_wrap_tc is bench_wrap for a packet that XDP has rewritten for a pod here.
+SEC("tc")
+int bench_wrap_tc(struct __sk_buff *skb)
+{
+	struct headers *h = (void *)(long)skb->data;
+	if ((void *)(h + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+
+	__u32 n = next_flow();
+	__be32 *pod = bpf_map_lookup_elem(&pods, &n);
+	if (!pod)
+		return TC_ACT_SHOT;
+	__u32 *frame = (void *)h;
+	for (int i = 0; i < 3; i++)
+		frame[i] = macs[i];
+	h->ip.ttl = 64;
+	h->ip.saddr = bpf_htonl(0x0a000000 + n);
+	h->ip.daddr = *pod;
+	write_tcp((void *)(h + 1) - sizeof(h->tcp), n, 8080);
+	bpf_tail_call(skb, &measured_tc, 0);
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int bench_empty_tc(struct __sk_buff *skb)
+{
+	return TC_ACT_REDIRECT;
 }
 
 SEC("xdp.frags")

@@ -16,19 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	benchMapMeasured    = "measured"
-	benchMapRows        = "rows"
-	benchMapVips        = "vips"
-	benchProgBenchEmpty = "bench_empty"
-	benchProgBenchFloor = "bench_floor"
-	benchProgBenchPush  = "bench_push"
-	benchProgBenchPush6 = "bench_push6"
-	benchProgBenchWrap  = "bench_wrap"
-	benchProgBenchWrap6 = "bench_wrap6"
-	benchVarCounts      = "counts"
-	benchVarFlows       = "flows"
-	benchVarMacs        = "macs"
-	benchVarTcpFlags    = "tcp_flags"
+	benchMapMeasured      = "measured"
+	benchMapMeasuredTc    = "measured_tc"
+	benchMapPods          = "pods"
+	benchMapRows          = "rows"
+	benchMapVips          = "vips"
+	benchProgBenchEmpty   = "bench_empty"
+	benchProgBenchEmptyTc = "bench_empty_tc"
+	benchProgBenchFloor   = "bench_floor"
+	benchProgBenchPush    = "bench_push"
+	benchProgBenchPush6   = "bench_push6"
+	benchProgBenchWrap    = "bench_wrap"
+	benchProgBenchWrap6   = "bench_wrap6"
+	benchProgBenchWrapTc  = "bench_wrap_tc"
+	benchVarCounts        = "counts"
+	benchVarFlows         = "flows"
+	benchVarMacs          = "macs"
+	benchVarTcpFlags      = "tcp_flags"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -73,21 +77,25 @@ type benchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
-	BenchEmpty *ebpf.ProgramSpec `ebpf:"bench_empty"`
-	BenchFloor *ebpf.ProgramSpec `ebpf:"bench_floor"`
-	BenchPush  *ebpf.ProgramSpec `ebpf:"bench_push"`
-	BenchPush6 *ebpf.ProgramSpec `ebpf:"bench_push6"`
-	BenchWrap  *ebpf.ProgramSpec `ebpf:"bench_wrap"`
-	BenchWrap6 *ebpf.ProgramSpec `ebpf:"bench_wrap6"`
+	BenchEmpty   *ebpf.ProgramSpec `ebpf:"bench_empty"`
+	BenchEmptyTc *ebpf.ProgramSpec `ebpf:"bench_empty_tc"`
+	BenchFloor   *ebpf.ProgramSpec `ebpf:"bench_floor"`
+	BenchPush    *ebpf.ProgramSpec `ebpf:"bench_push"`
+	BenchPush6   *ebpf.ProgramSpec `ebpf:"bench_push6"`
+	BenchWrap    *ebpf.ProgramSpec `ebpf:"bench_wrap"`
+	BenchWrap6   *ebpf.ProgramSpec `ebpf:"bench_wrap6"`
+	BenchWrapTc  *ebpf.ProgramSpec `ebpf:"bench_wrap_tc"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
-	Measured *ebpf.MapSpec `ebpf:"measured"`
-	Rows     *ebpf.MapSpec `ebpf:"rows"`
-	Vips     *ebpf.MapSpec `ebpf:"vips"`
+	Measured   *ebpf.MapSpec `ebpf:"measured"`
+	MeasuredTc *ebpf.MapSpec `ebpf:"measured_tc"`
+	Pods       *ebpf.MapSpec `ebpf:"pods"`
+	Rows       *ebpf.MapSpec `ebpf:"rows"`
+	Vips       *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -120,14 +128,18 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
-	Measured *ebpf.Map `ebpf:"measured"`
-	Rows     *ebpf.Map `ebpf:"rows"`
-	Vips     *ebpf.Map `ebpf:"vips"`
+	Measured   *ebpf.Map `ebpf:"measured"`
+	MeasuredTc *ebpf.Map `ebpf:"measured_tc"`
+	Pods       *ebpf.Map `ebpf:"pods"`
+	Rows       *ebpf.Map `ebpf:"rows"`
+	Vips       *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Measured,
+		m.MeasuredTc,
+		m.Pods,
 		m.Rows,
 		m.Vips,
 	)
@@ -147,22 +159,26 @@ type benchVariables struct {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
-	BenchEmpty *ebpf.Program `ebpf:"bench_empty"`
-	BenchFloor *ebpf.Program `ebpf:"bench_floor"`
-	BenchPush  *ebpf.Program `ebpf:"bench_push"`
-	BenchPush6 *ebpf.Program `ebpf:"bench_push6"`
-	BenchWrap  *ebpf.Program `ebpf:"bench_wrap"`
-	BenchWrap6 *ebpf.Program `ebpf:"bench_wrap6"`
+	BenchEmpty   *ebpf.Program `ebpf:"bench_empty"`
+	BenchEmptyTc *ebpf.Program `ebpf:"bench_empty_tc"`
+	BenchFloor   *ebpf.Program `ebpf:"bench_floor"`
+	BenchPush    *ebpf.Program `ebpf:"bench_push"`
+	BenchPush6   *ebpf.Program `ebpf:"bench_push6"`
+	BenchWrap    *ebpf.Program `ebpf:"bench_wrap"`
+	BenchWrap6   *ebpf.Program `ebpf:"bench_wrap6"`
+	BenchWrapTc  *ebpf.Program `ebpf:"bench_wrap_tc"`
 }
 
 func (p *benchPrograms) Close() error {
 	return _BenchClose(
 		p.BenchEmpty,
+		p.BenchEmptyTc,
 		p.BenchFloor,
 		p.BenchPush,
 		p.BenchPush6,
 		p.BenchWrap,
 		p.BenchWrap6,
+		p.BenchWrapTc,
 	)
 }
 

@@ -60,7 +60,7 @@ var (
 		{name: "IPv6", world: benchPlain, v6: true, flags: benchACK, bars: bars(4, benchFlows...)},
 		{name: "2 % of slots moved, pins", world: benchWorld{backends: 100, slots: 10007, moved: 2}, flags: benchACK, bars: bars(3.3, benchFlows...)},
 		{name: "10,000 services, 100 in use", world: benchWorld{backends: 100, slots: 10007, services: 9900}, flags: benchACK, bars: bars(3.45, benchFlows...)},
-		{name: "local pod, up to the kernel", world: benchWorld{backends: 10, slots: 1021, local: true}, flags: benchACK, bars: bars(4.5, 1, 1<<14)},
+		{name: "local pod, redirected", world: benchWorld{backends: 10, slots: 1021, local: true}, flags: benchACK, bars: bars(4.5, 1, 1<<14)},
 	}
 )
 
@@ -114,19 +114,29 @@ func (m *measurement) measure(b *testing.B, table io.Writer, row benchRow, flows
 		action = xdpPass
 		m.establish(flows)
 	}
-	gross := m.rounds(flows, map[string]subject{
+	subjects := map[string]subject{
 		"empty":   {m.bench.BenchEmpty, m.bench.BenchWrap, row.flags, xdpTX},
 		"floor":   {m.bench.BenchFloor, m.bench.BenchWrap, row.flags, xdpTX},
 		"own":     {m.bench.BenchEmpty, wrap, row.flags, xdpTX},
 		"push":    {push, wrap, row.flags, xdpTX},
 		"seamark": {m.node.program(kindXDP), wrap, row.flags, action},
-	})
+	}
+	if row.world.local {
+		subjects["empty tc"] = subject{m.bench.BenchEmptyTc, m.bench.BenchWrapTc, row.flags, tcRedirect}
+		subjects["redirect"] = subject{m.node.program(kindTCOutside), m.bench.BenchWrapTc, row.flags, tcRedirect}
+	}
+	gross := m.rounds(flows, subjects)
 	base := slices.Min(gross["own"])
 	if !row.world.local {
 		base += (slices.Min(gross["push"]) - base) / 2 // the wrapper's half
 	}
 	floor := less(gross["floor"], slices.Min(gross["empty"]))
 	times := less(gross["seamark"], base)
+	if row.world.local { // XDP's part, and that of tc
+		for i, redirect := range less(gross["redirect"], slices.Min(gross["empty tc"])) {
+			times[i] += redirect
+		}
+	}
 	least, middle := slices.Min(times)/slices.Min(floor), median(times)/median(floor)
 	met := "met"
 	if least > bar {
@@ -326,7 +336,7 @@ func (m *measurement) tables(w benchWorld, set, first uint32) {
 	m.node.put("sets", set, bpfBackendSet{Size: [4]uint32{w.slots, w.slots}, Look: 1 | uint32(bpfSetLookSET_MOVING)})
 }
 
-// establish makes flows to local pods that both sides have spoken in.
+// establish makes flows to local pods that both sides have spoken in, and notes the pods.
 func (m *measurement) establish(flows uint32) {
 	m.tb.Helper()
 	m.node.clearFlows()
@@ -342,19 +352,30 @@ func (m *measurement) establish(flows uint32) {
 		if err := m.node.maps["half_open"].Delete(key); err != nil {
 			m.tb.Fatal(err)
 		}
+		client := binary.NativeEndian.AppendUint32(nil, key.Client)
+		if err := m.bench.Pods.Put(binary.BigEndian.Uint32(client)-0x0a000000, key.Pod); err != nil {
+			m.tb.Fatal(err)
+		}
 	}
 }
 
 // set makes a subject the one that is run.
 func (m *measurement) set(s subject) {
 	m.tb.Helper()
-	if err := m.bench.Measured.Put(uint32(0), s.program); err != nil {
+	programs := m.bench.Measured
+	if s.wrap == m.bench.BenchWrapTc {
+		programs = m.bench.MeasuredTc
+	}
+	if err := programs.Put(uint32(0), s.program); err != nil {
 		m.tb.Fatal(err)
 	}
 	if err := m.bench.TcpFlags.Set(s.flags); err != nil {
 		m.tb.Fatal(err)
 	}
 	m.use(s.wrap == m.bench.BenchWrap6)
+	if s.wrap == m.bench.BenchWrapTc {
+		m.options.Context = skbContext(m.node.out)
+	}
 }
 
 // rounds measures every subject in turns; gross ns per packet.
@@ -449,6 +470,17 @@ func TestBenchmarkMeasuresForwarding(t *testing.T) {
 		text := packet.String(options.DataOut)
 		if encapsulated := strings.Contains(text, "ip2.dst"); encapsulated == c.world.local || strings.Contains(text, "ip3.dst") {
 			t.Errorf("%s made\n%s", name, text)
+		}
+		if !c.world.local {
+			continue
+		}
+		redirect := subject{m.node.program(kindTCOutside), m.bench.BenchWrapTc, benchACK, tcRedirect}
+		m.set(redirect)
+		delivered := countKey{kindTCOutside, "pod_delivered"}
+		before = m.node.counts()[delivered]
+		m.time(redirect, 1000)
+		if got := m.node.counts()[delivered].Packets - before.Packets; got != 1000 {
+			t.Errorf("%s: %d packets were redirected, want 1000", name, got)
 		}
 	}
 }
