@@ -19,14 +19,9 @@ static __always_inline int of_flow_here(const struct packet *p)
 	return is_icmp(p) ? error_of_flow(p) : of_flow(p);
 }
 
-// deliver sends a packet of a VIP's flow into its pod. It returns 0 for all others.
-static __always_inline int deliver(struct packet *p)
+// into_pod sends a packet into its pod.
+static __always_inline int into_pod(struct packet *p, const struct endpoint *e)
 {
-	union addr pod = dest_of(p);
-	struct endpoint *e = find_endpoint(p->v6, &pod);
-
-	if (!e || !of_flow_here(p))
-		return 0;
 	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
 	decrement_hops(p);
@@ -34,6 +29,15 @@ static __always_inline int deliver(struct packet *p)
 	copy_mac(p->eth->h_source, e->host_mac);
 	bpf_redirect_peer(e->ifindex, 0);
 	return REDIRECT(REASON_POD_DELIVERED);
+}
+
+// deliver sends a packet of a VIP's flow into its pod. It returns 0 for all others.
+static __always_inline int deliver(struct packet *p)
+{
+	union addr pod = dest_of(p);
+	struct endpoint *e = find_endpoint(p->v6, &pod);
+
+	return e && of_flow_here(p) ? into_pod(p, e) : 0;
 }
 
 // translate_back sends on what XDP could not: answers of translated flows to
@@ -75,6 +79,24 @@ static __always_inline int parse_outside(struct __sk_buff *skb, int v6)
 static __noinline int parse_outside4(struct __sk_buff *skb) { return parse_outside(skb, 0); }
 static __noinline int parse_outside6(struct __sk_buff *skb) { return parse_outside(skb, 1); }
 
+// take_plain is take_over for most packets: whole ones with ports, none of which tc
+// has to translate. It returns 0 for all others.
+static __always_inline int take_plain(struct __sk_buff *skb, int v6)
+{
+	struct packet p = { .ctx = skb, .hook = HOOK_TC_OUTSIDE, .v6 = v6, .l3_at = ETH_HLEN };
+	struct cursor c = { ctx_data(skb, p.hook), ctx_end(skb, p.hook) };
+
+	p.eth = take(&c, sizeof(*p.eth));
+	if (!p.eth || parse_fixed(&c, skb->len - ETH_HLEN, &p) || p.fragment || parse_l4(&c, &p) || is_icmp(&p) || is_nat_port(p.dport))
+		return 0;
+	union addr pod = dest_of(&p);
+	struct endpoint *e = find_endpoint(v6, &pod);
+	return e && of_flow(&p) ? into_pod(&p, e) : PASS(REASON_NOT_OURS);
+}
+
+static __noinline int take_plain4(struct __sk_buff *skb) { return take_plain(skb, 0); }
+static __noinline int take_plain6(struct __sk_buff *skb) { return take_plain(skb, 1); }
+
 static __always_inline int handle_outside(struct __sk_buff *skb)
 {
 	int v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
@@ -82,6 +104,9 @@ static __always_inline int handle_outside(struct __sk_buff *skb)
 	// A frame to another host, or with a VLAN tag of its own, is not ours.
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || (!v6 && skb->protocol != bpf_htons(ETH_P_IP)))
 		return PASS(REASON_NOT_OURS);
+	int verdict = v6 ? take_plain6(skb) : take_plain4(skb);
+	if (likely(verdict))
+		return verdict;
 	struct detour *d = own_detour();
 	if (!d || (v6 ? parse_outside6(skb) : parse_outside4(skb)))
 		return PASS(REASON_NOT_OURS);
