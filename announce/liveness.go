@@ -36,6 +36,8 @@ type Liveness struct {
 	Duration time.Duration
 	// Gap between two successful reads from which on they count as broken off.
 	Gap time.Duration
+	// Longest is what a lease may ask for at most.
+	Longest time.Duration
 	// Freeze is how long a node that went silent together with most others is
 	// taken for a victim of the store rather than for dead.
 	Freeze time.Duration
@@ -55,10 +57,14 @@ type heardLease struct {
 	age      time.Duration // counted, at the last Observe
 }
 
+// longestRest bounds the duration of a lease, unless daemons are told to rest for
+// longer: one of years, as an edit by hand makes it, would keep a dead node's addresses.
+const longestRest = time.Hour
+
 // NewLiveness returns a Liveness for leases of that timing.
 func NewLiveness(t Timing) *Liveness {
 	t = t.withDefaults()
-	return &Liveness{Duration: t.Duration, Gap: t.Duration / 2, Freeze: t.Grace, leases: map[string]*heardLease{}}
+	return &Liveness{Duration: t.Duration, Gap: t.Duration / 2, Longest: max(t.Grace, longestRest), Freeze: t.Grace, leases: map[string]*heardLease{}}
 }
 
 // Observe takes in the leases as they are at now. They are no older than
@@ -84,7 +90,10 @@ func (l *Liveness) Observe(now, lastRead time.Duration, leases []state.NodeLease
 		if h.renewal != lease.Renewal {
 			h.renewal, h.seen, h.renewed = lease.Renewal, now, true
 		}
-		h.duration, h.released = lease.Duration, lease.Released || lease.Drained
+		h.duration, h.released = min(lease.Duration, l.Longest), lease.Released || lease.Drained
+		if h.duration <= 0 { // it says nothing
+			h.duration = l.Duration
+		}
 		h.age = max(l.lastRead-h.seen, 0)
 	}
 	for node := range l.leases {

@@ -123,6 +123,31 @@ func TestLivenessOfChangingLeases(t *testing.T) {
 	}
 }
 
+// Leases whose durations cannot be: what is right of them counts.
+func TestLivenessOfAbsurdLeases(t *testing.T) {
+	for _, tc := range []struct {
+		duration, age time.Duration
+		want          Verdict
+	}{
+		{0, time.Second, Live},
+		{0, 4 * time.Second, Expired},
+		{-time.Hour, time.Second, Live},
+		{-time.Hour, 4 * time.Second, Expired},
+		{68 * 365 * 24 * time.Hour, 59 * time.Minute, Resting},
+		{68 * 365 * 24 * time.Hour, 61 * time.Minute, Expired},
+	} {
+		l := NewLiveness(DefaultTiming)
+		for age := time.Duration(0); age <= tc.age; age += time.Second {
+			at := time.Minute + age
+			l.Observe(at, at, []state.NodeLease{{Node: "a", Duration: tc.duration, Renewal: "1"},
+				{Node: "b", Duration: 3 * time.Second, Renewal: fmt.Sprint(at)}})
+		}
+		if got := l.Verdicts()["a"]; got != tc.want {
+			t.Errorf("a lease of %v, %v old, is %s, want %s", tc.duration, tc.age, got, tc.want)
+		}
+	}
+}
+
 // A process that slept does not hold the time it slept against the others.
 func TestLivenessOverSleep(t *testing.T) {
 	l := watch(10*time.Second, map[string]time.Duration{"a": time.Hour}, func(time.Duration) bool { return true })
