@@ -49,7 +49,8 @@ hosts:
 
 // TestIPv6PowerCut: on a segment of IPv6 alone, a node without power loses its address
 // because BFD and Neighbor Solicitations miss it there. Its lease, of a minute, would
-// have kept the address until long after the test.
+// have kept the address for long after. How long nobody answers says little: leases of
+// a minute are looked at every two seconds.
 func TestIPv6PowerCut(t *testing.T) {
 	t.Parallel()
 	topology, err := testlab.ParseTopology([]byte(topologyOnly6()))
