@@ -150,8 +150,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 	target := &responderTarget{node: a.cfg.Node, db: a.cfg.DB, responder: a.cfg.Responder, herald: herald, groups: groups,
 		held: map[string]Held{}, left: map[string]Held{}, mayTake: a.lease.MayTake,
 		detector: newDetector(a.cfg.Detection, herald.when.PerSecond, a.cfg.Clock, sender, a.cfg.Responder, ownMAC(a.cfg.DB), a.cfg.Log)}
+	handover := newHandover(a.cfg.Timing)
 	referee := &referee{node: a.cfg.Node, db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
-		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, detector: target.detector, counts: a.Counts,
+		lease: a.lease, lastRead: a.cfg.LastRead, responder: a.cfg.Responder, herald: herald, detector: target.detector, handover: handover, counts: a.Counts,
 		claims: a.claims, every: a.cfg.Timing.tick()}
 	placer := &placer{db: a.cfg.DB, writer: a.cfg.Writer, clock: a.cfg.Clock, log: a.cfg.Log,
 		observer: a.observer, target: a.cfg.Assignments, policies: a.cfg.PolicyStatuses, drainCordoned: a.cfg.DrainOnCordon}
@@ -171,7 +172,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	wg.Go(func() { a.observer.run(ctx) })
 	wg.Go(func() { a.prober.run(ctx) })
 	wg.Go(func() { a.decideLocal(ctx) })
-	wg.Go(func() { _ = a.reconciler(target).Run(ctx) })
+	wg.Go(func() { _ = a.reconciler(target, handover).Run(ctx) })
 	wg.Go(func() { referee.run(ctx) })
 	wg.Go(func() { herald.run(ctx) })
 	wg.Go(func() { target.detector.run(ctx) })
@@ -330,14 +331,14 @@ func (a *Announcer) tellSteppedDown(before, now map[string]bool) {
 	}
 }
 
-func (a *Announcer) reconciler(target *responderTarget) *state.Reconciler[state.Announcement] {
+func (a *Announcer) reconciler(target *responderTarget, handover *handover) *state.Reconciler[state.Announcement] {
 	db := a.cfg.DB
 	var leaseChanged, detected <-chan struct{}
-	handover := newHandover(a.cfg.Timing)
 	return &state.Reconciler[state.Announcement]{
 		DB: db, Writer: a.cfg.Writer, Table: db.Announcements, Target: target, Log: a.cfg.Log, Now: a.cfg.Clock.Wall,
 		Gate: func(snap state.Snapshot) bool {
-			leaseChanged, detected, handover.over = a.lease.check(), target.detector.changed(), nil // before any Hold of this pass asks for them
+			handover.begin()
+			leaseChanged, detected = a.lease.check(), target.detector.changed() // before any Hold of this pass asks for them
 			return state.Marked(snap, localDecided)
 		},
 		Hold: func(snap state.Snapshot, row state.Announcement) state.Reason {
@@ -352,7 +353,7 @@ func (a *Announcer) reconciler(target *responderTarget) *state.Reconciler[state.
 			return target.Hold(snap, row)
 		},
 		Wake: []state.Watch{db.Frontends.Watch(), func(state.Snapshot) <-chan struct{} { return leaseChanged },
-			func(state.Snapshot) <-chan struct{} { return handover.over }, func(state.Snapshot) <-chan struct{} { return detected }},
+			func(state.Snapshot) <-chan struct{} { return handover.changed() }, func(state.Snapshot) <-chan struct{} { return detected }},
 	}
 }
 

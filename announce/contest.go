@@ -120,6 +120,7 @@ type referee struct {
 	responder Responder
 	herald    *herald
 	detector  *detector
+	handover  *handover
 	counts    *Counts
 	claims    chan Claim
 	every     time.Duration
@@ -167,6 +168,7 @@ func (r *referee) look() {
 			r.setReason(k, h.Generation, state.ReasonMuted)
 		}
 	}
+	r.handover.look(there)
 	for _, m := range []map[entryKey]time.Duration{r.contests.open, r.contests.defended, r.contests.kept} {
 		for k := range m {
 			if !there[k] {
@@ -180,6 +182,7 @@ func (r *referee) look() {
 func (r *referee) hear(c Claim) {
 	k := entryKey{c.Addr, c.Ifindex}
 	if c.Muted {
+		r.handover.mute(k, true)
 		if r.contests.claimed(k, c.At) {
 			r.counts.ClusterClaims.Add(1)
 			if ok, untold := r.contests.told.may(r.clock.Boottime()); ok {
@@ -225,6 +228,7 @@ func (r *referee) settle() {
 			r.log.Error("unmute responder entry", "addr", k.addr, "err", err)
 			continue
 		}
+		r.handover.mute(k, false)
 		r.counts.Kept.Add(1)
 		r.contests.closed(k, lastRead)
 		r.setReason(k, anyGeneration, "")

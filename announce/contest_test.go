@@ -23,7 +23,7 @@ func newFlood(t *testing.T, addrs int) *flood {
 	lease := &leaseKeeper{clock: f.clock, lastRead: f.clock.Boottime}
 	lease.term = term{until: f.clock.Boottime() + time.Hour}
 	f.referee = &referee{node: "a", db: f.db, writer: f.writer, clock: f.clock, log: slog.New(slog.NewTextHandler(&f.log, nil)), lease: lease,
-		lastRead: f.clock.Boottime, responder: f.responder, herald: f.herald, detector: f.target.detector, counts: &Counts{}, contests: newContests()}
+		lastRead: f.clock.Boottime, responder: f.responder, herald: f.herald, detector: f.target.detector, handover: newHandover(quick), counts: &Counts{}, contests: newContests()}
 	for i := range addrs {
 		f.update(t, announcement(i, 1))
 		f.writer.Update(func(tx *state.Tx) {

@@ -292,7 +292,7 @@ func TestFirstAssignment(t *testing.T) {
 		lease := &leaseKeeper{clock: r.clock, lastRead: r.clock.Boottime}
 		lease.term = term{until: r.clock.Boottime() + time.Hour}
 		referee := &referee{node: "a", db: r.db, writer: r.writer, clock: r.clock, log: quiet, lease: lease, lastRead: r.clock.Boottime,
-			responder: r.responder, herald: r.herald, detector: r.target.detector, counts: &Counts{}, contests: newContests()}
+			responder: r.responder, herald: r.herald, detector: r.target.detector, handover: newHandover(quick), counts: &Counts{}, contests: newContests()}
 		referee.hear(Claim{Addr: row.Addr, Ifindex: 2, MAC: stranger, At: r.clock.Boottime()})
 		if n := referee.counts.Defences.Load(); n != 0 {
 			t.Errorf("%d defences", n)

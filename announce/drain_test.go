@@ -79,32 +79,55 @@ func TestStranded(t *testing.T) {
 }
 
 func TestHandover(t *testing.T) {
-	row := state.Announcement{Addr: addr(211), Interface: "eth1", Status: state.Status{Phase: state.Deleting}}
-	wanted := row.WithStatus(state.Status{Phase: state.Done})
+	row := state.Announcement{Addr: addr(211), Interface: "eth1", Index: 2, Status: state.Status{Phase: state.Deleting}}
+	k := entryKey{row.Addr, row.Index}
+	wanted := row.WithStatus(state.Status{Phase: state.Pending})
 	h := newHandover(Timing{Duration: 3 * time.Second})
 	for i, step := range []struct {
 		row     state.Announcement
 		another bool
 		now     time.Duration
 		want    bool
+		then    func()
 	}{
-		{wanted, true, 10 * sec, false},
-		{row, false, 10 * sec, false},
-		{row, true, 10 * sec, true},
-		{row, true, 11*sec - 1, true},
-		{row, true, 11 * sec, false},
-		{row, true, 20 * sec, true},
-		{row, false, 20*sec + 1, false}, // this node's lease is over, or the address is nobody's
-		{row, true, 30 * sec, true},
-		{wanted, true, 30*sec + 1, false}, // it has come back
-		{row, true, 31 * sec, true},
+		{wanted, true, 10 * sec, false, nil},
+		{row, false, 10 * sec, false, nil},
+		{row, true, 10 * sec, true, nil},
+		{row, true, 13*sec - 1, true, nil},
+		{row, true, 13 * sec, false, nil},
+		{row, true, 20 * sec, true, nil},
+		{row, false, 20*sec + 1, false, nil}, // this node's lease is over, or the address is nobody's
+		{row, true, 30 * sec, true, nil},
+		{wanted, true, 30*sec + 1, false, nil}, // it has come back
+		{row, true, 32 * sec, true, nil},
+		{row, true, 35*sec - 1, true, func() { h.mute(k, true) }}, // the other claims it
+		{row, true, 35*sec - 1, false, nil},
+		{row, true, 35*sec - 1, false, nil},
+		{wanted, true, 40 * sec, false, nil}, // given back: what is written anew is not mute
+		{row, true, 41 * sec, true, func() { h.mute(k, true); h.mute(k, false) }},
+		{row, true, 42 * sec, true, func() { h.mute(k, true); h.look(map[entryKey]bool{k: true}) }},
+		{row, true, 42 * sec, false, func() { h.look(nil) }}, // it was taken out of the kernel
+		{row, true, 43 * sec, true, nil},
 	} {
-		h.over = nil
+		h.begin()
 		if got := h.stays(step.row, step.another, step.now); got != step.want {
 			t.Errorf("step %d at %v: stays %v, want %v", i, step.now, got, step.want)
 		}
-		if (h.over != nil) != step.want {
-			t.Errorf("step %d at %v: to be woken: %v", i, step.now, h.over != nil)
+		over := h.changed()
+		if (over != nil) != step.want {
+			t.Errorf("step %d at %v: to be woken: %v", i, step.now, over != nil)
+		}
+		if step.then == nil {
+			continue
+		}
+		step.then()
+		if over == nil {
+			continue
+		}
+		select {
+		case <-over:
+		default:
+			t.Errorf("step %d: the other's claim wakes nobody", i)
 		}
 	}
 }

@@ -37,6 +37,7 @@ const (
 	trustsDeaf      breach = "who does not answer the node's daemon is taken for dead"
 	forgetsHolder   breach = "placement forgets who holds an address"
 	waitsForStore   breach = "who stepped down, and hears the others again, waits for the store to answer again"
+	leavesAtOnce    breach = "who loses an address to another node does not wait for its claim"
 	believesOldNews breach = "what was heard before the segment fell silent counts as heard after"
 )
 
@@ -52,6 +53,7 @@ type modelEntry struct {
 	generation int64
 	muted      bool
 	probing    time.Duration // until when, boot time: it answers nothing, and asks
+	handing    bool          // it is another node's, which has not claimed it yet
 }
 
 type modelStore struct {
@@ -92,6 +94,7 @@ type modelDaemon struct {
 	term     term
 	fence    fence
 	contests *contests
+	handover *handover
 	liveness *Liveness
 	// isolated is what isolation has confirmed.
 	isolation *isolation
@@ -153,6 +156,7 @@ type model struct {
 	// that would have, had their fences not run out.
 	answered, fenced map[netip.Addr][]string
 	movedAt          map[netip.Addr]time.Duration
+	handed           map[netip.Addr]state.Assignment // on their way from a node that is well
 	moves            int
 	calm             int // mean number of steps between faults
 }
@@ -171,7 +175,7 @@ func (m *model) fail(format string, args ...any) {
 
 func newModel(seed uint64, b breach) *model {
 	m := &model{breach: b, rng: rand.New(rand.NewPCG(seed, 42)), seed: seed, calm: 20 << rand.New(rand.NewPCG(seed, 1)).IntN(4),
-		none: map[netip.Addr]time.Duration{}, answered: map[netip.Addr][]string{}, fenced: map[netip.Addr][]string{}, movedAt: map[netip.Addr]time.Duration{},
+		none: map[netip.Addr]time.Duration{}, answered: map[netip.Addr][]string{}, fenced: map[netip.Addr][]string{}, movedAt: map[netip.Addr]time.Duration{}, handed: map[netip.Addr]state.Assignment{},
 		store: modelStore{leases: map[string]state.NodeLease{}, assigned: map[netip.Addr]state.Assignment{}}}
 	for i := range 3 + m.rng.IntN(3) {
 		n := &modelNode{name: fmt.Sprintf("n%d", i), id: i, powered: true, linkUp: true, api: true,
@@ -190,16 +194,23 @@ func (m *model) boot(n *modelNode) time.Duration {
 
 func (m *model) start(n *modelNode) {
 	n.released = false
-	n.daemon = &modelDaemon{node: n, contests: newContests(), liveness: NewLiveness(modelTiming), isolation: newIsolation(modelTiming), silent: map[string]time.Duration{}, left: map[netip.Addr]int64{},
+	n.daemon = &modelDaemon{node: n, contests: newContests(), handover: newHandover(modelTiming), liveness: NewLiveness(modelTiming), isolation: newIsolation(modelTiming), silent: map[string]time.Duration{}, left: map[netip.Addr]int64{},
 		fence: fence{duration: modelTiming.Duration, until: n.until}}
+	n.daemon.handover.over = make(chan struct{}) // it is asked at each step
 	if m.breach == agesUnread {
 		n.daemon.liveness.Gap = time.Hour
 	}
 	for a, e := range n.kernel { // as the referee's look does
 		if e.muted {
-			n.daemon.contests.claimed(entryKey{a, 1}, m.boot(n))
+			n.daemon.hear(a, m.boot(n))
 		}
 	}
+}
+
+// hear is the referee's, of a claim that has muted an entry.
+func (d *modelDaemon) hear(a netip.Addr, now time.Duration) {
+	d.contests.claimed(entryKey{a, 1}, now)
+	d.handover.mute(entryKey{a, 1}, true)
 }
 
 // call sends something to the store. Each way takes time; a call may get lost
@@ -296,6 +307,13 @@ func (m *model) run(d *modelDaemon) {
 
 func (d *modelDaemon) holds(a netip.Addr) bool {
 	return slices.ContainsFunc(d.assigned, func(as state.Assignment) bool { return as.Addr == a && as.Node == d.node.name })
+}
+
+// goesOn says whether the address is another node's now.
+func (d *modelDaemon) goesOn(a netip.Addr) bool {
+	return slices.ContainsFunc(d.assigned, func(as state.Assignment) bool {
+		return as.Addr == a && as.Node != "" && as.Node != d.node.name
+	})
 }
 
 func (m *model) read(d *modelDaemon, now time.Duration) {
@@ -426,6 +444,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 	for _, k := range d.contests.ripe(d.lastRead, valid) {
 		if e := n.kernel[k.addr]; e != nil && d.holds(k.addr) {
 			e.muted = false
+			d.handover.mute(k, false)
 			m.claim(n, k.addr)
 		}
 		d.contests.closed(k, d.lastRead)
@@ -437,11 +456,19 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 	if of := [3]any{d.lastRead, d.heardAt, valid}; of != d.downOf && m.breach != sticksToWire {
 		d.down, d.downOf = steppedDown(m.lease(d), d.leases, witnesses(d.liveness.Verdicts(), d.liveness.Unrenewed()), d.isolated, valid), of
 	}
-	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Up: n.linkUp && !d.down["eth1"]}}, n.name) {
+	for _, row := range Local(d.assigned, []state.Device{{Name: "eth1", Index: 1, Up: n.linkUp && !d.down["eth1"]}}, n.name) {
 		wanted[row.Addr] = row
 	}
 	for a, e := range n.kernel {
-		if _, ok := wanted[a]; !ok {
+		row, ok := wanted[a]
+		if !ok {
+			row = state.Announcement{Addr: a, Interface: "eth1", Index: 1, Status: state.Status{Phase: state.Deleting}}
+		}
+		another := !ok && d.goesOn(a) && valid && !d.down["eth1"] && n.linkUp
+		if e.handing = m.breach != leavesAtOnce && d.handover.stays(row, another, now); e.handing {
+			continue
+		}
+		if !ok {
 			if e.probing == 0 && d.holds(a) {
 				d.left[a] = e.generation
 			}
@@ -458,6 +485,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 			e.probing = 0
 		case valid:
 			n.kernel[a] = &modelEntry{generation: row.Generation}
+			d.handover.stays(row, false, now) // as Hold asks of what is to be written
 			m.claim(n, a)
 		case m.breach == waitsForStore || d.left[a] != row.Generation || d.fence.lapsed != 0 || now >= n.until:
 		case e == nil || e.generation != row.Generation:
@@ -465,7 +493,7 @@ func (m *model) announce(d *modelDaemon, now time.Duration) {
 			m.logf("%s asks for %s#%d", n.name, a, row.Generation)
 		case m.answeredByOther(n, a):
 			e.muted = true
-			d.contests.claimed(entryKey{a, 1}, now)
+			d.hear(a, now)
 		case now >= e.probing:
 			e.probing = 0
 			m.logf("%s answers for %s#%d again", n.name, a, row.Generation)
@@ -501,7 +529,7 @@ func (m *model) claim(n *modelNode, a netip.Addr) {
 		if e := o.kernel[a]; o != n && o.powered && o.linkUp && o.island == n.island && e != nil {
 			e.muted = true
 			if o.daemon != nil {
-				o.daemon.contests.claimed(entryKey{a, 1}, m.boot(o))
+				o.daemon.hear(a, m.boot(o))
 			}
 		}
 	}
@@ -581,6 +609,7 @@ func (m *model) place(d *modelDaemon) {
 				m.store.assigned[row.Addr] = row
 				m.movedAt[row.Addr] = m.now
 				m.moves++
+				m.gives(row)
 				m.logf("%s gives %s#%d to %q: %s", d.node.name, row.Addr, row.Generation, row.Node, row.Reason)
 			}
 		}, func(bool) {})

@@ -67,6 +67,11 @@ func (m *model) rightful(n *modelNode) bool {
 	return n.powered && n.daemon != nil && n.daemon.term.valid(m.boot(n), n.daemon.lastRead)
 }
 
+// lawful is rightful of the node of that name.
+func (m *model) lawful(name string) bool {
+	return slices.ContainsFunc(m.nodes, func(n *modelNode) bool { return n.name == name && m.rightful(n) })
+}
+
 func (m *model) answers(n *modelNode, a netip.Addr) bool {
 	e := n.kernel[a]
 	return n.powered && n.linkUp && e != nil && !e.muted && e.probing == 0 && m.boot(n) < n.until
@@ -88,7 +93,7 @@ func (m *model) check() {
 		a := addr(i + 1)
 		answering := 0
 		type segment struct {
-			answer, rightful []string
+			answer, rightful, handing []string
 		}
 		islands := map[int]*segment{0: {}, 1: {}}
 		for _, n := range m.nodes {
@@ -100,6 +105,10 @@ func (m *model) check() {
 				answering++
 			}
 			island := islands[n.island]
+			if n.kernel[a].handing {
+				island.handing = append(island.handing, n.name)
+				continue
+			}
 			island.answer = append(island.answer, n.name)
 			if m.rightful(n) {
 				island.rightful = append(island.rightful, n.name)
@@ -107,6 +116,7 @@ func (m *model) check() {
 		}
 		m.checkFence(a)
 		m.checkReturn(a)
+		m.checkHandover(a)
 		for _, island := range islands {
 			// A segment whose members have been the same for a refresh and a bit is
 			// whole: what was claimed elsewhere meanwhile has been claimed here too.
@@ -114,6 +124,8 @@ func (m *model) check() {
 			switch {
 			case whole > time.Second && len(island.rightful) > 1:
 				m.fail("%s is answered for by %v, each with a valid lease", a, island.rightful)
+			case whole > modelRefresh*5/4+time.Second && len(island.handing) > 0 && len(island.answer)+len(island.handing) > 1:
+				m.fail("%s is handed over by %v, and answered for by %v, too", a, island.handing, island.answer)
 			case whole > modelRefresh*5/4+time.Second && len(island.rightful) > 0 && len(island.answer) > 1:
 				m.fail("%s is answered for by %v, of whom %v has a valid lease", a, island.answer, island.rightful)
 			}
@@ -177,6 +189,29 @@ func (m *model) checkReturn(a netip.Addr) {
 		if !m.answers(n, a) {
 			m.fail("%s does not answer for %s, which it left for want of the segment alone", n.name, a)
 		}
+	}
+}
+
+// gives begins a handover: the holder is there, answers, and gives the address to another.
+func (m *model) gives(row state.Assignment) {
+	delete(m.handed, row.Addr)
+	for _, n := range m.nodes {
+		if n.name == row.Previous && row.Node != "" && m.answers(n, row.Addr) && m.rightful(n) {
+			m.handed[row.Addr] = row
+		}
+	}
+}
+
+// checkHandover: while an address goes from one node that is well to another, there
+// is no moment in which neither answers.
+func (m *model) checkHandover(a netip.Addr) {
+	row, ok := m.handed[a]
+	switch {
+	case !ok:
+	case m.faultAt > m.movedAt[a] || !m.settled() || !m.joined() || !m.lawful(row.Previous) || m.now-m.movedAt[a] > modelTiming.Duration*2/3:
+		delete(m.handed, a)
+	case !slices.ContainsFunc(m.nodes, func(n *modelNode) bool { return m.answers(n, a) }):
+		m.fail("%s is handed over from %s to %s, and neither answers", a, row.Previous, row.Node)
 	}
 }
 
@@ -330,7 +365,7 @@ func TestModel(t *testing.T) {
 
 // The model notices when a rule is broken.
 func TestModelNotices(t *testing.T) {
-	for _, b := range []breach{waitsForStore, believesOldNews, sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder} {
+	for _, b := range []breach{waitsForStore, believesOldNews, sticksToWire, trustsDeaf, wholeLease, hastyObserver, agesUnread, deafToClaims, returnsBlindly, fencedByStore, forgetsHolder, leavesAtOnce} {
 		t.Run(string(b), func(t *testing.T) {
 			for seed := range uint64(100) {
 				if m := newModel(seed, b).play(modelSteps); m.failure != "" {

@@ -289,8 +289,9 @@ func TestReferee(t *testing.T) {
 			if tc.valid {
 				lease.term = term{until: claimed + time.Hour}
 			}
+			handover := newHandover(quick)
 			referee := &referee{node: "a", db: r.db, writer: r.writer, clock: r.clock, log: quiet, lease: lease, lastRead: lastRead,
-				responder: r.responder, herald: r.herald, detector: r.target.detector, counts: &Counts{}, contests: newContests()}
+				responder: r.responder, herald: r.herald, detector: r.target.detector, handover: handover, counts: &Counts{}, contests: newContests()}
 			if !tc.stranger {
 				r.responder.change(k, func(e *Held) { e.Muted, e.ClaimedAt, e.ClaimMAC = true, claimed, theirs })
 			}
@@ -304,6 +305,9 @@ func TestReferee(t *testing.T) {
 				t.Errorf("while contested the row's reason is %q, want %q", row.Status.Reason, want)
 			}
 			referee.settle()
+			if mute := strings.Contains(tc.held, "muted"); handover.muted[k] != mute {
+				t.Errorf("to the handover it is mute: %v, want %v", handover.muted[k], mute)
+			}
 			if got := r.responder.text(); got != tc.held {
 				t.Errorf("kernel holds %q, want %q", got, tc.held)
 			}
