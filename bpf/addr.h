@@ -77,7 +77,7 @@ static __always_inline int no_addr(int v6, const union addr *a)
 	return v6 ? !(a->words[0] | a->words[1]) : !a->v4;
 }
 
-// Keys: the struct of maps.h for each family, in words. Each function fills the
+// Keys: the struct of shapes.h for each family, in words. Each function fills the
 // member of its family; pads are 0.
 
 union any_frontend_key {

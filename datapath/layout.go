@@ -11,7 +11,7 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// The types of this file are the keys and values of bpf/maps.h as Go sees
+// The types of this file are the keys and values of bpf/shapes.h as Go sees
 // them: of either family, addresses as netip.Addr, ports as numbers. raw.go has
 // the same byte for byte.
 

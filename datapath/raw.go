@@ -7,7 +7,7 @@ import (
 	"github.com/seamark-lb/seamark/state"
 )
 
-// The types of this file are the keys and values of bpf/maps.h byte for byte,
+// The types of this file are the keys and values of bpf/shapes.h byte for byte,
 // each for both families; CheckLayout compares them with the BTF of what is
 // loaded. Padding has a name, so that many are read in one piece.
 

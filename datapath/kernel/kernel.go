@@ -37,7 +37,7 @@ type Config struct {
 	NoSecondChance bool
 	Sizes
 	// MapMemory is what the tables of flows may take, in bytes, where Sizes do not
-	// say; 0: what they do in bpf/maps.h.
+	// say; 0: what they do in bpf/shapes.h.
 	MapMemory uint64
 	// Modes are where outside devices have their packets balanced.
 	Modes Modes

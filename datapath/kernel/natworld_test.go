@@ -50,7 +50,7 @@ func (f family) table(name string) string {
 	return name
 }
 
-// words are an address as in a value of bpf/maps.h.
+// words are an address as in a value of bpf/shapes.h.
 func words(a netip.Addr) (w [4]uint32) {
 	b := a.As16()
 	for i := range w {

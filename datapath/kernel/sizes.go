@@ -11,7 +11,7 @@ type Sizes struct {
 	NAT       uint32 // translated flows
 	Affinity  uint32 // clients that keep their backend
 	Fragments uint32 // packets that came in fragments
-	// Endpoints are the pods of this node; 0: as in bpf/maps.h.
+	// Endpoints are the pods of this node; 0: as in bpf/shapes.h.
 	Endpoints uint32
 }
 
@@ -33,7 +33,7 @@ func (s Sizes) tables() []table {
 	}
 }
 
-// The tables of flows are a power of two times as large as in bpf/maps.h, so
+// The tables of flows are a power of two times as large as in bpf/shapes.h, so
 // that they do not change with every little change of the memory there is.
 const (
 	scaleMin = 0.25

@@ -51,7 +51,7 @@ func (k *Kernel) Verdicts() ([]Verdict, error) {
 	return all, nil
 }
 
-// hooks are the names of enum hook (bpf/maps.h).
+// hooks are the names of enum hook (bpf/shapes.h).
 var hooks = []string{kindXDP, kindTCOutside, kindTCPod, kindTCToPod}
 
 // drops says whether a reason is one to drop packets for, as bpf/reasons.h has
