@@ -38,9 +38,10 @@ func (s *Speaker) settle(ctx context.Context, now time.Time) error {
 		if i.server == nil {
 			continue
 		}
-		errs = append(errs, i.listSessions(ctx, func(session *session, p *api.Peer) {
+		err := i.listSessions(ctx, func(session *session, p *api.Peer) {
 			errs = append(errs, i.settle(ctx, session, p, now))
-		}))
+		})
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
