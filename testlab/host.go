@@ -161,10 +161,10 @@ func (r record) condition(h HostSpec) string {
 }
 
 func (p process) condition() string {
-	switch _, state, err := procStat(p.PID); {
+	switch s, err := readStat(p.PID); {
 	case err != nil || !p.alive():
 		return "stopped"
-	case state == 'T':
+	case s.state == 'T':
 		return "paused"
 	default:
 		return "running"

@@ -50,18 +50,19 @@ func start(n Namespace, argv, env []string, logFile, cgroup string) (process, er
 	if err := n.Do(cmd.Start); err != nil {
 		return fail(err)
 	}
-	startTime, _, err := procStat(cmd.Process.Pid)
+	s, err := readStat(cmd.Process.Pid)
 	if err != nil {
 		return fail(err)
 	}
 	go cmd.Wait() // its zombie, should it end before this process does
-	return process{cmd.Process.Pid, startTime}, nil
+	return process{cmd.Process.Pid, s.start}, nil
 }
 
-// alive says whether the process still runs. A zombie does not.
+// alive says whether the process still runs. A zombie does not, unless its main
+// thread alone has ended: the others still hold its files and their locks.
 func (p process) alive() bool {
-	startTime, state, err := procStat(p.PID)
-	return err == nil && startTime == p.Start && state != 'Z'
+	s, err := readStat(p.PID)
+	return err == nil && s.start == p.Start && (s.state != 'Z' || s.threads > 1)
 }
 
 // signal sends sig; to a process that has ended it does nothing.
@@ -128,20 +129,30 @@ func (p process) awaitEnd(ctx context.Context) error {
 	})
 }
 
-// procStat reads a process's start time (clock ticks since boot) and state.
-func procStat(pid int) (startTime uint64, state byte, err error) {
+// stat is what /proc/PID/stat says of a process (proc_pid_stat(5)).
+type stat struct {
+	state   byte   // of the main thread
+	threads int    // all that have not ended, and the main thread
+	start   uint64 // clock ticks since boot
+}
+
+func readStat(pid int) (stat, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, err
+		return stat{}, err
 	}
 	// The command's name, in parentheses, may hold anything.
 	rest := string(data[strings.LastIndexByte(string(data), ')')+1:])
-	fields := strings.Fields(rest)
+	fields := strings.Fields(rest) // from the third on
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
+		return stat{}, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
 	}
-	startTime, err = strconv.ParseUint(fields[19], 10, 64)
-	return startTime, fields[0][0], err
+	threads, threadsErr := strconv.Atoi(fields[17])
+	start, startErr := strconv.ParseUint(fields[19], 10, 64)
+	if err := errors.Join(threadsErr, startErr); err != nil {
+		return stat{}, fmt.Errorf("read /proc/%d/stat: %w", pid, err)
+	}
+	return stat{fields[0][0], threads, start}, nil
 }
 
 // killAllIn kills every process whose main thread is in one of the namespaces,
@@ -176,8 +187,8 @@ func killAllIn(ctx context.Context, namespaces []Namespace) error {
 			if !inside() { // nor is a zombie
 				continue
 			}
-			if startTime, _, err := procStat(pid); err == nil {
-				killed[process{pid, startTime}] = true
+			if s, err := readStat(pid); err == nil {
+				killed[process{pid, s.start}] = true
 			}
 			if err := signalIf(pid, unix.SIGKILL, inside); err != nil {
 				return err

@@ -152,18 +152,18 @@ func TestSignalSparesARecycledPID(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
-	startTime, _, err := procStat(cmd.Process.Pid)
+	s, err := readStat(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := process{cmd.Process.Pid, startTime + 1}
+	other := process{cmd.Process.Pid, s.start + 1}
 	if other.alive() {
 		t.Error("a process with another start time counts as the recorded one")
 	}
 	if err := other.signal(unix.SIGKILL); err != nil {
 		t.Errorf("signal to a process that has ended: %v", err)
 	}
-	real := process{cmd.Process.Pid, startTime}
+	real := process{cmd.Process.Pid, s.start}
 	if !real.alive() || real.condition() != "running" {
 		t.Fatal("the signal went to the process that has the pid now")
 	}
@@ -183,6 +183,45 @@ func TestSignalSparesARecycledPID(t *testing.T) {
 	}
 	if err := real.signal(unix.SIGKILL); err != nil {
 		t.Errorf("signal to a process that has ended: %v", err)
+	}
+}
+
+// endMainThread, in the environment of this test's binary, has its main thread end.
+const endMainThread = "TESTLAB_END_MAIN_THREAD"
+
+func init() { // runs on the main thread
+	if os.Getenv(endMainThread) != "" {
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0) // those of the runtime stay
+	}
+}
+
+// TestMainThreadEnded: a process is alive while one of its threads is. One that is
+// killed keeps its locks until the last has ended, and its main thread may be first.
+func TestMainThreadEnded(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), endMainThread+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	for deadline := time.Now().Add(within); ; {
+		s, err := readStat(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.state == 'Z' {
+			if p := (process{cmd.Process.Pid, s.start}); !p.alive() {
+				t.Errorf("with %d threads it is not alive", s.threads)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the main thread is in state %c", s.state)
+		}
+	}
+	s, _ := readStat(cmd.Process.Pid)
+	if err := (process{cmd.Process.Pid, s.start}).kill(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -211,11 +250,11 @@ func TestStopOrKill(t *testing.T) {
 			if _, err := out.Read(make([]byte, 1)); err != nil { // its trap is set
 				t.Fatal(err)
 			}
-			startTime, _, err := procStat(cmd.Process.Pid)
+			s, err := readStat(cmd.Process.Pid)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := process{cmd.Process.Pid, startTime}
+			p := process{cmd.Process.Pid, s.start}
 			grace := within
 			if tc.ends == "signal: killed" {
 				grace = 100 * time.Millisecond
@@ -382,11 +421,11 @@ func TestDaemonsHaveNoAdministratorsRights(t *testing.T) {
 }
 
 func TestConditionOfSeveralPrograms(t *testing.T) {
-	self, _, err := procStat(os.Getpid())
+	self, err := readStat(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	running := process{os.Getpid(), self}
+	running := process{os.Getpid(), self.start}
 	r := record{Topology: DefaultTopology(), ControlPlane: kubeControlPlane, Processes: map[string]process{}}
 	api, _ := r.Topology.host("api")
 	if got := r.condition(api); got != "stopped" {
