@@ -110,6 +110,8 @@ static __always_inline int icmp_to_vip(struct packet *p, struct detour *d)
 		return verdict;
 	struct five_tuple t = reversed(&q->flow);
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
+	if (f && f->flags & FRONTEND_INSIDE) // about what kube-proxy has translated
+		return PASS(REASON_NOT_OURS);
 	struct target b = {};
 	__u32 hash = flow_hash(p->v6, &t);
 	if (!f || choose_backend(p->v6, f, &t, hash, AGE_ABOUT, 0, &b) == REASON_NO_BACKEND)

@@ -57,7 +57,7 @@ struct frontend_key6 {
 
 enum frontend_flags {
 	FRONTEND_VIP = 1,       // row of an address: it answers ping, and its unserved ports are not let through
-	FRONTEND_INSIDE = 2,    // for pods of this node only: what comes from outside is not ours (ClusterIP)
+	FRONTEND_INSIDE = 2,    // for pods of this node only: what comes from outside is not ours (ClusterIP; left to kube-proxy)
 	FRONTEND_SNAT = 4,      // to other nodes by address translation, and back the same way
 	FRONTEND_GENEVE = 8,    // to other nodes in Geneve instead of IP in IP
 	FRONTEND_AFFINITY = 16, // a client keeps its backend (sets.affinity)

@@ -10,13 +10,15 @@ import (
 
 // Problems returns what on the named node keeps Seamark from its work, and
 // what a person should do. outside are the names of the devices that the load
-// balancer's programs run on.
-func Problems(f Findings, node string, outside []string) []state.Problem {
+// balancer's programs run on, forwarding is what Services get that ask for none.
+func Problems(f Findings, node string, outside []string, forwarding state.Forwarding) []state.Problem {
 	var problems []state.Problem
 	report := func(message, cure string) {
 		problems = append(problems, state.Problem{Object: state.NodeRef(node), Message: message, Cure: cure})
 	}
-	wiring(f, report)
+	if forwarding != state.ForwardKubeProxy { // which has no matter with who wires pods
+		wiring(f, report)
+	}
 	if f.NoForwarding {
 		report("net.ipv4.ip_forward is 0: what pods here send, answers from Services' addresses too, is dropped",
 			"sysctl -w net.ipv4.ip_forward=1, and find out who sets it to 0")
@@ -64,7 +66,7 @@ func wiring(f Findings, report func(message, cure string)) {
 			return
 		default:
 			report(fmt.Sprintf("pods are wired by %s (%s), not by %s; %s", c.Plugins[0], c.File, OwnPlugin, unreached),
-				"remove that CNI, install Seamark's (seamarkd install-cni; in the chart, cni.enabled=true), and restart the pods")
+				"leave their packets to kube-proxy (--forwarding-mode=kube-proxy; in the chart, forwardingMode=kube-proxy); or remove that CNI, install Seamark's (seamarkd install-cni; in the chart, cni.enabled=true), and restart the pods")
 			return
 		}
 	}

@@ -44,7 +44,7 @@ func TestProblems(t *testing.T) {
 		"kube-proxy with iptables":   {healthy(func(f *Findings) { f.KubeProxy = []ProxyMode{ModeIPTables} }), []string{"eth1"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := Problems(row.found, "n1", row.outside)
+			got := Problems(row.found, "n1", row.outside, state.ForwardDSR)
 			if len(got) != len(row.want) {
 				t.Fatalf("%d problems, want %d: %v", len(got), len(row.want), got)
 			}
@@ -54,6 +54,14 @@ func TestProblems(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Who wires pods is no matter where kube-proxy forwards.
+func TestProblemsBesideKubeProxy(t *testing.T) {
+	found := Findings{CNI: []CNIConfig{{"10-flannel.conflist", []string{"flannel"}, ""}}, NoForwarding: true}
+	if got := Problems(found, "n1", []string{"eth1"}, state.ForwardKubeProxy); len(got) != 1 || !strings.Contains(got[0].Message, "ip_forward") {
+		t.Errorf("problems %v, want that of ip_forward alone", got)
 	}
 }
 

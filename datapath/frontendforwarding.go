@@ -26,6 +26,12 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, row sta
 	switch {
 	case row.Kind == state.KindClusterIP && !row.Exposed:
 		return state.ForwardDSR, dispatch // pods' packets are translated where they start
+	case mode == state.ForwardKubeProxy && row.Kind != state.KindNodePort:
+		if r.in.Inside {
+			r.report(ref, cmp.Or(svc.ForwardingField, "--forwarding-mode"), fmt.Sprintf("port %d is left to kube-proxy, and none runs in the cluster", port.number),
+				"write dsr; where another program stands in for kube-proxy, --kube-proxy-replacement=false says so")
+		}
+		return state.ForwardKubeProxy, dispatch
 	case port.Protocol == state.SCTP:
 		if svc.Forwarding == state.ForwardSNAT {
 			r.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),

@@ -294,13 +294,17 @@ func TestFrontendsForwarding(t *testing.T) {
 			"spec.ports[0].protocol: SCTP port 80 is not served by all: backends are outside the cluster, where nobody reads geneve, and others are in it; use TCP, or pods of the cluster"},
 		{"in another node's own network", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 80, []state.Backend{there, host}, "snat/ipip snat/ipip",
 			annotation + ": port 80 is forwarded by snat: backend 192.168.10.102:80 is in the network of its node, to which no tunnel leads; write snat"},
+		{"by kube-proxy", state.Service{Forwarding: state.ForwardKubeProxy, ForwardingField: annotation}, Defaults{KubeProxyReplacement: ReplaceFalse}, state.TCP, 8080, []state.Backend{here, there, host},
+			"kube-proxy/ipip", ""},
+		{"by a kube-proxy that is none", state.Service{}, Defaults{Forwarding: state.ForwardKubeProxy}, state.UDP, 8080, []state.Backend{there}, "kube-proxy/ipip snat/ipip",
+			"--forwarding-mode: port 80 is left to kube-proxy, and none runs in the cluster; write dsr; where another program stands in for kube-proxy, --kube-proxy-replacement=false says so"},
 		{"in this node's", state.Service{Forwarding: state.ForwardDSR}, Defaults{}, state.TCP, 80, []state.Backend{backend("192.168.10.101", "w1", "ready")}, "dsr/ipip snat/ipip", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := c.service
 			svc.Name, svc.Type, svc.Ingress, svc.ClusterIPs = named("a/web"), "LoadBalancer", addrList("10.0.0.1"), addrList("10.96.0.7")
 			svc.Ports = []state.ServicePort{{Protocol: c.protocol, Port: 80, NodePort: 30080}}
-			rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: true, Defaults: c.defaults,
+			rows, problems := Frontends(FrontendInput{Node: state.Node{Name: "w1"}, Services: []state.Service{svc}, Inside: c.defaults.KubeProxyReplacement != ReplaceFalse, Defaults: c.defaults,
 				NodeIPs: map[netip.Addr]bool{netip.MustParseAddr("192.168.10.101"): true, host.Addr: true}, NodePortAddrs: addrList("192.168.10.101"), Slices: []state.EndpointSlice{endpointsOf(svc, c.target, c.backends...)}})
 			var got []string
 			for _, row := range rows {

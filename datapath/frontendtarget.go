@@ -290,14 +290,14 @@ func ownsAddress(row state.Frontend) bool {
 	return row.Kind != state.KindNodePort && row.Kind != state.KindHostPort
 }
 
-// forPodsAlone says whether what comes from outside is not the frontend's.
+// forPodsAlone says whether what comes from outside is not the address's.
 func forPodsAlone(row state.Frontend) bool { return row.Kind == state.KindClusterIP && !row.Exposed }
 
 func flagsOf(row state.Frontend) (flags FrontendFlags) {
 	for flag, set := range map[FrontendFlags]bool{
-		FrontendInside:   forPodsAlone(row),
+		FrontendInside:   forPodsAlone(row) || row.Forwarding == state.ForwardKubeProxy,
 		FrontendSNAT:     row.Forwarding == state.ForwardSNAT,
-		FrontendGeneve:   row.Forwarding != state.ForwardSNAT && row.Dispatch == state.DispatchGeneve,
+		FrontendGeneve:   row.Forwarding == state.ForwardDSR && row.Dispatch == state.DispatchGeneve,
 		FrontendAffinity: row.Affinity > 0,
 		FrontendSources:  row.Sources != nil,
 		FrontendRefuse:   row.Refuse,

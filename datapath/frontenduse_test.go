@@ -50,6 +50,7 @@ func TestFrontendFlags(t *testing.T) {
 		{func(r *state.Frontend) { r.Forwarding = state.ForwardSNAT; r.Dispatch = state.DispatchGeneve }, FrontendSNAT, "address"},
 		{func(r *state.Frontend) { r.Forwarding = state.ForwardDSR; r.Dispatch = state.DispatchGeneve }, FrontendGeneve, "address"},
 		{func(r *state.Frontend) { r.Forwarding = state.ForwardDSR; r.Dispatch = state.DispatchIPIP }, 0, "address"},
+		{func(r *state.Frontend) { r.Forwarding = state.ForwardKubeProxy; r.Dispatch = state.DispatchGeneve }, FrontendInside, "address"},
 		{affinity(time.Second), FrontendAffinity, "address"},
 		{sources(), FrontendSources, "address"},
 		{func(r *state.Frontend) { r.Refuse = true }, FrontendRefuse, "address,refuse"},

@@ -164,11 +164,18 @@ func TestValues(t *testing.T) {
 	}
 	t.Run("args", func(t *testing.T) {
 		c := daemon(t, "logLevel=debug", "leaseDurationSeconds=9", "leaseRenewSeconds=3", "restartGraceSeconds=120", "kubeQPS=25",
-			"drainOnCordon=true", "ignoreOtherAnnouncers=true", "flows.established=16777216", "flows.halfOpen=1000000", "extraArgs={--x=a b,--y}", "nodeIPFromKubelet=false")
+			"drainOnCordon=true", "ignoreOtherAnnouncers=true", "flows.established=16777216", "flows.halfOpen=1000000", "extraArgs={--x=a b,--y}", "nodeIPFromKubelet=false", "forwardingMode=hybrid")
 		want := []string{"--store=kube", "--node-name=$(NODE_NAME)", "--lease-duration=9s", "--lease-renew=3s", "--restart-grace=120s",
-			"--flows=16777216", "--half-open-flows=1000000", "--kube-qps=25", "--drain-on-cordon", "--ignore-other-announcers", "--log-level=debug", "--x=a b", "--y"}
+			"--forwarding-mode=hybrid", "--flows=16777216", "--half-open-flows=1000000", "--kube-qps=25", "--drain-on-cordon", "--ignore-other-announcers", "--log-level=debug", "--x=a b", "--y"}
 		if !slices.Equal(c.Args, want) {
 			t.Errorf("args %q\nwant %q", c.Args, want)
+		}
+	})
+	t.Run("forwarding", func(t *testing.T) {
+		for set, want := range map[string]string{"cni.enabled=false": "kube-proxy", "cni.enabled=true": "dsr"} {
+			if c := daemon(t, set); !slices.Contains(c.Args, "--forwarding-mode="+want) {
+				t.Errorf("with %s: args %q, want --forwarding-mode=%s", set, c.Args, want)
+			}
 		}
 	})
 	t.Run("API server", func(t *testing.T) {

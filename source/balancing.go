@@ -29,7 +29,7 @@ func setBalancing(row *state.Service, s *corev1.Service, settings foreign.Servic
 	row.Affinity = affinity(&wrong, s)
 	setSourceRanges(row, &wrong, s)
 	if set := settings.Forwarding; set.Value != "" {
-		if choose(&wrong, set, &row.Forwarding, state.ForwardDSR, state.ForwardSNAT, state.ForwardHybrid) {
+		if choose(&wrong, set, &row.Forwarding, state.ForwardDSR, state.ForwardSNAT, state.ForwardHybrid, state.ForwardKubeProxy) {
 			row.ForwardingField = set.Field()
 		}
 	}

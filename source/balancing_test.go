@@ -45,6 +45,7 @@ func TestServiceBalancing(t *testing.T) {
 			problems: []string{"metadata.annotations[" + rangesKey + `]: "::ffff:10.0.0.0/112" is no CIDR`}},
 		{name: "ours", annotations: map[string]string{"seamark.dev/forwarding-mode": "hybrid", "seamark.dev/dsr-dispatch": "geneve",
 			"seamark.dev/unserved": "refuse", "seamark.dev/maglev-table-size": "65521"}, want: "0s nil hybrid/geneve/refuse 65521"},
+		{name: "left to kube-proxy", annotations: map[string]string{"seamark.dev/forwarding-mode": "kube-proxy"}, want: "0s nil kube-proxy// 0"},
 		{name: "Cilium's", annotations: map[string]string{"service.cilium.io/forwarding-mode": "snat"}, want: "0s nil snat// 0"},
 		{name: "wrong", annotations: map[string]string{"service.cilium.io/forwarding-mode": "nat", "seamark.dev/dsr-dispatch": "vxlan",
 			"seamark.dev/unserved": "reject", "seamark.dev/maglev-table-size": "65520"}, want: "0s nil // 0",

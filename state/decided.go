@@ -237,6 +237,8 @@ type Forwarding string
 const (
 	ForwardDSR  Forwarding = "dsr"  // the client's packet as it is, in a tunnel; the answer goes straight to the client
 	ForwardSNAT Forwarding = "snat" // translated to come from this node; the answer comes back here
+	// Not by Seamark: kube-proxy, or whoever stands in for it, has the packets from outside.
+	ForwardKubeProxy Forwarding = "kube-proxy"
 )
 
 // Dispatch is the tunnel of DSR.

@@ -40,7 +40,7 @@ func (b *beside) decide(snap state.Snapshot) {
 	for row := range b.deciders.db.Attachments.All(snap) {
 		outside = append(outside, row.Device)
 	}
-	b.deciders.report("beside", coexist.Problems(*b.findings, b.deciders.node, outside))
+	b.deciders.report("beside", coexist.Problems(*b.findings, b.deciders.node, outside, b.deciders.defaults.Forwarding))
 }
 
 // notes are what there is to know besides.

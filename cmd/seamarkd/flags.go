@@ -105,6 +105,9 @@ func (f *nodeFlags) complete() error {
 	if f.frontends.Forwarding == "" {
 		f.frontends.Forwarding = map[string]state.Forwarding{modeNode: state.ForwardDSR, modeLB: state.ForwardSNAT}[f.mode]
 	}
+	if f.mode == modeLB && f.frontends.Forwarding == state.ForwardKubeProxy {
+		return errors.New("--forwarding-mode kube-proxy: there is none with --mode lb: write dsr, snat or hybrid")
+	}
 	if f.name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -140,7 +143,7 @@ type frontendFlags struct {
 
 func (f *frontendFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar((*string)(&f.Forwarding), "forwarding-mode", "",
-		"how packets reach backends on other machines: dsr (the backend's node answers the client), snat (answers come back here) or hybrid (dsr for TCP and SCTP, snat for UDP); a Service's annotation goes before it (default: dsr; snat with --mode lb)")
+		"how packets reach backends on other machines: dsr (the backend's node answers the client), snat (answers come back here), hybrid (dsr for TCP and SCTP, snat for UDP), or kube-proxy (which forwards them, as beside another CNI); a Service's annotation goes before it (default: dsr; snat with --mode lb)")
 	fs.StringVar((*string)(&f.Dispatch), "dsr-dispatch", string(state.DispatchIPIP),
 		"tunnel of dsr: ipip (to the pod's address, which the network between nodes must know) or geneve (to the node's)")
 	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil,
@@ -154,7 +157,7 @@ func (f *frontendFlags) register(fs *pflag.FlagSet) {
 // complete refuses what is no value, and reads the prefixes.
 func (f *frontendFlags) complete() error {
 	for _, err := range []error{
-		oneOf("forwarding-mode", f.Forwarding, state.ForwardDSR, state.ForwardSNAT, state.ForwardHybrid),
+		oneOf("forwarding-mode", f.Forwarding, state.ForwardDSR, state.ForwardSNAT, state.ForwardHybrid, state.ForwardKubeProxy),
 		oneOf("dsr-dispatch", f.Dispatch, state.DispatchIPIP, state.DispatchGeneve),
 		oneOf("kube-proxy-replacement", f.KubeProxyReplacement, datapath.ReplaceAuto, datapath.ReplaceTrue, datapath.ReplaceFalse),
 		oneOf("unserved", f.Unserved, state.UnservedDrop, state.UnservedRefuse),

@@ -37,7 +37,7 @@ func TestFlagsRefused(t *testing.T) {
 		{"--bfd-interval 40ms", []string{"--bfd-interval 40ms", "50ms to 1s"}},
 		{"--bfd-multiplier 1", []string{"--bfd-multiplier 1", "2 or more"}},
 		{"--mode appliance", []string{`--mode "appliance"`, "node or lb"}},
-		{"--forwarding-mode nat", []string{`--forwarding-mode "nat"`, "dsr, snat or hybrid"}},
+		{"--forwarding-mode nat", []string{`--forwarding-mode "nat"`, "dsr, snat, hybrid or kube-proxy"}},
 		{"--dsr-dispatch vxlan", []string{`--dsr-dispatch "vxlan"`, "ipip or geneve"}},
 		{"--kube-proxy-replacement yes", []string{`--kube-proxy-replacement "yes"`, "auto, true or false"}},
 		{"--unserved reject", []string{`--unserved "reject"`, "drop or refuse"}},
@@ -92,6 +92,7 @@ func TestMode(t *testing.T) {
 	for args, want := range map[string]state.Forwarding{
 		"--mode=node": state.ForwardDSR, "--mode=lb": state.ForwardSNAT,
 		"--mode=lb --forwarding-mode=dsr": state.ForwardDSR, "--forwarding-mode=hybrid": state.ForwardHybrid,
+		"--forwarding-mode=kube-proxy": state.ForwardKubeProxy,
 	} {
 		f, err := flags(append(strings.Fields(args), "--state-dir", t.TempDir())...)
 		if err != nil || f.frontends.Forwarding != want {
@@ -103,6 +104,9 @@ func TestMode(t *testing.T) {
 	write(t, filepath.Join(dir, "endpoints", "lxc1"), "{}", 0o644)
 	if _, err := flags("--mode=lb", "--state-dir", dir); err == nil || !strings.Contains(err.Error(), "--mode lb: there are pods") || !strings.Contains(err.Error(), "cleanup") {
 		t.Errorf("pods on an appliance: %v", err)
+	}
+	if _, err := flags("--mode=lb", "--forwarding-mode=kube-proxy", "--state-dir", t.TempDir()); err == nil || !strings.Contains(err.Error(), "write dsr, snat or hybrid") {
+		t.Errorf("kube-proxy on an appliance: %v", err)
 	}
 	if _, err := flags("--mode=node", "--state-dir", dir); err != nil {
 		t.Errorf("pods on a node: %v", err)

@@ -113,6 +113,13 @@ func upServing(t *testing.T, daemonArgs ...string) lab {
 // applyDemo applies the demo's manifests and waits until the VIP is served.
 func (l lab) applyDemo() {
 	l.t.Helper()
+	l.announceDemo()
+	l.answers()
+}
+
+// announceDemo applies them and waits until the VIP is announced.
+func (l lab) announceDemo() {
+	l.t.Helper()
 	manifests, err := filepath.Abs("../../deploy/demo/manifests")
 	l.must(err)
 	l.seamark(ctr, "apply", "-f", manifests)
@@ -120,7 +127,6 @@ func (l lab) applyDemo() {
 		_, err := l.tryHolder(ctr, vipText)
 		return err
 	})
-	l.answers()
 }
 
 // in is the lab for a subtest.

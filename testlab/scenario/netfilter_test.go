@@ -207,6 +207,14 @@ func clientOn(node string) string { return "client-" + node }
 // upWithClients is upServing with a client's pod on every node.
 func upWithClients(t *testing.T) lab {
 	t.Helper()
+	l := withClients(t)
+	l.applyDemo()
+	return l
+}
+
+// withClients is up with a client's pod on every node.
+func withClients(t *testing.T, daemonArgs ...string) lab {
+	t.Helper()
 	if reason := whyNot(); reason != "" {
 		t.Skip(reason)
 	}
@@ -214,7 +222,7 @@ func upWithClients(t *testing.T) lab {
 	for _, node := range nodes {
 		topology.Pods = append(topology.Pods, testlab.PodSpec{Name: clientOn(node), Node: node, Service: "default/client"})
 	}
-	inner, err := testlab.Up(interrupted, testlab.Config{Name: newLabName(), BinDir: binDir, Topology: topology})
+	inner, err := testlab.Up(interrupted, testlab.Config{Name: newLabName(), BinDir: binDir, Topology: topology, DaemonArgs: daemonArgs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +235,6 @@ func upWithClients(t *testing.T) lab {
 			t.Error(err)
 		}
 	})
-	l.applyDemo()
 	return l
 }
 
