@@ -224,6 +224,7 @@ func (p *placer) run(ctx context.Context) {
 	wg.Go(func() { _ = statuses.Run(ctx) })
 	placed := false
 	var seen *view
+	verdicts := func(state.Snapshot) <-chan struct{} { return seen.changed }
 	_ = p.db.Follow(ctx, time.Minute, func(snap state.Snapshot) {
 		seen = p.observer.seen.Load()
 		if !placeable(p.db, snap) || !seen.settled && !p.allLive(snap, seen) {
@@ -247,8 +248,16 @@ func (p *placer) run(ctx context.Context) {
 			placed = true
 			wg.Go(func() { _ = reconciler.Run(ctx) })
 		}
+		_ = state.Wait(ctx, snap, restOf(len(rows)), verdicts, p.db.MarksChanged)
 	}, p.db.Services.Watch(), p.db.EndpointSlices.Watch(), p.db.Nodes.Watch(), p.db.L2Policies.Watch(), p.db.Pools.Watch(), p.db.Agents.Watch(),
-		p.db.Assigned.Watch(), p.db.MarksChanged, func(state.Snapshot) <-chan struct{} { return seen.changed })
+		p.db.Assigned.Watch(), p.db.MarksChanged, verdicts)
+}
+
+// restOf is how long the placement of so many addresses stays as it is, unless there
+// is news of the nodes: for each address that comes, a slice with all those beside it
+// is written, and read by every node.
+func restOf(addresses int) time.Duration {
+	return min(time.Duration(addresses)*time.Millisecond, time.Second)
 }
 
 // allLive says whether there is no node left to wait for.
