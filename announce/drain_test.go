@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -57,6 +58,34 @@ func TestDrain(t *testing.T) {
 	})
 	if a := c.assigned(); a.Node != now || a.Generation != 2 {
 		t.Errorf("assigned %+v: no failback", a)
+	}
+}
+
+// A node has given all up when it answers for no address, and routers have no
+// route from it, both of which have been seen to.
+func TestDrained(t *testing.T) {
+	db, writer := state.New()
+	announcement := state.Announcement{Addr: addr(211), Interface: "eth1"}
+	route := state.BGPRoute{Instance: "tor", Prefix: netip.PrefixFrom(addr(212), 32), Addrs: []netip.Addr{addr(212)}, Status: state.Status{Phase: state.Deleting}}
+	for _, step := range []struct {
+		name string
+		do   func(*state.Tx)
+		want bool
+	}{
+		{"nobody asks", func(tx *state.Tx) { tx.Mark(state.PrunedMark(db.Announcements.Name())) }, false},
+		{"asked, it has nothing", func(tx *state.Tx) { db.NodeLeases.Put(tx, state.NodeLease{Node: "a", Drained: true}) }, true},
+		{"a route is not withdrawn yet", func(tx *state.Tx) { db.BGPRoutes.Put(tx, route) }, false},
+		{"nor an announcement", func(tx *state.Tx) { db.Announcements.Put(tx, announcement) }, false},
+		{"the route is", func(tx *state.Tx) { db.BGPRoutes.Delete(tx, route.RowKey()) }, false},
+		{"both are", func(tx *state.Tx) { db.Announcements.Delete(tx, announcement.RowKey()) }, true},
+	} {
+		writer.Update(step.do)
+		if got := drained(db, db.Snapshot(), "a"); got != step.want {
+			t.Errorf("%s: %t", step.name, got)
+		}
+	}
+	if drained(db, db.Snapshot(), "b") {
+		t.Error("another node has, which nobody asked")
 	}
 }
 

@@ -44,7 +44,7 @@ func world() Inputs {
 			Addresses: []state.BGPAddresses{{Kind: state.KindLoadBalancer}}}},
 		Services:  []state.Service{{Name: webpod, Type: "LoadBalancer", Labels: map[string]string{"app": "web"}, Ingress: []netip.Addr{vip, vip6}}},
 		Frontends: []state.Frontend{frontend(vip), frontend(vip6)},
-		Pools:     []state.Pool{{Name: "lab", Ranges: []state.Range{{From: vip, To: vip}}}},
+		Pools:     []state.Pool{{Name: "lab", Labels: map[string]string{"tier": "edge"}, Ranges: []state.Range{{From: vip, To: vip}}}},
 	}
 }
 
@@ -66,6 +66,16 @@ func exposed(in *Inputs) *state.Frontend {
 	in.Services[0].ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.7")}
 	f := in.Frontends[0]
 	f.Addr, f.Kind, f.Exposed, f.Inside, f.Backends = in.Services[0].ClusterIPs[0], state.KindClusterIP, true, f.Backends, nil
+	in.Frontends = append(in.Frontends, f)
+	return &in.Frontends[len(in.Frontends)-1]
+}
+
+// external makes external IPs what is advertised, and returns their frontend.
+func external(in *Inputs) *state.Frontend {
+	in.Advertisements[0].Addresses[0].Kind = state.KindExternalIP
+	in.Services[0].ExternalIPs = []netip.Addr{netip.MustParseAddr("203.0.113.9")}
+	f := in.Frontends[0]
+	f.Addr, f.Kind = in.Services[0].ExternalIPs[0], state.KindExternalIP
 	in.Frontends = append(in.Frontends, f)
 	return &in.Frontends[len(in.Frontends)-1]
 }
@@ -92,6 +102,22 @@ func TestRoutes(t *testing.T) {
 			in.Advertisements[0].Addresses[0].ServiceSelector = selecting(state.LabelServiceName, "webpod")
 		}), both},
 		{"of the pool", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Pools = []string{"lab"} }), "tor/192.168.10.211/32 all→router"},
+		{"of a pool with the label", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].PoolSelector = selecting("tier", "edge") }), "tor/192.168.10.211/32 all→router"},
+		{"of no pool with the label", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].PoolSelector = selecting("tier", "core") }), ""},
+		{"of a pool by name or label", ask(func(in *Inputs) {
+			in.Advertisements[0].Addresses[0].Pools, in.Advertisements[0].Addresses[0].PoolSelector = []string{"six"}, selecting("tier", "edge")
+			in.Pools = append(in.Pools, state.Pool{Name: "six", Ranges: []state.Range{{From: vip6, To: vip6}}})
+		}), both},
+		{"external IPs", ask(func(in *Inputs) { external(in) }), "tor/203.0.113.9/32 all→router"},
+		{"external IPs of a Service of any type, in no pool", ask(func(in *Inputs) {
+			external(in)
+			in.Services[0].Type, in.Services[0].Ingress, in.Advertisements[0].Addresses[0].Pools = "ClusterIP", nil, []string{"lab"}
+		}), "tor/203.0.113.9/32 all→router"},
+		{"external IPs without a backend", ask(func(in *Inputs) { external(in).Backends = nil }), ""},
+		{"external IPs are no addresses of pools", ask(func(in *Inputs) {
+			external(in)
+			in.Advertisements[0].Addresses[0].Kind = state.KindLoadBalancer
+		}), both},
 		{"no backend", ask(func(in *Inputs) { in.Frontends[0].Backends = nil }), "tor/fd00:10::211/128 all→router"},
 		{"served no more", ask(func(in *Inputs) { in.Frontends[0].Status.Phase = state.Deleting }), "tor/fd00:10::211/128 all→router"},
 		{"pods", ask(func(in *Inputs) { in.Advertisements[0].Addresses[0].Kind = "" }), "tor/172.20.1.0/24 all→router"},
@@ -124,6 +150,17 @@ func TestRoutes(t *testing.T) {
 		}), "tor/192.168.10.208/28 aaa→router; tor/192.168.10.211/32 all→router; tor/fd00:10::211/128 all→router"},
 		{"no next hop for IPv6", ask(func(in *Inputs) { in.Devices[0].Prefixes = in.Devices[0].Prefixes[:1] }), "tor/192.168.10.211/32 all→router"},
 		{"to another peer", ask(func(in *Inputs) { in.Advertisements[0].Peers = []string{"none"} }), ""},
+		{"to peers with the label", ask(func(in *Inputs) {
+			in.Advertisements[0].PeerSelector, in.Peers[0].Labels = selecting("role", "tor"), map[string]string{"role": "tor"}
+		}), both},
+		{"to no peer with the label", ask(func(in *Inputs) {
+			in.Advertisements[0].PeerSelector, in.Peers[0].Labels = selecting("role", "spine"), map[string]string{"role": "tor"}
+		}), ""},
+		{"to peers by name or label", ask(func(in *Inputs) {
+			in.Peers = append(in.Peers, state.BGPPeer{Name: "second", Remote: router.Next(), Labels: map[string]string{"role": "tor"}},
+				state.BGPPeer{Name: "third", Remote: router.Prev()})
+			in.Advertisements[0].Peers, in.Advertisements[0].PeerSelector = []string{"router"}, selecting("role", "tor")
+		}), "tor/192.168.10.211/32 all→router,second; tor/fd00:10::211/128 all→router,second"},
 		{"of one family", ask(func(in *Inputs) { in.Peers[0].Families = []state.BGPPeerFamily{{IPv6: true}} }), "tor/fd00:10::211/128 all→router"},
 		{"not for the peer's family", ask(func(in *Inputs) {
 			in.Peers[0].Families = []state.BGPPeerFamily{{Advertisements: selecting("to", "edge")}}

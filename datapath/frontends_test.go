@@ -470,6 +470,12 @@ func TestHoldWhileAnnounced(t *testing.T) {
 		db.Announcements.Delete(tx, announcement.RowKey())
 	})
 	check("withdrawn", leaving, "")
+	route := state.BGPRoute{Instance: "tor", Prefix: netip.MustParsePrefix("192.168.10.208/28"), Addrs: []netip.Addr{leaving.Addr}, Status: state.Status{Phase: state.Deleting}}
+	writer.Update(func(tx *state.Tx) { db.BGPRoutes.Put(tx, route) })
+	check("advertised to routers, be it on its way out", leaving, state.ReasonStillAnnounced)
+	check("another address", frontend("a/web", "192.168.10.212:80/TCP").WithStatus(leaving.Status), "")
+	writer.Update(func(tx *state.Tx) { db.BGPRoutes.Delete(tx, route.RowKey()) })
+	check("withdrawn from routers", leaving, "")
 }
 
 // A ClusterIP that is advertised is served from outside, and forwarded as its
