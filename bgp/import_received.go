@@ -105,8 +105,11 @@ func (i *instance) receivedRow(s *session, prefix netip.Prefix, path *apiutil.Pa
 			row.Origin = a.Value
 		case *packet.PathAttributeNextHop, *packet.PathAttributeMpReachNLRI:
 			for _, hop := range nextHopsIn(a) {
-				if hop = hop.Unmap(); hop.IsLinkLocalUnicast() && hop.Is6() {
+				switch hop = hop.Unmap(); {
+				case hop.Is6() && hop.IsLinkLocalUnicast():
 					hop = hop.WithZone(s.remote.Zone())
+				case hop == netip.IPv6Unspecified() && s.remote.Zone() != "":
+					hop = s.remote // BIRD puts it before its link-local address, which GoBGP leaves out
 				}
 				row.NextHops = append(row.NextHops, hop)
 			}

@@ -24,6 +24,9 @@ type cell struct {
 	offer    state.BGPAttributes
 	// want4 and want6 are what the router has learned; nil: it gets no such route.
 	want4, want6 *learned
+	// before and after are what else is done in the router's namespace, and shown.
+	before func(t *testing.T, inRouter string)
+	after  func(t *testing.T, inRouter string, speaker *Speaker, daemon peerDaemon)
 }
 
 func number(n uint32) *uint32 { return &n }
@@ -92,11 +95,11 @@ func TestInterop(t *testing.T) {
 			bird: birdNeighbor("10.9.1.2", "65001", "multihop 3; source address 10.9.1.1;"),
 			session: func(s *state.BGPSession) {
 				s.Remote, s.Source, s.Multihop = netip.MustParseAddr("10.9.1.1"), netip.MustParseAddr("10.9.1.2"), 3
-			}, want4: &learned{NextHop: "10.9.1.2", ASPath: "65001"}},
+			}, want4: &learned{NextHop: "10.9.1.2", ASPath: "65001"}, before: hopBetween},
 		{name: "passive", identity: state.BGPIdentity{ASN: 65001, ListenPort: 179}, frr: frrNeighbor(plain, "65001"), bird: birdNeighbor(plain, "65001"),
 			session: func(s *state.BGPSession) { s.Passive = true }, want4: route4},
 		{name: "graceful restart", frr: " bgp graceful-restart\n" + frrNeighbor(plain, "65001"), bird: birdNeighbor(plain, "65001", "graceful restart on;"),
-			session: func(s *state.BGPSession) { s.GracefulRestart = 60 * time.Second }, want4: route4},
+			session: func(s *state.BGPSession) { s.GracefulRestart = 60 * time.Second }, want4: route4, after: isKept},
 		{name: "any AS", frr: frrNeighbor(plain, "65001"), bird: birdNeighbor(plain, "65001"),
 			session: func(s *state.BGPSession) { s.ASN = state.BGPPeerASN{Mode: "External"} }, want4: route4},
 		{name: "attributes", frr: frrNeighbor(plain, "65001", "send-community all"), bird: birdNeighbor(plain, "65001"),
@@ -112,19 +115,56 @@ func TestInterop(t *testing.T) {
 		for _, kind := range []string{"FRR", "BIRD"} {
 			t.Run(c.name+"/"+kind, func(t *testing.T) {
 				inRouter := wire(t)
+				if c.before != nil {
+					c.before(t, inRouter)
+				}
 				daemon, config := peerDaemon(&frr{in: inRouter}), c.frr
 				if kind == "BIRD" {
 					daemon, config = &bird{in: inRouter}, c.bird
 				}
 				daemon.configure(t, config)
-				c.check(t, daemon, kind == "FRR")
+				speaker := c.check(t, daemon, kind == "FRR")
+				if c.after != nil {
+					c.after(t, inRouter, speaker, daemon)
+				}
 			})
 		}
 	}
 }
 
-// check has the session, and looks at what the router has of it.
-func (c cell) check(t *testing.T, daemon peerDaemon, isFRR bool) {
+// hopBetween is the hop that the wire does not have: BGP that may go no further
+// does not arrive.
+func hopBetween(t *testing.T, inRouter string) {
+	t.Helper()
+	routerDrops(t, inRouter, "tcp dport 179 ip ttl 1")
+}
+
+// routerDrops has the router drop packets from the node.
+func routerDrops(t *testing.T, inRouter, packets string) {
+	t.Helper()
+	for _, words := range []string{"add table ip drops", "add chain ip drops in { type filter hook input priority 0 ; }", "add rule ip drops in " + packets + " drop"} {
+		run(t, inRouter+"nft "+words)
+	}
+}
+
+// isKept shows what a router with graceful restart makes of a node that is gone
+// without a word: it has been told to wait, and keeps the routes.
+func isKept(t *testing.T, inRouter string, speaker *Speaker, daemon peerDaemon) {
+	t.Helper()
+	if got, err := daemon.restartTime(plain); err != nil || got != 60*time.Second {
+		t.Errorf("the router has been told a restart time of %v, %v", got, err)
+	}
+	const prefix = "203.0.113.2/32"
+	update(t, speaker.Routes(), state.BGPRoute{Instance: "tor", Prefix: prefixOf(prefix), Offers: []state.BGPOffer{{Advertisement: "all", Peers: []string{"router"}}}})
+	eventually(t, "the router has "+prefix, func() error { _, err := daemon.learned(prefix); return err })
+	routerDrops(t, inRouter, "tcp flags syn") // so that no session follows
+	run(t, "ss -K dst 10.9.0.1 dport = 179")
+	eventually(t, "the router waits for the node", func() error { return daemon.keeps(plain, prefix) })
+}
+
+// check has the session, looks at what the router has of it, and returns the node's
+// end, whose session lasts.
+func (c cell) check(t *testing.T, daemon peerDaemon, isFRR bool) *Speaker {
 	t.Helper()
 	if c.identity.ASN == 0 {
 		c.identity.ASN = 65001
@@ -179,6 +219,7 @@ func (c cell) check(t *testing.T, daemon peerDaemon, isFRR bool) {
 			return nil
 		})
 	}
+	return speaker
 }
 
 // speak returns a Speaker with a running instance tor.

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // learned is a route as a router has it from the node.
@@ -31,6 +33,11 @@ type peerDaemon interface {
 	bfd(neighbor string) (string, error)
 	// learned returns an error when the router does not have the route.
 	learned(prefix string) (learned, error)
+	// restartTime is what the neighbor has said (RFC 4724).
+	restartTime(neighbor string) (time.Duration, error)
+	// keeps returns an error unless the session is over and the router has its
+	// route for that time.
+	keeps(neighbor, prefix string) error
 }
 
 // frr is FRR's zebra, bgpd and, where the session has BFD, bfdd, with sockets and
@@ -145,6 +152,36 @@ func (f *frr) learned(prefix string) (learned, error) {
 	return l, nil
 }
 
+func (f *frr) restartTime(neighbor string) (time.Duration, error) {
+	out, err := f.show("show bgp neighbors " + neighbor + " json")
+	if err != nil {
+		return 0, err
+	}
+	var neighbors map[string]struct {
+		NeighborCapabilities struct{ GracefulRestartRemoteTimerMsecs int }
+	}
+	err = json.Unmarshal(out, &neighbors)
+	return time.Duration(neighbors[neighbor].NeighborCapabilities.GracefulRestartRemoteTimerMsecs) * time.Millisecond, err
+}
+
+func (f *frr) keeps(neighbor, prefix string) error {
+	if f.established(neighbor) == nil {
+		return errors.New("there is the session")
+	}
+	out, err := f.show("show bgp ipv4 unicast " + prefix + " json")
+	if err != nil {
+		return err
+	}
+	var route struct{ Paths []struct{ Stale bool } }
+	if err := json.Unmarshal(out, &route); err != nil {
+		return err
+	}
+	if len(route.Paths) != 1 || !route.Paths[0].Stale {
+		return fmt.Errorf("paths %+v", route.Paths)
+	}
+	return nil
+}
+
 // bird is BIRD 2.
 type bird struct{ in, dir string }
 
@@ -171,7 +208,7 @@ func (b *bird) show(command string) (string, error) {
 }
 
 func (b *bird) established(string) error {
-	out, err := b.show("show protocols node")
+	out, err := b.show(`show protocols "node*"`) // that of a range has a number
 	if err == nil && !strings.Contains(out, "Established") {
 		err = fmt.Errorf("%s", out)
 	}
@@ -188,10 +225,39 @@ func (b *bird) bfd(neighbor string) (string, error) {
 	return "none", err
 }
 
+var birdRestartTime = regexp.MustCompile(`(?s)Neighbor capabilities.*?Restart time: (\d+)`)
+
+func (b *bird) restartTime(string) (time.Duration, error) {
+	out, err := b.show("show protocols all node")
+	if err != nil {
+		return 0, err
+	}
+	m := birdRestartTime.FindStringSubmatch(out)
+	if m == nil {
+		return 0, errors.New(out)
+	}
+	return time.ParseDuration(m[1] + "s")
+}
+
+func (b *bird) keeps(neighbor, prefix string) error {
+	if b.established(neighbor) == nil {
+		return errors.New("there is the session")
+	}
+	out, err := b.show("show protocols all node")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, "Neighbor graceful restart active") {
+		return errors.New(out)
+	}
+	_, err = b.learned(prefix)
+	return err
+}
+
 var birdAttribute = regexp.MustCompile(`BGP\.(\w+): ?(.*)`)
 
 func (b *bird) learned(prefix string) (learned, error) {
-	out, err := b.show("show route " + prefix + " all protocol node")
+	out, err := b.show("show route " + prefix + " all")
 	if err != nil {
 		return learned{}, err
 	}

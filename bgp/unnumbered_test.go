@@ -106,7 +106,7 @@ func newUnnumberedNode(t *testing.T) unnumberedNode {
 }
 
 // speaksWith waits until the session is with that address, and carries routes both ways.
-func (n unnumberedNode) speaksWith(router *frr, remote netip.Addr) {
+func (n unnumberedNode) speaksWith(router peerDaemon, remote netip.Addr) {
 	n.t.Helper()
 	eventually(n.t, "a session with "+remote.String(), func() error {
 		rows := n.db.BGPSessionStates.Rows(n.db.Snapshot())
@@ -132,6 +132,20 @@ func (n unnumberedNode) speaksWith(router *frr, remote netip.Addr) {
 		}
 		return nil
 	})
+}
+
+// BIRD with a range of neighbors knows as much of the node.
+func TestUnnumberedBIRD(t *testing.T) {
+	needRouters(t)
+	router := &bird{in: wire(t)}
+	router.configure(t, ` neighbor range fe80::/10 as 65001; interface "node"; dynamic name "node";
+ ipv4 { import all; export where proto = "pods"; extended next hop on; };
+ ipv6 { import all; export none; };
+}
+protocol static pods { ipv4; route 172.20.2.0/24 blackhole; }
+protocol radv {
+ interface "node" { max ra interval 4; min ra interval 3; };`)
+	newUnnumberedNode(t).speaksWith(router, linkLocal(t, router.in, "node").WithZone("tor"))
 }
 
 // FRR with `neighbor INTERFACE interface` knows the node by its advertisements alone; the
