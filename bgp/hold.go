@@ -33,16 +33,14 @@ func (s *Speaker) Hold(ctx context.Context, instance, peer, why string) error {
 }
 
 // restarting says whether the peer's routes are kept while it restarts (RFC 4724 §4.2).
-func (s *Speaker) restarting(ctx context.Context, instance, peer string) (yes bool) {
+func (s *Speaker) restarting(ctx context.Context, instance, peer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.instances[instance]
 	if i == nil || i.server == nil || i.sessions[peer] == nil {
 		return false
 	}
-	request := &api.ListPeerRequest{Address: i.sessions[peer].remote.String()}
-	err := i.server.ListPeer(ctx, request, func(p *api.Peer) { yes = p.GracefulRestart.GetPeerRestarting() })
-	return err == nil && yes
+	return i.inServer(ctx, i.sessions[peer]).GetGracefulRestart().GetPeerRestarting()
 }
 
 // holdWithBFD takes sessions down whose path is, and lets them begin again.

@@ -343,22 +343,60 @@ func TestHostileEstablished(t *testing.T) {
 	})
 }
 
-// A peer that sends more prefixes than it may is shut out, and the status says so.
+// A peer that sends more prefixes than it may is shut out, and the status says so. It
+// may come back when its limit is another, and after a while.
 func TestHostilePrefixes(t *testing.T) {
 	t.Parallel()
 	n := newHostileNode(t)
-	c := n.establish(hostileAddr)
-	for i := range byte(prefixLimit + 1) {
-		if _, err := c.Write(updateWith(sound, 32, 203, 0, 113, i)); err != nil {
+	send := func(prefixes int) net.Conn {
+		c := n.establish(hostileAddr)
+		for i := range byte(prefixes) {
+			if _, err := c.Write(updateWith(sound, 32, 203, 0, 113, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return c
+	}
+	breach := func(prefixes int) {
+		code, subcode, err := notified(send(prefixes))
+		if err != nil || code != packet.BGP_ERROR_CEASE || subcode != packet.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED {
+			t.Errorf("the node answers error %d/%d, %v, want that of too many prefixes", code, subcode, err)
+		}
+		eventually(t, "the status says why", func() error {
+			if s := n.state(hostileAddr); s.State != "Idle" || !strings.Contains(s.LastError, "maxPrefixes") {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	}
+	settle := func(after time.Duration) {
+		if err := n.speaker.settle(t.Context(), time.Now().Add(after)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if code, subcode, err := notified(c); err != nil || code != packet.BGP_ERROR_CEASE || subcode != packet.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED {
-		t.Errorf("the node answers error %d/%d, %v, want that of too many prefixes", code, subcode, err)
+	shutOut := func() bool {
+		n.speaker.mu.Lock()
+		defer n.speaker.mu.Unlock()
+		i := n.speaker.instances["tor"]
+		return isShutOut(i.inServer(t.Context(), i.sessions["hostile"]))
 	}
-	eventually(t, "the status says why", func() error {
-		if s := n.state(hostileAddr); !strings.Contains(s.LastError, "maxPrefixes") {
-			return fmt.Errorf("%q", s.LastError)
+
+	breach(prefixLimit + 1)
+	row := passiveSession("hostile", hostileAddr)
+	row.MaxPrefixes4++
+	update(t, n.speaker.Sessions(), row)
+	breach(prefixLimit + 2)
+
+	settle(0)
+	settle(shutOutPause - time.Second)
+	if !shutOut() {
+		t.Error("the session begins again before the pause is over")
+	}
+	settle(shutOutPause)
+	send(prefixLimit + 1)
+	eventually(t, "as many prefixes as may be are taken", func() error {
+		if s := n.state(hostileAddr); s.Received != prefixLimit+1 {
+			return fmt.Errorf("%+v", s)
 		}
 		return nil
 	})

@@ -114,6 +114,11 @@ func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
 		if err := i.addressesChanged(ctx); err != nil {
 			return err
 		}
+		if old.row.MaxPrefixes4 != now.row.MaxPrefixes4 || old.row.MaxPrefixes6 != now.row.MaxPrefixes6 {
+			if p := i.inServer(ctx, now); p != nil && isShutOut(p) {
+				return i.beginAgain(ctx, now)
+			}
+		}
 		if _, err := i.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: now.peer(i.row.ASN, false)}); err != nil {
 			return err
 		}
@@ -129,6 +134,15 @@ func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
 		}
 	}
 	return i.addPeer(ctx, now)
+}
+
+// inServer is the session as the server has it; nil: it has none.
+func (i *instance) inServer(ctx context.Context, s *session) (found *api.Peer) {
+	err := i.server.ListPeer(ctx, &api.ListPeerRequest{Address: s.remote.String()}, func(p *api.Peer) { found = p })
+	if err != nil {
+		return nil
+	}
+	return found
 }
 
 func (i *instance) deletePeer(ctx context.Context, s *session) error {

@@ -27,7 +27,7 @@ func (i *instance) changed(prefix netip.Prefix) {
 }
 
 // Settle tells the peers whose sessions have begun since it was called last what they
-// may have missed, and has those begin again that have ended.
+// may have missed, and has those begin again that have ended, or were shut out for long enough.
 func (s *Speaker) Settle(ctx context.Context) error { return s.settle(ctx, time.Now()) }
 
 func (s *Speaker) settle(ctx context.Context, now time.Time) error {
@@ -55,7 +55,7 @@ func (i *instance) settle(ctx context.Context, s *session, p *api.Peer, now time
 	case p.State.SessionState != api.PeerState_SESSION_STATE_ESTABLISHED: // it will be
 		lasted := !s.since.IsZero() && now.Sub(s.since) >= idleAfterError
 		s.since, s.unsettled = time.Time{}, nil
-		if lasted && mayBeginAgain(p) {
+		if lasted && mayBeginAgain(p) || s.shutOutLongEnough(p, now) {
 			return i.beginAgain(ctx, s)
 		}
 		return nil
@@ -81,6 +81,31 @@ const idleAfterError = 5 * time.Second
 // comes back from a restart (RFC 4724) has routes that would go with it.
 func mayBeginAgain(p *api.Peer) bool {
 	return p.State.SessionState == api.PeerState_SESSION_STATE_IDLE && p.State.AdminState == api.PeerState_ADMIN_STATE_UP && !p.GracefulRestart.GetPeerRestarting()
+}
+
+// shutOutPause is how long a peer is left alone that sent more prefixes than it may:
+// it has them still, in all likelihood.
+const (
+	shutOutPause = 5 * time.Minute
+	shutOutWords = "5 minutes"
+)
+
+// isShutOut says whether the peer sent more prefixes than it may. GoBGP by itself
+// leaves it so for ever.
+func isShutOut(p *api.Peer) bool { return p.State.AdminState == api.PeerState_ADMIN_STATE_PFX_CT }
+
+// shutOutLongEnough says whether that was so long ago that the session may begin again.
+func (s *session) shutOutLongEnough(p *api.Peer, now time.Time) bool {
+	switch {
+	case !isShutOut(p):
+		s.shutOut = time.Time{}
+	case s.shutOut.IsZero():
+		s.shutOut = now
+	case now.Sub(s.shutOut) >= shutOutPause:
+		s.shutOut = time.Time{}
+		return true
+	}
+	return false
 }
 
 // beginAgain has the session made anew, which does not wait.

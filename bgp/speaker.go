@@ -66,6 +66,9 @@ type session struct {
 	wasEstablished bool
 	// since is when it was established; the zero Time: it was not when it was seen last.
 	since time.Time
+	// shutOut is since when it is down for more prefixes than it may have; the zero
+	// Time: it is not.
+	shutOut time.Time
 	// unsettled are the prefixes that have changed after it was seen last.
 	unsettled map[netip.Prefix]bool
 }
@@ -228,7 +231,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if old != nil {
 		now.held = old.held
 		if old.remote == remote {
-			now.wasEstablished, now.since, now.unsettled = old.wasEstablished, old.since, old.unsettled
+			now.wasEstablished, now.since, now.shutOut, now.unsettled = old.wasEstablished, old.since, old.shutOut, old.unsettled
 		}
 	}
 	i.sessions[row.Peer] = now
@@ -236,7 +239,7 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 		return nil
 	}
 	if err := i.replacePeer(ctx, old, now); err != nil {
-		if delete(i.sessions, row.Peer); old != nil { // to be tried again
+		if delete(i.sessions, row.Peer); old != nil && i.inServer(ctx, old) != nil { // to be tried again
 			i.sessions[row.Peer] = old
 		}
 		return fmt.Errorf("have session of instance %s with peer %s: %w", row.Instance, row.Peer, err)

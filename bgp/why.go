@@ -29,7 +29,7 @@ var cures = map[notification]struct{ sent, received string }{
 	{packet.BGP_ERROR_OPEN_MESSAGE_ERROR, packet.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY}: {"the peer asks for what is not known here",
 		"the peer lacks what is asked of it: look at spec.families"},
 	{packet.BGP_ERROR_CEASE, packet.BGP_ERROR_SUB_MAXIMUM_NUMBER_OF_PREFIXES_REACHED}: {"the peer sent more prefixes than spec.families[].maxPrefixes: raise it, " +
-		"or have the peer send fewer",
+		"or have the peer send fewer; the session begins again after " + shutOutWords,
 		"the peer takes fewer prefixes than it was sent: raise its limit"},
 	{packet.BGP_ERROR_CEASE, packet.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN}: {"", "the neighbor is shut down there"},
 	{packet.BGP_ERROR_CEASE, packet.BGP_ERROR_SUB_CONNECTION_REJECTED}:     {"", "the peer takes no session from this address: configure the neighbor there"},
