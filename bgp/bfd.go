@@ -90,8 +90,8 @@ type hold struct {
 	held bool
 	// changed is the BFDState's when it was last judged.
 	changed time.Duration
-	// losses are those since the path was last up for as long as a peer that does
-	// not answer is left alone (ConnectRetry); lostAt is the last one.
+	// losses are those since the path was last up for long enough (remembered); lostAt
+	// is the last one.
 	losses int
 	lostAt time.Time
 }
@@ -99,6 +99,9 @@ type hold struct {
 // firstPause is how long a session waits that went down twice in a row, when its
 // path is up again; it doubles with each further time, up to the ConnectRetry.
 const firstPause = 1 * time.Second
+
+// remembered is how long a path has to stay up until its losses count no more.
+const remembered = 2 * time.Minute
 
 // blind is how long a session is kept down whose path stays so. Then TCP says whether
 // there is one: a router that takes whoever connects for a neighbor (FRR: bgp listen
@@ -129,7 +132,7 @@ func (h *hold) judge(st state.BFDState, restarting bool, retry time.Duration, no
 	case !st.PathDown():
 		h.held = false
 	case news && !restarting:
-		if now.Sub(h.lostAt) > retry {
+		if now.Sub(h.lostAt) > remembered {
 			h.losses = 0
 		}
 		h.held, h.lostAt = true, now

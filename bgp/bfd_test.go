@@ -159,7 +159,8 @@ func TestHold(t *testing.T) {
 			down(6), with(up(7, 0), held(2*time.Second)), with(up(7, time.Second), held(time.Second)), up(7, time.Second),
 			down(8), with(up(9, 0), held(4*time.Second)), with(down(10), held(retry)), with(up(11, 0), held(retry)), with(down(12), held(retry)), with(up(13, 0), held(retry)),
 			up(13, retry)}},
-		{"once, much later again", []step{up(1, 0), down(2), up(3, 0), with(down(4), func(s *step) { s.after = retry + 1 }), up(5, 0)}},
+		{"once, and within the time that is remembered", []step{up(1, 0), down(2), up(3, 0), with(down(4), func(s *step) { s.after = remembered }), with(up(5, 0), held(time.Second))}},
+		{"once, much later again", []step{up(1, 0), down(2), up(3, 0), with(down(4), func(s *step) { s.after = remembered + 1 }), up(5, 0)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var h hold

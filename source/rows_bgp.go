@@ -123,7 +123,7 @@ func BFDProfileRow(p *v1alpha1.BFDProfile) (state.BFDProfile, Problems) {
 }
 
 func sessionConfig(spec *v1alpha1.BGPPeerSpec) state.BGPSessionConfig {
-	c := state.BGPSessionConfig{ConnectRetry: 120 * time.Second, Hold: 90 * time.Second, Multihop: uint8(spec.EBGPMultihop),
+	c := state.BGPSessionConfig{ConnectRetry: 10 * time.Second, Hold: 90 * time.Second, Multihop: uint8(spec.EBGPMultihop),
 		TTLSecurity: uint8(spec.TTLSecurityHops), Passive: spec.Passive, AllowASIn: uint8(spec.AllowASIn)}
 	seconds := func(to *time.Duration, n *int32) {
 		if n != nil && *n > 0 {

@@ -32,7 +32,7 @@ func TestBGPRows(t *testing.T) {
 		t.Errorf("instance %+v", instance)
 	}
 	peer, _ := s.db.BGPPeers.Get(snap, "router")
-	want := state.BGPSessionConfig{ConnectRetry: 120 * time.Second, Hold: 9 * time.Second, KeepAlive: 3 * time.Second, TTLSecurity: 2, GracefulRestart: 120 * time.Second}
+	want := state.BGPSessionConfig{ConnectRetry: 10 * time.Second, Hold: 9 * time.Second, KeepAlive: 3 * time.Second, TTLSecurity: 2, GracefulRestart: 120 * time.Second}
 	if peer.BGPSessionConfig != want || peer.Remote != netip.MustParseAddr("fe80::1%eth1") || peer.RemotePort != 179 || peer.ASN.Number != 65000 ||
 		peer.Labels["role"] != "tor" || peer.Sources["k8s-w1"] != netip.MustParseAddr("fd00::2") || peer.PasswordSecret.Name != "tor" || peer.BFDProfile != "fast" ||
 		len(peer.Families) != 1 || !peer.Families[0].IPv6 || peer.Families[0].MaxPrefixes != 10 {

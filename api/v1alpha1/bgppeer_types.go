@@ -108,7 +108,8 @@ type BGPPeerSpec struct {
 	// +listMapKey=node
 	NodeOverrides []BGPPeerNodeOverride `json:"nodeOverrides,omitempty"`
 
-	// Timers of the sessions. A change of the hold or keepalive time resets them.
+	// Timers of the sessions. A change of the hold or keepalive time counts from
+	// when a session begins next: it resets none.
 	//
 	// +optional
 	// +kubebuilder:default={}
@@ -236,7 +237,7 @@ type BGPTimers struct {
 	// ConnectRetryTimeSeconds between two tries to connect.
 	//
 	// +optional
-	// +kubebuilder:default=120
+	// +kubebuilder:default=10
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	ConnectRetryTimeSeconds *int32 `json:"connectRetryTimeSeconds,omitempty"`
