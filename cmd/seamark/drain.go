@@ -22,9 +22,11 @@ func newDrain(c *cli) *cobra.Command {
 		Use:   "drain NODE",
 		Short: "Move a node's addresses to other nodes, and keep them away from it",
 		Long: "Move a node's addresses to other nodes, and keep them away from it until it is\n" +
-			"undrained, over restarts of its daemon too. No packet is lost: the node goes on\n" +
-			"forwarding. drain returns when others answer for all of its addresses. Any node's\n" +
-			"daemon can be asked.",
+			"undrained, over restarts of its daemon too. Over BGP, its routes are the last\n" +
+			"resort (GRACEFUL_SHUTDOWN, RFC 8326) until routers have found other paths, and\n" +
+			"withdrawn then; the sessions stay. No packet is lost: the node goes on\n" +
+			"forwarding. drain returns when others answer for all of its addresses, and it\n" +
+			"advertises none. Any node's daemon can be asked.",
 		Example: "  seamark drain k8s-w1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,7 +43,7 @@ func newUndrain(c *cli) *cobra.Command {
 		Use:   "undrain NODE",
 		Short: "Let a node that was drained announce addresses again",
 		Long: "Let a node that was drained announce addresses again. None comes back by itself:\n" +
-			"addresses move only when they must.",
+			"addresses move only when they must. Over BGP it advertises all of its routes again.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.client().Undrain(cmd.Context(), args[0]); err != nil {
@@ -94,9 +96,15 @@ func (c *cli) drain(ctx context.Context, out io.Writer, node string, force bool,
 	case len(left) > 0:
 		return fmt.Errorf("%s still announces %s after %v: is there a coordinator (seamark status)? %s", node, strings.Join(left, ", "), timeout, stays)
 	case !quiet:
-		return fmt.Errorf("the addresses of %s are other nodes' now, but its daemon does not say after %v that it has stopped answering for them: see seamark status there; %s", node, timeout, stays)
+		return fmt.Errorf("the addresses of %s are other nodes' now, but its daemon does not say after %v that it has stopped answering for them, and advertising any over BGP: see seamark status there; %s", node, timeout, stays)
 	}
-	fmt.Fprintf(out, "%s is drained: it has given up %s, and %s.\n", node, addresses(len(before)), stays)
+	given := "it has given up " + addresses(len(before))
+	if speaks, err := speaksBGP(ctx, client, node); err != nil {
+		return err
+	} else if speaks {
+		given += ", advertises nothing over BGP"
+	}
+	fmt.Fprintf(out, "%s is drained: %s, and %s.\n", node, given, stays)
 	nobody, err := c.unannounced(ctx, before)
 	if err != nil || len(nobody) == 0 {
 		return err
@@ -107,6 +115,12 @@ func (c *cli) drain(ctx context.Context, out io.Writer, node string, force bool,
 	}
 	fmt.Fprintln(out, text)
 	return nil
+}
+
+// speaksBGP says whether the node is to have sessions with routers.
+func speaksBGP(ctx context.Context, client *control.Client, node string) (bool, error) {
+	leases, err := control.Rows[state.NodeLease](ctx, client, "nodeleases")
+	return slices.ContainsFunc(leases, func(l state.NodeLease) bool { return l.Node == node && len(l.Peers) > 0 }), err
 }
 
 // unannounced are those of the addresses that no node announces.
