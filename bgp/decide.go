@@ -26,12 +26,13 @@ type Inputs struct {
 	Services  []state.Service
 	Frontends []state.Frontend
 	Pools     []state.Pool
-	// Leave is how far this node is with going away.
-	Leave Leave
+	// Leave is how far this node is with going away, and Exclude, with going away with
+	// what is Services' alone.
+	Leave, Exclude Leave
 	// Profiles of BFD that peers name.
 	Profiles []state.BFDProfile
-	// Passwords of peers, by the name of the BGPPeer.
-	Passwords map[string]string
+	// Passwords of peers, by the name of the BGPPeer, and why others are Unread.
+	Passwords, Unread map[string]string
 }
 
 // Decision is what this node does of BGP.
@@ -157,14 +158,14 @@ func (d *decider) instance(row state.BGPInstance) {
 		if !Wants(d.Node, row.Name, peer) {
 			continue
 		}
-		session, ok := d.session(row.Name, identity, peer)
-		if !ok {
+		session := d.session(row.Name, identity, peer)
+		d.out.Sessions = append(d.out.Sessions, session)
+		if session.Bar != "" {
 			continue
 		}
-		d.out.Sessions = append(d.out.Sessions, session)
 		peers = append(peers, peerHere{peer, session.IPv4, session.IPv6})
 	}
-	d.out.Routes = append(d.out.Routes, leave(d.Leave, d.routes(row.Name, peers))...)
+	d.out.Routes = append(d.out.Routes, leave(d.Leave, exclude(d.Exclude, d.routes(row.Name, peers)))...)
 }
 
 // routerID of a node without one: its first IPv4 address, or a number made of
@@ -181,34 +182,27 @@ func routerID(node state.Node) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
 }
 
-func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGPPeer) (state.BGPSession, bool) {
+// session is that of an instance with a peer. One that cannot be had is a row, too.
+func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGPPeer) state.BGPSession {
 	s := state.BGPSession{Instance: instance, Peer: peer.Name, Remote: peer.Remote, Interface: peer.Interface,
 		RemotePort: peer.RemotePort, ASN: peer.ASN, BGPSessionConfig: peer.BGPSessionConfig, Password: d.Passwords[peer.Name]}
 	if (peer.PasswordFile != "" || peer.PasswordSecret != (state.ObjectName{})) && s.Password == "" {
-		// Without it the peer would be told nothing but resets; why there is none is said where it is read.
-		return s, false
+		// Without it the peer would be told nothing but resets.
+		s.Bar = cmp.Or(d.Unread[peer.Name], "its password has not been read yet")
+		return s // it is a problem where it is read
 	}
 	if peer.GatewayOf != "" {
 		gateway, ok := d.gateway(peer.GatewayOf == "ipv6")
 		if !ok {
-			d.problem(peer.Origin, "spec.autoDiscovery", "give the node a default route, or write peerAddress",
+			return d.barred(s, peer, "spec.autoDiscovery", "give the node a default route, or write peerAddress",
 				"node %s has no default route of %s", d.Node.Name, peer.GatewayOf)
-			return s, false
 		}
 		s.Remote = gateway
 	}
 	if s.Passive && own.ListenPort == 0 {
-		d.problem(peer.Origin, "spec.passive", "give the instance a listenPort, or remove passive",
+		return d.barred(s, peer, "spec.passive", "give the instance a listenPort, or remove passive",
 			"instance %s of node %s listens on no port", instance, d.Node.Name)
-		return s, false
 	}
-	for _, other := range d.out.Sessions {
-		if other.Instance == instance && other.Remote == s.Remote && other.Interface == s.Interface {
-			d.problem(peer.Origin, "spec", "remove one of them", "peer %s is the same machine to node %s", other.Peer, d.Node.Name)
-			return s, false
-		}
-	}
-	s.BFD = d.profile(peer)
 	s.Source = peer.Source
 	if source, ok := peer.Sources[d.Node.Name]; ok {
 		s.Source = source
@@ -216,12 +210,22 @@ func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGP
 	if peer.SourceInterface != "" {
 		source, ok := d.addressOn(peer.SourceInterface, s.Remote.Is6())
 		if !ok {
-			d.problem(peer.Origin, "spec.sourceInterface", "give it one, or name another interface",
+			return d.barred(s, peer, "spec.sourceInterface", "give it one, or name another interface",
 				"interface %s of node %s has no address of the peer's family", peer.SourceInterface, d.Node.Name)
-			return s, false
 		}
 		s.Source = source
 	}
+	for _, other := range d.out.Sessions {
+		switch {
+		case other.Bar != "" || other.Remote != s.Remote || other.Interface != s.Interface:
+		case other.Instance == instance:
+			return d.barred(s, peer, "spec", "remove one of them", "peer %s is the same machine to node %s", other.Peer, d.Node.Name)
+		case other.RemotePort == s.RemotePort && other.Source == s.Source: // the router would take one for the other
+			return d.barred(s, peer, "spec.instances", "name one instance there, or give each another sourceAddress",
+				"instance %s of node %s has a session with the same machine from the same address", other.Instance, d.Node.Name)
+		}
+	}
+	s.BFD = d.profile(peer)
 	for _, f := range peer.Families {
 		if f.IPv6 {
 			s.IPv6, s.MaxPrefixes6 = true, f.MaxPrefixes
@@ -242,7 +246,14 @@ func (d *decider) session(instance string, own state.BGPIdentity, peer state.BGP
 			}
 		}
 	}
-	return s, true
+	return s
+}
+
+// barred is a session that cannot be had, which is a problem of the peer's.
+func (d *decider) barred(s state.BGPSession, peer state.BGPPeer, field, cure, format string, args ...any) state.BGPSession {
+	d.problem(peer.Origin, field, cure, format, args...)
+	s.Bar = fmt.Sprintf(format, args...) + ": " + cure
+	return s
 }
 
 // profile of the BFD session beside a peer's. Without it BGP goes on alone.

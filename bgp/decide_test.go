@@ -238,6 +238,22 @@ func TestSessions(t *testing.T) {
 		{"passive, and nobody listens", ask(func(in *Inputs) { in.Peers[0].Passive, in.Instances[0].ListenPort = true, 0 }), "", "listens on no port"},
 		{"another instance's", ask(func(in *Inputs) { in.Peers[0].Instances = []string{"other"} }), "", ""},
 		{"password not read", ask(func(in *Inputs) { in.Peers[0].PasswordFile = "/etc/seamark/tor" }), "", ""},
+		{"password that is none", ask(func(in *Inputs) {
+			in.Peers[0].PasswordFile, in.Unread = "/etc/seamark/tor", map[string]string{"router": "it holds none"}
+		}), "", ""},
+		{"two instances, one peer", ask(func(in *Inputs) {
+			in.Instances = append(in.Instances, state.BGPInstance{Name: "z", BGPIdentity: state.BGPIdentity{ASN: 65002, ListenPort: 1179}})
+		}), "192.168.10.200 from invalid IP", "instance tor of node k8s-w1 has a session with the same machine from the same address"},
+		{"two instances, two ports of one machine", ask(func(in *Inputs) {
+			in.Instances = append(in.Instances, state.BGPInstance{Name: "z", BGPIdentity: state.BGPIdentity{ASN: 65002, ListenPort: 1179}})
+			in.Peers[0].Instances = []string{"tor"}
+			in.Peers = append(in.Peers, state.BGPPeer{Name: "other", Remote: router, RemotePort: 1179, Instances: []string{"z"}})
+		}), "192.168.10.200 from invalid IP; 192.168.10.200 from invalid IP", ""},
+		{"two instances, two addresses", ask(func(in *Inputs) {
+			in.Instances = append(in.Instances, state.BGPInstance{Name: "z", BGPIdentity: state.BGPIdentity{ASN: 65002, ListenPort: 1179}})
+			in.Peers[0].Instances = []string{"tor"}
+			in.Peers = append(in.Peers, state.BGPPeer{Name: "other", Remote: router, RemotePort: 179, Instances: []string{"z"}, Source: netip.MustParseAddr("10.0.0.2")})
+		}), "192.168.10.200 from invalid IP; 192.168.10.200 from 10.0.0.2", ""},
 		{"twice the same", ask(func(in *Inputs) { in.Peers = append(in.Peers, state.BGPPeer{Name: "z", Remote: router}) }),
 			"192.168.10.200 from invalid IP", "peer router is the same machine"},
 		{"port twice", ask(func(in *Inputs) {
@@ -249,10 +265,17 @@ func TestSessions(t *testing.T) {
 			d := Decide(test.in)
 			var got, problems []string
 			for _, s := range d.Sessions {
-				got = append(got, fmt.Sprintf("%s from %s", s.Remote, s.Source))
+				if s.Bar == "" {
+					got = append(got, fmt.Sprintf("%s from %s", s.Remote, s.Source))
+				} else if !strings.Contains(s.Bar, test.problem) {
+					t.Errorf("session %s is barred by %q, want %q", s.RowKey(), s.Bar, test.problem)
+				}
 			}
 			for _, p := range d.Problems {
 				problems = append(problems, p.Message)
+			}
+			if len(d.Sessions) == 0 != (test.name == "another instance's") {
+				t.Errorf("sessions %+v", d.Sessions)
 			}
 			if strings.Join(got, "; ") != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
@@ -261,6 +284,36 @@ func TestSessions(t *testing.T) {
 				t.Errorf("problems %q, want %q", problems, test.problem)
 			}
 		})
+	}
+}
+
+// A session that cannot be had says so, and nothing is advertised over it.
+func TestBarred(t *testing.T) {
+	in := world()
+	in.Peers[0].PasswordFile, in.Unread = "/etc/seamark/tor", map[string]string{"router": "there is no such file: write it"}
+	d := Decide(in)
+	if len(d.Sessions) != 1 || d.Sessions[0].Bar != in.Unread["router"] || len(d.Routes) != 0 {
+		t.Errorf("got %+v", d)
+	}
+	if got := Explain(in, nil, nil, vip); len(got) != 1 || got[0].Why != "there is no session: there is no such file: write it" {
+		t.Errorf("explained by %+v", got)
+	}
+
+	speaker := speak(t, state.BGPIdentity{ASN: 65001, RouterID: netip.MustParseAddr("127.0.0.1")})
+	there := func(row state.BGPSession) int {
+		update(t, speaker.Sessions(), row)
+		states, err := speaker.States(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(states)
+	}
+	row := passiveSession("router", hostileAddr)
+	if n := there(row); n != 1 {
+		t.Errorf("%d sessions, want one", n)
+	}
+	if row.Bar = "its password is none"; there(row) != 0 {
+		t.Error("there is a session that cannot be had")
 	}
 }
 

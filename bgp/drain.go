@@ -50,6 +50,20 @@ func (d *Drain) Step(asked bool, delay time.Duration, now time.Time) (Leave, tim
 	return HasLeft, 0
 }
 
+// exclude makes of routes what a node has of them that is no load balancer any more
+// (KEP-1143): its pods are to be reached as before.
+func exclude(how Leave, routes []state.BGPRoute) []state.BGPRoute {
+	var pods, services []state.BGPRoute
+	for _, r := range routes {
+		if len(r.Addrs) == 0 {
+			pods = append(pods, r)
+		} else {
+			services = append(services, r)
+		}
+	}
+	return append(pods, leave(how, services)...)
+}
+
 // leave makes of routes what a node that leaves has of them.
 func leave(how Leave, routes []state.BGPRoute) []state.BGPRoute {
 	switch how {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -70,6 +71,26 @@ func TestLeave(t *testing.T) {
 	in.Leave = HasLeft
 	if left := Decide(in); len(left.Routes) != 0 || len(left.Sessions) != len(stays.Sessions) {
 		t.Errorf("it has left with %+v and %+v", left.Routes, left.Sessions)
+	}
+}
+
+// A node that is no load balancer any more keeps the routes of its pods.
+func TestExclude(t *testing.T) {
+	in := world()
+	in.Advertisements[0].Addresses = append(in.Advertisements[0].Addresses, state.BGPAddresses{})
+	const pods = "tor/172.20.1.0/24 all→router"
+	for how, want := range map[Leave]string{Stays: pods + "; " + both, Leaving: pods + "; " + both, HasLeft: pods} {
+		in.Exclude = how
+		d := Decide(in)
+		if got := routesOf(d); got != want {
+			t.Errorf("%q: got %s, want %s", how, got, want)
+		}
+		for _, r := range d.Routes {
+			last := slices.Contains(r.Offers[0].Communities, gracefulShutdown)
+			if want := how == Leaving && len(r.Addrs) > 0; last != want {
+				t.Errorf("%q: %s is the last resort: %v, want %v", how, r.Prefix, last, want)
+			}
+		}
 	}
 }
 

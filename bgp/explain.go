@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -28,7 +30,11 @@ func Explain(in Inputs, routes []state.BGPRoute, sessions []state.BGPSessionStat
 	for _, a := range sortedBy(in.Advertisements, state.BGPAdvertisement.RowKey) {
 		for _, s := range decision.Sessions {
 			at := Standing{Advertisement: a.Name, Instance: s.Instance, Peer: s.Peer}
-			at.Prefix, at.Attributes, at.Why = d.explain(a, s, addr)
+			if s.Bar != "" {
+				at.Why = "there is no session: " + s.Bar
+			} else {
+				at.Prefix, at.Attributes, at.Why = d.explain(a, s, addr)
+			}
 			if at.Why == "" {
 				at.Why = goesOut(at, routes, sessions)
 			}
@@ -93,7 +99,7 @@ func (d *decider) bar(of state.BGPAddresses, addr netip.Addr) string {
 func goesOut(at Standing, routes []state.BGPRoute, sessions []state.BGPSessionState) string {
 	i := slices.IndexFunc(routes, func(r state.BGPRoute) bool { return r.Instance == at.Instance && r.Prefix == at.Prefix })
 	if i < 0 {
-		return "in a moment, unless the node is drained: see seamark status"
+		return "in a moment, unless the node is drained, or has the label " + corev1.LabelNodeExcludeBalancers
 	}
 	for _, o := range routes[i].Offers {
 		if slices.Contains(o.Peers, at.Peer) && o.Advertisement != at.Advertisement {
@@ -114,6 +120,15 @@ func goesOut(at Standing, routes []state.BGPRoute, sessions []state.BGPSessionSt
 		return "the session has not begun: see seamark bgp peers"
 	case sessions[i].State != state.BGPEstablished:
 		return strings.TrimSuffix(fmt.Sprintf("the session is %s: %s", sessions[i].State, sessions[i].LastError), ": ")
+	case !sessions[i].Exchanges(at.Prefix.Addr()):
+		return fmt.Sprintf("the peer does not exchange %s: activate it for this neighbor there", familyName(at.Prefix.Addr()))
 	}
 	return ""
+}
+
+func familyName(a netip.Addr) string {
+	if a.Is6() {
+		return "ipv6"
+	}
+	return "ipv4"
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func TestExplain(t *testing.T) {
-	up := []state.BGPSessionState{{Instance: "tor", Peer: "router", State: state.BGPEstablished}}
+	up := []state.BGPSessionState{{Instance: "tor", Peer: "router", State: state.BGPEstablished, IPv4: true, IPv6: true}}
 	done := func(in *Inputs, phase state.Phase, reason state.Reason) []state.BGPRoute {
 		routes := Decide(*in).Routes
 		for i := range routes {
@@ -50,6 +50,8 @@ func TestExplain(t *testing.T) {
 		{"no session yet", func(*Inputs) {}, "192.168.10.211", state.Done, nil, "the session has not begun: see seamark bgp peers"},
 		{"no session", func(*Inputs) {}, "192.168.10.211", state.Done, []state.BGPSessionState{{Instance: "tor", Peer: "router", State: "Active", LastError: "cannot connect"}},
 			"the session is Active: cannot connect"},
+		{"a family that the peer has not", func(*Inputs) {}, "fd00:10::211", state.Done, []state.BGPSessionState{{Instance: "tor", Peer: "router", State: state.BGPEstablished, IPv4: true}},
+			"the peer does not exchange ipv6: activate it for this neighbor there"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			in := world()

@@ -112,9 +112,16 @@ func message(kind byte, body ...byte) []byte {
 }
 
 // open is a good OPEN: IPv4 and IPv6 unicast (RFC 4760), four-octet AS numbers (RFC 6793).
-func open() []byte {
-	capabilities := []byte{2, 6, 1, 4, 0, 1, 0, 1, 2, 6, 1, 4, 0, 2, 0, 1, 2, 6, 65, 4, 0, 0, 0xfd, 0xe8}
-	body := []byte{4, 0xfd, 0xe8, 0, 90, 192, 0, 2, 1, byte(len(capabilities))}
+func open() []byte { return openOf(hostileASN, 1, 2) }
+
+// openOf is a good OPEN with an AS number and families.
+func openOf(asn uint16, families ...byte) []byte {
+	high, low := byte(asn>>8), byte(asn)
+	capabilities := []byte{2, 6, 65, 4, 0, 0, high, low}
+	for i := range families {
+		capabilities = slices.Insert(capabilities, 8*i, 2, 6, 1, 4, 0, families[i], 0, 1)
+	}
+	body := []byte{4, high, low, 0, 90, 192, 0, 2, 1, byte(len(capabilities))}
 	return message(packet.BGP_MSG_OPEN, append(body, capabilities...)...)
 }
 
@@ -137,8 +144,14 @@ var (
 // establish has a session with the node that lives until the test ends.
 func (n *hostileNode) establish(from string) net.Conn {
 	n.t.Helper()
+	return n.establishWith(from, open())
+}
+
+// establishWith does so by that OPEN.
+func (n *hostileNode) establishWith(from string, open []byte) net.Conn {
+	n.t.Helper()
 	c := n.connect(from)
-	if _, err := c.Write(append(open(), keepalive...)); err != nil {
+	if _, err := c.Write(append(open, keepalive...)); err != nil {
 		n.t.Fatal(err)
 	}
 	for {

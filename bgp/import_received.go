@@ -172,7 +172,7 @@ func importsKnown(db *state.DB, snap state.Snapshot, taken map[string][]state.BG
 		return true
 	}
 	for s := range db.BGPSessions.All(snap) {
-		if len(taken[s.Peer]) == 0 {
+		if len(taken[s.Peer]) == 0 || s.Bar != "" {
 			continue
 		}
 		at, ok := db.BGPSessionStates.Get(snap, s.RowKey())

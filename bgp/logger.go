@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 )
 
 // logger takes what GoBGP logs, at a level below: what people are to know is in
@@ -13,14 +14,20 @@ type logger struct {
 	log *slog.Logger
 
 	mu     sync.Mutex
-	errors map[string]string // by the peer's address
-	downs  map[string]int    // how often its session ended that was established
+	errors map[string]trouble // by the peer's address
+	downs  map[string]int     // how often its session ended that was established
 	// told are peers of which a NOTIFICATION was told since the last change of state.
 	told map[string]bool
 }
 
+// trouble is why a peer had no session, and when.
+type trouble struct {
+	why string
+	at  time.Time
+}
+
 func newLogger(log *slog.Logger) *logger {
-	return &logger{log: log, errors: map[string]string{}, downs: map[string]int{}, told: map[string]bool{}}
+	return &logger{log: log, errors: map[string]trouble{}, downs: map[string]int{}, told: map[string]bool{}}
 }
 
 // server is the log as GoBGP gets it.
@@ -101,7 +108,7 @@ func (l *logger) note(msg string, value func(name string) slog.Value) {
 			why = whyNotEstablished(from)
 		}
 	case "Peer Up":
-		if l.errors[peer] == refusedEarly { // by the other of two connections that were made at once
+		if l.errors[peer].why == refusedEarly { // by the other of two connections that were made at once
 			delete(l.errors, peer)
 		}
 	case "Peer Down":
@@ -127,7 +134,7 @@ func (l *logger) note(msg string, value func(name string) slog.Value) {
 		l.told[peer] = true
 	}
 	if why != "" {
-		l.errors[peer] = why
+		l.errors[peer] = trouble{why, time.Now()}
 	}
 }
 
@@ -146,10 +153,10 @@ func (l *logger) flaps(peer string) int {
 	return l.downs[peer]
 }
 
-func (l *logger) lastError(peer string) string {
+func (l *logger) lastError(peer string) (why string, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.errors[peer]
+	return l.errors[peer].why, l.errors[peer].at
 }
 
 func (l *logger) forget(peer string) {

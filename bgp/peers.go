@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"net/netip"
@@ -40,8 +41,14 @@ func (s *session) local(p *api.Peer) netip.Addr {
 // internal says whether the session is one inside the AS. Of a peer that may have
 // any number it is not known before it has said which.
 func (s *session) internal(asn uint32) bool {
-	return s.row.ASN.Number == asn || s.row.ASN.Number == 0 && s.row.ASN.Mode == "Internal"
+	return cmp.Or(s.row.ASN.Number, s.asn) == asn || s.row.ASN.Number == 0 && s.row.ASN.Mode == asnInternal
 }
+
+// The modes of a BGPPeerASN, but Any.
+const (
+	asnInternal = "Internal"
+	asnExternal = "External"
+)
 
 // prefix is the peer's address as GoBGP's sets of neighbors have it.
 func (s *session) prefix() string {
@@ -53,13 +60,13 @@ func (s *session) prefix() string {
 func (s *session) peer(asn uint32, restarting bool) *api.Peer {
 	row := s.row
 	peerASN := row.ASN.Number // 0: any
-	if s.internal(asn) {
+	if peerASN == 0 && row.ASN.Mode == asnInternal {
 		peerASN = asn
 	}
 	seconds := func(d time.Duration) uint64 { return uint64(math.Ceil(d.Seconds())) }
 	p := &api.Peer{
 		Conf: &api.PeerConf{NeighborAddress: s.remote.String(), PeerAsn: peerASN, AuthPassword: row.Password,
-			AllowOwnAsn: uint32(row.AllowASIn), Description: row.Peer, AdminDown: s.held != ""},
+			AllowOwnAsn: uint32(row.AllowASIn), Description: row.Peer, AdminDown: s.held != "" || s.refused != ""},
 		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: seconds(row.ConnectRetry), HoldTime: seconds(row.Hold),
 			KeepaliveInterval: seconds(row.KeepAlive), IdleHoldTimeAfterReset: seconds(idleAfterReset)}},
 		Transport: &api.Transport{RemotePort: uint32(row.RemotePort), PassiveMode: row.Passive},
@@ -125,8 +132,7 @@ func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
 		if old.row.NextHop6 == now.row.NextHop6 {
 			return nil
 		}
-		// Policies alone have GoBGP send nothing again.
-		return i.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: now.remote.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
+		return i.sendAgain(ctx, now)
 	}
 	if old != nil {
 		if err := i.deletePeer(ctx, old); err != nil {
@@ -134,6 +140,12 @@ func (i *instance) replacePeer(ctx context.Context, old, now *session) error {
 		}
 	}
 	return i.addPeer(ctx, now)
+}
+
+// sendAgain gives the peer all routes anew: what changes in policies alone, GoBGP
+// sends to nobody.
+func (i *instance) sendAgain(ctx context.Context, s *session) error {
+	return i.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: s.remote.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
 }
 
 // inServer is the session as the server has it; nil: it has none.

@@ -49,6 +49,11 @@ func (s *Speaker) settle(ctx context.Context, now time.Time) error {
 // settle judges what changed since the session was seen last. Nothing changes while it does.
 func (i *instance) settle(ctx context.Context, s *session, p *api.Peer, now time.Time) error {
 	since := p.Timers.GetState().GetUptime().AsTime()
+	if p.State.SessionState == api.PeerState_SESSION_STATE_ESTABLISHED && s.asn != p.State.PeerAsn {
+		if err := i.meet(ctx, s, p.State.PeerAsn, now); err != nil || s.refused != "" {
+			return err
+		}
+	}
 	switch {
 	case p.State.SessionState == api.PeerState_SESSION_STATE_OPENCONFIRM: // it may have been given all already
 		return nil
@@ -83,8 +88,30 @@ func mayBeginAgain(p *api.Peer) bool {
 	return p.State.SessionState == api.PeerState_SESSION_STATE_IDLE && p.State.AdminState == api.PeerState_ADMIN_STATE_UP && !p.GracefulRestart.GetPeerRestarting()
 }
 
-// shutOutPause is how long a peer is left alone that sent more prefixes than it may:
-// it has them still, in all likelihood.
+// meet takes in the AS number of a peer that may have several. GoBGP lets whichever it
+// is in where it need not be a certain one, and does not know what is for internal peers alone.
+func (i *instance) meet(ctx context.Context, s *session, asn uint32, now time.Time) error {
+	knew := s.internal(i.row.ASN)
+	s.asn = asn
+	internal := s.internal(i.row.ASN)
+	switch {
+	case internal && s.row.ASN.Number == 0 && s.row.ASN.Mode == asnExternal:
+		s.asn, s.shutOut = 0, now
+		s.refused = fmt.Sprintf("the peer has this node's own AS number %d, and spec.peerASNMode is External: make it Internal or Any, "+
+			"or correct the number of one of them; the session begins again after %s", asn, shutOutWords)
+		if _, err := i.server.UpdatePeer(ctx, &api.UpdatePeerRequest{Peer: s.peer(i.row.ASN, false)}); err != nil {
+			return fmt.Errorf("refuse peer %s, which is internal: %w", s.row.Peer, err)
+		}
+	case internal != knew:
+		if err := errors.Join(i.addressesChanged(ctx), i.sendAgain(ctx, s)); err != nil {
+			return fmt.Errorf("have routes of peer %s as its AS wants them: %w", s.row.Peer, err)
+		}
+	}
+	return nil
+}
+
+// shutOutPause is how long a peer is left alone that sent more prefixes than it may, or
+// was refused: it does so still, in all likelihood.
 const (
 	shutOutPause = 5 * time.Minute
 	shutOutWords = "5 minutes"
@@ -97,12 +124,12 @@ func isShutOut(p *api.Peer) bool { return p.State.AdminState == api.PeerState_AD
 // shutOutLongEnough says whether that was so long ago that the session may begin again.
 func (s *session) shutOutLongEnough(p *api.Peer, now time.Time) bool {
 	switch {
-	case !isShutOut(p):
+	case !isShutOut(p) && s.refused == "":
 		s.shutOut = time.Time{}
 	case s.shutOut.IsZero():
 		s.shutOut = now
 	case now.Sub(s.shutOut) >= shutOutPause:
-		s.shutOut = time.Time{}
+		s.shutOut, s.refused = time.Time{}, ""
 		return true
 	}
 	return false

@@ -60,14 +60,16 @@ type session struct {
 	// own is this end's address of a session with a link-local address, and tells it
 	// from those with the same address on other interfaces.
 	own netip.Addr
-	// held is why it is kept down; "": it is not.
-	held string
+	// asn is the peer's AS number, as it said when the session was seen established last.
+	asn uint32
+	// held is why it is kept down, and refused, why for a while; "": it is not.
+	held, refused string
 	// wasEstablished is the state's.
 	wasEstablished bool
 	// since is when it was established; the zero Time: it was not when it was seen last.
 	since time.Time
-	// shutOut is since when it is down for more prefixes than it may have; the zero
-	// Time: it is not.
+	// shutOut is since when it is down for more prefixes than it may have, or refused;
+	// the zero Time: it is not.
 	shutOut time.Time
 	// unsettled are the prefixes that have changed after it was seen last.
 	unsettled map[netip.Prefix]bool
@@ -215,6 +217,9 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := s.instance(row.Instance)
+	if row.Bar != "" { // it could be had before
+		return i.dropSession(ctx, row.Peer)
+	}
 	remote, err := s.remoteOf(row, i.sessions[row.Peer])
 	if err != nil {
 		return err
@@ -231,7 +236,10 @@ func (s sessions) Update(ctx context.Context, row state.BGPSession) error {
 	if old != nil {
 		now.held = old.held
 		if old.remote == remote {
-			now.wasEstablished, now.since, now.shutOut, now.unsettled = old.wasEstablished, old.since, old.shutOut, old.unsettled
+			now.wasEstablished, now.since, now.unsettled = old.wasEstablished, old.since, old.unsettled
+			if old.row.ASN == row.ASN { // else it is to be met again
+				now.asn = old.asn
+			}
 		}
 	}
 	i.sessions[row.Peer] = now

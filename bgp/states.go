@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -54,7 +55,9 @@ func (i *instance) listSessions(ctx context.Context, each func(*session, *api.Pe
 
 func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	row := state.BGPSessionState{Instance: s.row.Instance, Peer: s.row.Peer, Remote: s.remote, ASN: p.State.PeerAsn,
-		State: stateName(p.State.SessionState), LastError: i.log.lastError(s.remote.String()), Flaps: i.log.flaps(s.remote.String())}
+		State: stateName(p.State.SessionState), Flaps: i.log.flaps(s.remote.String()),
+		UpdatesReceived: p.State.GetMessages().GetReceived().GetUpdate(), UpdatesSent: p.State.GetMessages().GetSent().GetUpdate()}
+	row.LastError, row.ErrorAt = i.log.lastError(s.remote.String())
 	if at := p.Timers.GetState(); at != nil {
 		switch {
 		case row.State == state.BGPEstablished && at.Uptime != nil:
@@ -66,32 +69,58 @@ func (i *instance) stateOf(s *session, p *api.Peer) state.BGPSessionState {
 	if row.Since.Unix() <= 0 {
 		row.Since = time.Time{}
 	}
-	if s.held != "" {
-		row.LastError = s.held
+	if down := cmp.Or(s.refused, s.held); down != "" {
+		row.LastError, row.ErrorAt = down, time.Time{}
 	}
 	s.wasEstablished = s.wasEstablished || row.State == state.BGPEstablished
 	row.Local, row.WasEstablished = s.local(p), s.wasEstablished
 	if row.State != state.BGPEstablished {
+		if s.row.Passive && row.LastError == "" {
+			row.LastError = waitsForPeer
+		}
 		return row
 	}
-	row.Told = len(p.AfiSafis) > 0
+	row.IPv4, row.IPv6 = s.row.IPv4 && peerHas(p, false), s.row.IPv6 && peerHas(p, true)
+	row.Told = row.IPv4 || row.IPv6
 	for _, af := range p.AfiSafis {
+		family := af.GetConfig().GetFamily()
+		if exchanged := row.IPv4 && isFamily(family, false) || row.IPv6 && isFamily(family, true); !exchanged {
+			continue
+		}
 		row.Told = row.Told && af.GetMpGracefulRestart().GetState().GetEndOfRibReceived()
 		row.Received += int(af.State.GetReceived())
 		row.Accepted += int(af.State.GetAccepted())
 	}
 	for prefix, r := range i.routes { // GoBGP would go through its policies for it
-		if exchanged := s.row.IPv4 && prefix.Addr().Is4() || s.row.IPv6 && prefix.Addr().Is6(); !exchanged {
+		if !row.Exchanges(prefix.Addr()) {
 			continue
 		}
 		switch offered, other := i.offered(s, r); {
 		case offered:
 			row.Advertised++
 		case other != "":
+			row.ErrorAt = time.Time{}
 			row.LastError = fmt.Sprintf("routes are held back that are not for peer %s too: it has the same link-local address, and so has this end: give one of them another", other)
 		}
 	}
 	return row
+}
+
+// waitsForPeer is said of a passive session that nobody has tried to have.
+const waitsForPeer = "waits for the peer to connect, as spec.passive has it: configure this node as a neighbor there; " +
+	"if it is one, look at the way, and whether the passwords of both ends are the same"
+
+// peerHas says whether the peer has said that it exchanges routes of a family (RFC
+// 4760 §8). GoBGP has it of one that says nothing that it means IPv4.
+func peerHas(p *api.Peer, v6 bool) bool {
+	return slices.ContainsFunc(p.State.RemoteCap, func(c *api.Capability) bool {
+		return c.GetMultiProtocol() != nil && isFamily(c.GetMultiProtocol().Family, v6)
+	})
+}
+
+func isFamily(f *api.Family, v6 bool) bool {
+	want := apiFamilyOf(v6)
+	return f.GetAfi() == want.Afi && f.GetSafi() == want.Safi
 }
 
 // stateName is a state of RFC 4271 §8.2.2 as the RFC writes it.
@@ -133,9 +162,9 @@ const (
 	Received   Direction = true
 )
 
-// Paths are the routes that a peer, "" for each, was sent or has sent, sorted by
-// instance, peer and prefix.
-func (s *Speaker) Paths(_ context.Context, which Direction, peer string) ([]Path, error) {
+// Paths are the routes that a peer by its name or address, "" for each, was sent or
+// has sent, sorted by instance, peer and prefix. A session that is down has sent none.
+func (s *Speaker) Paths(ctx context.Context, which Direction, peer string) ([]Path, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	table := api.TableType_TABLE_TYPE_ADJ_OUT
@@ -145,8 +174,11 @@ func (s *Speaker) Paths(_ context.Context, which Direction, peer string) ([]Path
 	var paths []Path
 	for _, i := range s.instances {
 		for _, session := range i.sessions {
-			if i.server == nil || peer != "" && session.row.Peer != peer {
+			if i.server == nil || peer != "" && session.row.Peer != peer && session.remote.String() != peer {
 				continue
+			}
+			if which == Advertised && i.inServer(ctx, session).GetState().GetSessionState() != api.PeerState_SESSION_STATE_ESTABLISHED {
+				continue // GoBGP tells what it would send
 			}
 			for _, v6 := range []bool{false, true} {
 				if exchanged := session.row.IPv4 && !v6 || session.row.IPv6 && v6; !exchanged {

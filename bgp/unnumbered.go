@@ -94,7 +94,7 @@ func (t *Target) unnumbered(ctx context.Context) error {
 	return t.DB.Follow(ctx, poll, func(snap state.Snapshot) {
 		wanted := map[string]bool{}
 		for s := range t.DB.BGPSessions.All(snap) {
-			if s.Interface != "" && s.Status.Wanted() {
+			if s.Interface != "" && s.Bar == "" && s.Status.Wanted() {
 				wanted[s.Interface] = true
 			}
 		}
@@ -122,7 +122,7 @@ func (t *Target) heard(router netip.Addr) {
 	var seeking []string
 	for row := range t.DB.BGPSessions.All(snap) {
 		now, _ := t.DB.BGPSessionStates.Get(snap, row.RowKey())
-		if row.Interface == router.Zone() && now.State != state.BGPEstablished && (now.Remote != router || row.Status.Phase == state.Failed) {
+		if row.Interface == router.Zone() && row.Bar == "" && now.State != state.BGPEstablished && (now.Remote != router || row.Status.Phase == state.Failed) {
 			seeking = append(seeking, row.RowKey())
 		}
 	}

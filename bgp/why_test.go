@@ -49,7 +49,7 @@ func TestWhy(t *testing.T) {
 		for _, s := range test.said {
 			to.Debug(s.msg, s.args...)
 		}
-		if got := l.lastError(peer); !strings.Contains(got, test.want) || test.want == "" && got != "" {
+		if got, _ := l.lastError(peer); !strings.Contains(got, test.want) || test.want == "" && got != "" {
 			t.Errorf("%v: %q, want %q", test.said, got, test.want)
 		}
 	}

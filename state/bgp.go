@@ -214,7 +214,9 @@ type BGPSession struct {
 	// MaxPrefixes that it may send, of each family; 0: any number.
 	MaxPrefixes4, MaxPrefixes6 uint32
 	// BFD session beside it.
-	BFD    BFDConfig
+	BFD BFDConfig
+	// Bar is why the node cannot have it, with what can be done; "": it can.
+	Bar    string
 	Status Status
 }
 
@@ -293,15 +295,24 @@ type BGPSessionState struct {
 	Since time.Time
 	// Flaps is how often it was established, and is not any more.
 	Flaps int
-	// LastError is why it last ended, in words; "": it has not.
+	// LastError is why it last ended, in words, and when that was (wall clock; the
+	// zero Time: it is so now); "": it has not.
 	LastError string
+	ErrorAt   time.Time
 	// BFD is how the BFD session beside it stands (a BFDPhase), "" without one.
 	BFD string
 	// Told: the peer has sent all that it had (End-of-RIB, RFC 4724 §2).
 	Told bool
+	// IPv4 and IPv6: both ends exchange routes of it. None, while not established.
+	IPv4, IPv6 bool
 	// Received from the peer, accepted, and advertised to it: prefixes of all families.
 	Received, Accepted, Advertised int
+	// UPDATEs received and sent since it was begun with this peer.
+	UpdatesReceived, UpdatesSent uint64
 }
+
+// Exchanges says whether routes of an address's family are exchanged.
+func (s BGPSessionState) Exchanges(a netip.Addr) bool { return s.IPv4 && a.Is4() || s.IPv6 && a.Is6() }
 
 // BGPPeerStatus is what the coordinator has to say of the sessions with a BGPPeer.
 type BGPPeerStatus struct {

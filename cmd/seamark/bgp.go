@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -48,11 +49,19 @@ type bgpPeer struct {
 	BFD      string `json:"bfd,omitempty"`
 	Families string `json:"families"`
 	// Received and Advertised prefixes.
-	Received   int    `json:"received"`
-	Advertised int    `json:"advertised"`
-	Flaps      int    `json:"flaps"`
-	LastError  string `json:"lastError,omitempty"`
+	Received   int `json:"received"`
+	Advertised int `json:"advertised"`
+	Flaps      int `json:"flaps"`
+	// LastError, and when it was; "": it is so now.
+	LastError   string `json:"lastError,omitempty"`
+	LastErrorAt string `json:"lastErrorAt,omitempty"`
 }
+
+// The states of sessions that BGP has no name for.
+const (
+	notBegun   = "not begun"
+	impossible = "impossible"
+)
 
 func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 	sessions, err := control.Rows[state.BGPSession](ctx, c.client(), "bgpsessions")
@@ -63,20 +72,24 @@ func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	speakers, err := control.Rows[state.BGPSpeaker](ctx, c.client(), "bgpspeakers")
+	if err != nil {
+		return err
+	}
 	slices.SortFunc(sessions, func(a, b state.BGPSession) int { return strings.Compare(a.RowKey(), b.RowKey()) })
 	rows := []bgpPeer{}
 	for _, s := range sessions {
-		row := bgpPeer{Instance: s.Instance, Peer: s.Peer, Address: or(s.Interface, s.Remote.String()), ASN: s.ASN.Number, State: "not begun", LastError: s.Status.Err}
-		switch {
-		case s.IPv4 && s.IPv6:
-			row.Families = "ipv4,ipv6"
-		case s.IPv6:
-			row.Families = "ipv6"
-		default:
-			row.Families = "ipv4"
+		row := bgpPeer{Instance: s.Instance, Peer: s.Peer, Address: s.Interface, ASN: s.ASN.Number, State: notBegun, Families: families(s.IPv4, s.IPv6)}
+		if s.Remote.IsValid() {
+			row.Address = s.Remote.String()
 		}
-		if row.LastError == "" {
-			row.LastError = string(s.Status.Reason)
+		speaker := state.BGPSpeaker{}
+		if i := slices.IndexFunc(speakers, func(sp state.BGPSpeaker) bool { return sp.Instance == s.Instance }); i >= 0 {
+			speaker = speakers[i]
+		}
+		row.LastError = cmp.Or(s.Bar, s.Status.Err, speaker.Status.Err, string(s.Status.Reason))
+		if s.Bar != "" {
+			row.State = impossible
 		}
 		i := slices.IndexFunc(states, func(st state.BGPSessionState) bool { return st.RowKey() == s.RowKey() })
 		if i >= 0 {
@@ -85,6 +98,12 @@ func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 			row.Received, row.Advertised, row.LastError, row.BFD = st.Received, st.Advertised, st.LastError, st.BFD
 			if !st.Since.IsZero() {
 				row.Since = timestamp(st.Since)
+			}
+			if !st.ErrorAt.IsZero() {
+				row.LastErrorAt = timestamp(st.ErrorAt)
+			}
+			if st.State == state.BGPEstablished { // what both ends exchange
+				row.Families = families(st.IPv4, st.IPv6)
 			}
 		}
 		rows = append(rows, row)
@@ -95,9 +114,24 @@ func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 			if p.ASN != 0 {
 				asn = strconv.FormatUint(uint64(p.ASN), 10)
 			}
-			return []string{p.Instance, p.Peer, p.Address, asn, p.State, or(p.Since, none), or(p.BFD, none), p.Families, strconv.Itoa(p.Received),
-				strconv.Itoa(p.Advertised), strconv.Itoa(p.Flaps), or(p.LastError, none)}
+			last := or(p.LastError, none)
+			if p.LastErrorAt != "" {
+				last += " (at " + p.LastErrorAt + ")"
+			}
+			return []string{p.Instance, p.Peer, or(p.Address, none), asn, p.State, or(p.Since, none), or(p.BFD, none), or(p.Families, none), strconv.Itoa(p.Received),
+				strconv.Itoa(p.Advertised), strconv.Itoa(p.Flaps), last}
 		}, "No BGP sessions found. They begin with a BGPInstance and a BGPPeer that select this node.")
+}
+
+func families(v4, v6 bool) string {
+	var names []string
+	if v4 {
+		names = append(names, "ipv4")
+	}
+	if v6 {
+		names = append(names, "ipv6")
+	}
+	return strings.Join(names, ",")
 }
 
 func bgpRoutes(ctx context.Context, c *cli, out, errOut io.Writer, direction, peer string) error {

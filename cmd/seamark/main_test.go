@@ -342,6 +342,12 @@ func (d *daemon) putRows(table string, data []byte) error {
 		return putRows(d.writer, d.db.BFDSessions, data)
 	case "bfdstates":
 		return putRows(d.writer, d.db.BFDStates, data)
+	case "bgpspeakers":
+		return putRows(d.writer, d.db.BGPSpeakers, data)
+	case "bgpsessions":
+		return putRows(d.writer, d.db.BGPSessions, data)
+	case "bgpsessionstates":
+		return putRows(d.writer, d.db.BGPSessionStates, data)
 	case "nodeproblems":
 		return putRows(d.writer, d.db.NodeProblems, data)
 	}

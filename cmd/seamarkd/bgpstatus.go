@@ -57,7 +57,7 @@ func (d *deciders) peers(snap state.Snapshot) []state.LeasePeer {
 				told.Established++
 				continue
 			}
-			told.Why = cmp.Or(told.Why, d.whyDown(snap, peer, key))
+			told.Why = cmp.Or(told.Why, d.whyDown(snap, key))
 		}
 		if told.Sessions > 0 && len(peers) < maxReportedPeers {
 			peers = append(peers, told)
@@ -70,19 +70,11 @@ func (d *deciders) peers(snap state.Snapshot) []state.LeasePeer {
 var fromPort = regexp.MustCompile(`\S+->`)
 
 // whyDown says why a session is not established.
-func (d *deciders) whyDown(snap state.Snapshot, peer state.BGPPeer, key string) string {
-	session, wanted := d.db.BGPSessions.Get(snap, key)
+func (d *deciders) whyDown(snap state.Snapshot, key string) string {
+	session, _ := d.db.BGPSessions.Get(snap, key)
 	now, _ := d.db.BGPSessionStates.Get(snap, key)
-	why := cmp.Or(session.Status.Err, now.LastError)
-	if !wanted { // what keeps it from being had has been said of the peer
-		for _, problems := range []state.Table[state.Problem]{d.db.NodeProblems, d.db.SourceProblems} {
-			for p := range problems.All(snap) {
-				if p.Object == peer.Origin {
-					why = cmp.Or(why, p.Message)
-				}
-			}
-		}
-	}
+	speaker, _ := d.db.BGPSpeakers.Get(snap, session.Instance)
+	why := cmp.Or(session.Bar, session.Status.Err, now.LastError, speaker.Status.Err)
 	why = fromPort.ReplaceAllString(cmp.Or(why, "the session is not established yet"), "")
 	return strings.ToValidUTF8(why[:min(len(why), maxReportedWhy)], "")
 }

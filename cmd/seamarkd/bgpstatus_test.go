@@ -20,11 +20,16 @@ func TestReportedPeers(t *testing.T) {
 	}
 	elsewhere := peer("elsewhere")
 	elsewhere.NodeSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "2"}}}
+	in := func(instances, name string) state.BGPPeer {
+		p := peer(name)
+		p.Instances = strings.Split(instances, "")
+		return p
+	}
 	before := []state.LeasePeer{{Peer: "up", Sessions: 1, Established: 1}}
 	writer.Update(func(tx *state.Tx) {
 		db.Nodes.Put(tx, state.Node{Name: "n1", Labels: map[string]string{"rack": "1"}})
 		db.NodeLeases.Put(tx, state.NodeLease{Node: "n1", Peers: before})
-		for _, p := range []state.BGPPeer{peer("up"), peer("half"), peer("refused"), peer("new"), elsewhere} {
+		for _, p := range []state.BGPPeer{in("ab", "up"), in("ab", "half"), in("ab", "refused"), in("ab", "new"), elsewhere, in("c", "c")} {
 			db.BGPPeers.Put(tx, p)
 		}
 	})
@@ -34,15 +39,16 @@ func TestReportedPeers(t *testing.T) {
 	down := state.BGPSessionState{Instance: "b", Peer: "half", State: "Active",
 		LastError: "cannot connect: dial tcp 192.168.10.100:40123->192.168.10.200:179: " + strings.Repeat("ö", 200)}
 	want(d, db.BGPSessions, []state.BGPSession{{Instance: "a", Peer: "up"}, {Instance: "b", Peer: "up"}, {Instance: "a", Peer: "half"},
-		{Instance: "b", Peer: "half"}, {Instance: "a", Peer: "new"}, {Instance: "b", Peer: "new"}})
+		{Instance: "b", Peer: "half"}, {Instance: "a", Peer: "new"}, {Instance: "b", Peer: "new"},
+		{Instance: "a", Peer: "refused", Bar: "node n1 has no default route"}, {Instance: "b", Peer: "refused", Bar: "node n1 has no default route"}, {Instance: "c", Peer: "c"}})
 	writer.Update(func(tx *state.Tx) {
 		db.BGPSpeakers.Put(tx, state.BGPSpeaker{Instance: "a"})
 		db.BGPSpeakers.Put(tx, state.BGPSpeaker{Instance: "b"})
+		db.BGPSpeakers.Put(tx, state.BGPSpeaker{Instance: "c", Status: state.Status{Phase: state.Failed, Err: "start BGP instance c: address already in use"}})
 		for _, s := range []state.BGPSessionState{{Instance: "a", Peer: "up", State: state.BGPEstablished}, {Instance: "b", Peer: "up", State: state.BGPEstablished},
 			{Instance: "a", Peer: "half", State: state.BGPEstablished}, down} {
 			db.BGPSessionStates.Put(tx, s)
 		}
-		db.NodeProblems.Put(tx, state.Problem{Object: peer("refused").Origin, Field: "spec.autoDiscovery", Message: "node n1 has no default route"})
 	})
 	got := d.peers(db.Snapshot())
 	for i, p := range got {
@@ -53,7 +59,7 @@ func TestReportedPeers(t *testing.T) {
 			got[i].Why = "cut"
 		}
 	}
-	if want := []state.LeasePeer{{Peer: "half", Sessions: 2, Established: 1, Why: "cut"}, {Peer: "new", Sessions: 2, Why: "the session is not established yet"},
+	if want := []state.LeasePeer{{Peer: "c", Sessions: 1, Why: "start BGP instance c: address already in use"}, {Peer: "half", Sessions: 2, Established: 1, Why: "cut"}, {Peer: "new", Sessions: 2, Why: "the session is not established yet"},
 		{Peer: "refused", Sessions: 2, Why: "node n1 has no default route"}, {Peer: "up", Sessions: 2, Established: 2}}; !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}

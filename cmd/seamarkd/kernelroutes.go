@@ -9,6 +9,7 @@ import (
 
 	"github.com/seamark-lb/seamark/bgp"
 	"github.com/seamark-lb/seamark/cmd/internal/control"
+	"github.com/seamark-lb/seamark/source"
 	"github.com/seamark-lb/seamark/state"
 )
 
@@ -71,11 +72,14 @@ func (d *deciders) kernelRoutesDecided(snap state.Snapshot) bool {
 // ones, with why they are not in the kernel.
 func (d *deciders) bgpPaths(speaker *bgp.Speaker) func(context.Context, bool, string) ([]control.BGPPath, error) {
 	return func(ctx context.Context, received bool, peer string) ([]control.BGPPath, error) {
+		snap := d.db.Snapshot()
+		if err := d.knownPeer(snap, peer); err != nil {
+			return nil, err
+		}
 		paths, err := speaker.Paths(ctx, bgp.Direction(received), peer)
 		if err != nil {
 			return nil, err
 		}
-		snap := d.db.Snapshot()
 		imports := d.imports(snap)
 		all := make([]control.BGPPath, len(paths))
 		for i, p := range paths {
@@ -87,6 +91,27 @@ func (d *deciders) bgpPaths(speaker *bgp.Speaker) func(context.Context, bool, st
 		}
 		return all, nil
 	}
+}
+
+// knownPeer is an error unless there is to be a session with the peer, by its name or
+// address; "" is any.
+func (d *deciders) knownPeer(snap state.Snapshot, peer string) error {
+	var there []string
+	for s := range d.db.BGPSessions.All(snap) {
+		now, _ := d.db.BGPSessionStates.Get(snap, s.RowKey())
+		if peer == "" || peer == s.Peer || peer == s.Remote.String() || peer == now.Remote.String() {
+			return nil
+		}
+		there = append(there, s.Peer)
+	}
+	if peer == "" {
+		return nil
+	}
+	if len(there) == 0 {
+		return fmt.Errorf("no session with a peer %q: %w: this node is to have none", peer, source.ErrNotFound)
+	}
+	slices.Sort(there)
+	return fmt.Errorf("no session with a peer %q: %w: there are %s", peer, source.ErrNotFound, strings.Join(slices.Compact(there), ", "))
 }
 
 // imported says whether a route is in the kernel, and why not.
