@@ -21,10 +21,10 @@ static __always_inline int is_ipip(const struct packet *p)
 // is_geneve is is_ipip for Geneve to this node; parse_l4 has seen the UDP header.
 static __always_inline int is_geneve(const struct packet *p)
 {
-	union addr own = own_addr(p->v6), dest = dest_of(p);
+	union addr dest = dest_of(p);
 
 	return p->proto == IPPROTO_UDP && p->dport == geneve_port && !p->fragment && p->l4_at - p->l3_at == ip_size(p->v6) &&
-	       same_addr(p->v6, &own, &dest);
+	       is_own_addr(p->v6, &dest);
 }
 
 enum ecn { NOT_ECT, ECT_1, ECT_0, CE, ECN_MASK = 3 };

@@ -269,6 +269,14 @@ struct {
 	__type(value, struct nat6);
 } nat_in6 SEC(".maps");
 
+// This node's own addresses.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node_addrs);
+} own_addrs SEC(".maps");
+
 // The pods of this node, by address.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -358,6 +358,15 @@ struct in6 {
 	__be32 addr[4];
 };
 
+enum max_node_addrs { MAX_NODE_ADDRS = 8 };
+
+// node_addrs are the addresses that other nodes know this one by, of each family; the
+// first is what it sends from where nothing says otherwise. 0: there are no more.
+struct node_addrs {
+	__be32 four[MAX_NODE_ADDRS];
+	struct in6 six[MAX_NODE_ADDRS];
+};
+
 struct endpoint {
 	__u32 ifindex; // of the veth's host end
 	__u8 pod_mac[6];

@@ -10,11 +10,6 @@
 // Where Geneve is received (RFC 8926, section 3.3).
 volatile const __be16 geneve_port = bpf_htons(6081);
 
-// This node's addresses: where Geneve for it comes, and what outer headers come
-// from when a next hop does not say. 0: it has none of that family.
-volatile const __be32 node_addr;
-volatile const struct in6 node_addr6;
-
 // IP in IP has no field to say in that a packet has had its second chance. An
 // IPv4 header that may not be fragmented has no use for its identification, which
 // may have any value (RFC 6864, section 4.1).
@@ -61,20 +56,32 @@ enum geneve_option_values {
 // The most that a tunnel adds: Geneve over IPv6 with an IPv6 pod.
 #define TUNNEL_MAX 80
 
-// own_addr is this node's address of a family.
+// own_addr is what this node sends from, of a family; all zeros: it has none.
 static __always_inline union addr own_addr(int v6)
 {
-	union addr a = {};
+	union addr none = {};
+	__u32 zero = 0;
+	struct node_addrs *own = bpf_map_lookup_elem(&own_addrs, &zero);
 
-	if (v6) {
-		a.v6[0] = node_addr6.addr[0];
-		a.v6[1] = node_addr6.addr[1];
-		a.v6[2] = node_addr6.addr[2];
-		a.v6[3] = node_addr6.addr[3];
-	} else {
-		a.v4 = node_addr;
+	if (!own)
+		return none;
+	return v6 ? load_addr(1, &own->six[0]) : load_addr(0, &own->four[0]);
+}
+
+// is_own_addr says whether other nodes know this one by an address.
+static __always_inline int is_own_addr(int v6, const union addr *addr)
+{
+	__u32 zero = 0;
+	struct node_addrs *own = bpf_map_lookup_elem(&own_addrs, &zero);
+
+	if (!own || no_addr(v6, addr))
+		return 0;
+	for (int i = 0; i < MAX_NODE_ADDRS; i++) {
+		union addr one = v6 ? load_addr(1, &own->six[i]) : load_addr(0, &own->four[i]);
+		if (same_addr(v6, &one, addr))
+			return 1;
 	}
-	return a;
+	return 0;
 }
 
 // traffic_class is IPv6's traffic class, and IPv4's TOS.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,13 +116,41 @@ func TestMode(t *testing.T) {
 }
 
 func TestNodeIP(t *testing.T) {
-	for _, given := range []string{"fd00::1", "eth1", "203.0.113.77"} {
-		if _, _, err := outsideAddr(given); err == nil || !strings.Contains(err.Error(), "--node-ip") {
-			t.Errorf("outsideAddr(%q): %v, want an error that names --node-ip", given, err)
+	for _, given := range []string{"fe80::1%eth1", "eth1", "203.0.113.77", "fd00::77"} {
+		if _, err := outsideOf(given); err == nil || !strings.Contains(err.Error(), "--node-ip") {
+			t.Errorf("outsideOf(%q): %v, want an error that names --node-ip", given, err)
 		}
 	}
-	if addr, mtu, err := outsideAddr("127.0.0.1"); err != nil || addr.String() != "127.0.0.1" || mtu == 0 {
-		t.Errorf("outsideAddr(127.0.0.1) = %v, %d, %v", addr, mtu, err)
+	if out, err := outsideOf("127.0.0.1"); err != nil || out.addrs[0].String() != "127.0.0.1" || out.mtu == 0 {
+		t.Errorf("outsideOf(127.0.0.1) = %v, %v", out, err)
+	}
+}
+
+func TestNodeAddrs(t *testing.T) {
+	addrs := func(text string) (all []netip.Addr) {
+		for _, a := range strings.Fields(text) {
+			all = append(all, netip.MustParseAddr(a))
+		}
+		return all
+	}
+	for name, row := range map[string]struct {
+		own   string
+		given bool
+		node  string
+		want  string
+	}{
+		"nobody says more":            {own: "10.0.2.15 fd00::15", want: "10.0.2.15 fd00::15"},
+		"the node knows better":       {own: "10.0.2.15 fd00::15", node: "192.168.10.100 fd00:10::100", want: "192.168.10.100 fd00:10::100"},
+		"what is given comes first":   {own: "192.168.20.1", given: true, node: "192.168.10.100", want: "192.168.20.1 192.168.10.100"},
+		"given, and of the node":      {own: "fd00::15", given: true, node: "192.168.10.100 fd00::15", want: "fd00::15 192.168.10.100"},
+		"the node has one family":     {own: "192.168.10.100 fd00:10::100", given: true, node: "192.168.10.100", want: "192.168.10.100 fd00:10::100"},
+		"of two on the device, first": {own: "192.168.10.100 192.168.10.7 fd00::1 fd00::2", want: "192.168.10.100 fd00::1"},
+		"all that the node has":       {own: "192.168.10.100", node: "192.168.10.100 10.9.9.9", want: "192.168.10.100 10.9.9.9"},
+	} {
+		out := outside{addrs: addrs(row.own), given: row.given}
+		if got := out.nodeAddrs(state.Node{Addrs: addrs(row.node)}); !slices.Equal(got, addrs(row.want)) {
+			t.Errorf("%s: %v, want %s", name, got, row.want)
+		}
 	}
 }
 

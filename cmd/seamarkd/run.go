@@ -32,11 +32,12 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	started := time.Now()
 	db, writer := state.New()
 
-	addr, mtu, err := outsideAddr(node.addr)
+	outside, err := outsideOf(node.addr)
 	if err != nil {
 		return err
 	}
-	config := kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, NodeAddr: addr, MSSClamp: mssClamp(mtu), Log: log}
+	config := kernel.Config{BPFFS: node.bpffs, RunDir: node.runDir, MSSClamp: mssClamp(outside.mtu), Log: log,
+		NodeAddr: first(outside.addrs, false), NodeAddr6: first(outside.addrs, true)}
 	if err := node.kernel.config(&config); err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	defer resolver.Close()
 	hops := datapath.NewNextHops(maps, resolver, log)
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
-	frontends.Hash, frontends.NodeAddrs = kernel.FlowHash, nodeAddrs(db)
+	frontends.Hash, frontends.NodeAddrs = kernel.FlowHash, addrsOf(db)
 
 	engine, err := openStore(store, node.leaseRenew, db, writer, log)
 	if err != nil {
@@ -71,7 +72,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	decide := &deciders{db: db, writer: writer, node: node.name, defaults: node.frontends.Defaults, log: log,
 		bgpDrainDelay: node.bgpDrainDelay, drainOnCordon: node.drainOnCordon}
 	if node.mode == modeLB {
-		decide.appliance = addr
+		decide.appliance = outside.addrs[0]
 	}
 	tell := teller{db, src}
 	var announcer *announce.Announcer
@@ -130,6 +131,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("decide attachments", decide.attachments)
 	part("decide BGP", decide.bgp)
 	part("decide kernel routes", decide.kernelRoutes)
+	part("keep this node's addresses", decide.keepNodeAddrs(outside, kern))
 	part("decide BFD sessions", decide.bfdSessions(node.bfd))
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
@@ -183,7 +185,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
 		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: decide.bgpPaths(bgpSpeaker), ExplainAdvertisement: decide.explainAdvertisement, Monitor: observe.monitor.packets}).Run)
 
-	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", addr, "store", store.engine)
+	log.Info("seamarkd runs", "mode", node.mode, "node", node.name, "address", outside.addrs[0], "store", store.engine)
 	err = group.Wait()
 	cancel()
 	err = errors.Join(err, below.Wait())

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 )
 
 // asDaemon makes the test binary seamarkd itself.
@@ -45,19 +48,20 @@ func (o *output) String() string {
 
 var _ io.Writer = (*output)(nil)
 
-// daemon starts seamarkd in namespaces of its own, with the address 192.0.2.1
-// on a device that swallows what is sent. exited gets its end.
+// daemon starts seamarkd in namespaces of its own, with the addresses 192.0.2.1 and
+// fd00:2::1 on a device that swallows what is sent. exited gets its end.
 func daemon(t *testing.T, flags ...string) (process *os.Process, out *output, exited <-chan error) {
 	t.Helper()
 	if testing.Short() || os.Getuid() != 0 {
 		t.Skip("needs root and no -short: it loads BPF programs in a network namespace of its own")
 	}
 	dir := t.TempDir()
-	flags = append(flags, "--node-name", "n", "--node-ip", "192.0.2.1", "--bpffs", filepath.Join(dir, "bpf"),
-		"--run-dir", filepath.Join(dir, "run"), "--state-dir", filepath.Join(dir, "state"))
+	flags = append([]string{"--node-name", "n", "--node-ip", "192.0.2.1", "--bpffs", filepath.Join(dir, "bpf"),
+		"--run-dir", filepath.Join(dir, "run"), "--state-dir", filepath.Join(dir, "state")}, flags...)
 	const prepare = `set -e
 		ip link set lo up; ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up
-		ip addr add 192.0.2.1/24 dev d0; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev d0
+		ip addr add 192.0.2.1/24 dev d0; ip addr add fd00:2::1/64 dev d0 nodad
+		ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev d0
 		mkdir "$1/bpf"; mount -t bpf bpf "$1/bpf"; shift
 		exec "$@"`
 	cmd := exec.Command("unshare", append([]string{"--net", "--mount", "sh", "-c", prepare, "sh", dir, os.Args[0]}, flags...)...)
@@ -158,5 +162,39 @@ func TestStopWhileStoreHangs(t *testing.T) {
 	err := exit(t, 20*time.Second, exited)
 	if took := time.Since(asked); took > 6*time.Second || err != nil {
 		t.Errorf("stopped after %v: %v", took, err)
+	}
+}
+
+// The programs know the addresses of both families that the node has where its
+// --node-ip is, of either.
+func TestOwnAddrs(t *testing.T) {
+	for _, given := range []string{"192.0.2.1", "fd00:2::1"} {
+		t.Run(given, func(t *testing.T) {
+			dir := t.TempDir()
+			process, out, _ := daemon(t, "--node-ip", given, "--store", "etcd", "--etcd-endpoints", "http://192.0.2.1:1")
+			for deadline := time.Now().Add(time.Minute); !strings.Contains(out.String(), "seamarkd runs"); <-time.After(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("does not run")
+				}
+			}
+			found, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(process.Pid), "root", filepath.Dir(dir), "*", "bpf", "seamark", "own_addrs"))
+			if err != nil || len(found) != 1 {
+				t.Fatalf("pins of own_addrs: %v, %v", found, err)
+			}
+			m, err := ebpf.LoadPinnedMap(found[0], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			row, err := m.LookupBytes(uint32(0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Eight of IPv4, eight of IPv6 (struct node_addrs).
+			four, six := netip.AddrFrom4([4]byte(row)), netip.AddrFrom16([16]byte(row[32:]))
+			if four.String() != "192.0.2.1" || six.String() != "fd00:2::1" {
+				t.Errorf("the programs know %s and %s", four, six)
+			}
+		})
 	}
 }

@@ -410,6 +410,12 @@ type bpfNextHop struct {
 	Node6   [4]uint32
 }
 
+type bpfNodeAddrs struct {
+	_    structs.HostLayout
+	Four [8]uint32
+	Six  [8]bpfIn6
+}
+
 type bpfPin struct {
 	_       structs.HostLayout
 	Backend uint32
@@ -623,6 +629,7 @@ const (
 	bpfMapNatOut              = "nat_out"
 	bpfMapNatOut6             = "nat_out6"
 	bpfMapNextHops            = "next_hops"
+	bpfMapOwnAddrs            = "own_addrs"
 	bpfMapPins                = "pins"
 	bpfMapPins6               = "pins6"
 	bpfMapQuotas              = "quotas"
@@ -653,8 +660,6 @@ const (
 	bpfVarMssClamp            = "mss_clamp"
 	bpfVarNatPortHigh         = "nat_port_high"
 	bpfVarNatPortLow          = "nat_port_low"
-	bpfVarNodeAddr            = "node_addr"
-	bpfVarNodeAddr6           = "node_addr6"
 	bpfVarSecondChance        = "second_chance"
 )
 
@@ -746,6 +751,7 @@ type bpfMapSpecs struct {
 	NatOut           *ebpf.MapSpec `ebpf:"nat_out"`
 	NatOut6          *ebpf.MapSpec `ebpf:"nat_out6"`
 	NextHops         *ebpf.MapSpec `ebpf:"next_hops"`
+	OwnAddrs         *ebpf.MapSpec `ebpf:"own_addrs"`
 	Pins             *ebpf.MapSpec `ebpf:"pins"`
 	Pins6            *ebpf.MapSpec `ebpf:"pins6"`
 	Quotas           *ebpf.MapSpec `ebpf:"quotas"`
@@ -777,8 +783,6 @@ type bpfVariableSpecs struct {
 	MssClamp            *ebpf.VariableSpec `ebpf:"mss_clamp"`
 	NatPortHigh         *ebpf.VariableSpec `ebpf:"nat_port_high"`
 	NatPortLow          *ebpf.VariableSpec `ebpf:"nat_port_low"`
-	NodeAddr            *ebpf.VariableSpec `ebpf:"node_addr"`
-	NodeAddr6           *ebpf.VariableSpec `ebpf:"node_addr6"`
 	SecondChance        *ebpf.VariableSpec `ebpf:"second_chance"`
 }
 
@@ -837,6 +841,7 @@ type bpfMaps struct {
 	NatOut           *ebpf.Map `ebpf:"nat_out"`
 	NatOut6          *ebpf.Map `ebpf:"nat_out6"`
 	NextHops         *ebpf.Map `ebpf:"next_hops"`
+	OwnAddrs         *ebpf.Map `ebpf:"own_addrs"`
 	Pins             *ebpf.Map `ebpf:"pins"`
 	Pins6            *ebpf.Map `ebpf:"pins6"`
 	Quotas           *ebpf.Map `ebpf:"quotas"`
@@ -893,6 +898,7 @@ func (m *bpfMaps) Close() error {
 		m.NatOut,
 		m.NatOut6,
 		m.NextHops,
+		m.OwnAddrs,
 		m.Pins,
 		m.Pins6,
 		m.Quotas,
@@ -925,8 +931,6 @@ type bpfVariables struct {
 	MssClamp            *ebpf.Variable `ebpf:"mss_clamp"`
 	NatPortHigh         *ebpf.Variable `ebpf:"nat_port_high"`
 	NatPortLow          *ebpf.Variable `ebpf:"nat_port_low"`
-	NodeAddr            *ebpf.Variable `ebpf:"node_addr"`
-	NodeAddr6           *ebpf.Variable `ebpf:"node_addr6"`
 	SecondChance        *ebpf.Variable `ebpf:"second_chance"`
 }
 

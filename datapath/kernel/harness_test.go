@@ -418,11 +418,6 @@ func bootTime(t testing.TB) int64 {
 	return ts.Nano()
 }
 
-func be32(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.NativeEndian.Uint32(b[:])
-}
-
 func be16(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
 }

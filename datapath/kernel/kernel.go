@@ -21,11 +21,9 @@ type Config struct {
 	BPFFS string
 	// RunDir holds a lock that keeps a second daemon away, and names the first.
 	RunDir string
-	// NodeAddr is this node's IPv4 address: what encapsulated packets come from
-	// when a next hop does not say.
-	NodeAddr netip.Addr
-	// NodeAddr6 is this node's IPv6 address; it may be invalid.
-	NodeAddr6 netip.Addr
+	// NodeAddr and NodeAddr6 are this node's addresses until SetNodeAddrs says more;
+	// what is pinned knows better. Either may be invalid.
+	NodeAddr, NodeAddr6 netip.Addr
 	// NATPorts are the first and the last port of this node that translated flows
 	// are given; zeros: those of bpf/pair.h.
 	NATPorts [2]uint16
@@ -103,6 +101,9 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := k.firstNodeAddrs(); err != nil {
+		return nil, err
+	}
 	if err := k.load(spec); err != nil {
 		return nil, err
 	}
@@ -144,20 +145,7 @@ func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	var addr [4]byte
-	if k.cfg.NodeAddr.Is4() {
-		addr = k.cfg.NodeAddr.As4()
-	}
-	err = errors.Join(
-		spec.Variables[bpfVarNodeAddr].Set(addr),
-		spec.Variables[bpfVarMssClamp].Set(k.cfg.MSSClamp),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("configure programs: %w", err)
-	}
-	if k.cfg.NodeAddr6.Is6() {
-		err = spec.Variables[bpfVarNodeAddr6].Set(k.cfg.NodeAddr6.As16())
-	}
+	err = spec.Variables[bpfVarMssClamp].Set(k.cfg.MSSClamp)
 	if k.cfg.NoSecondChance {
 		err = errors.Join(err, spec.Variables[bpfVarSecondChance].Set(uint8(0)))
 	}

@@ -50,15 +50,6 @@ func (f family) table(name string) string {
 	return name
 }
 
-// words are an address as in a value of bpf/shapes.h.
-func words(a netip.Addr) (w [4]uint32) {
-	b := a.As16()
-	for i := range w {
-		w[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return w
-}
-
 // The VIP's ports that are translated, or were: TCP, and UDP on the same.
 const (
 	portSNAT        = 180

@@ -13,7 +13,7 @@ import (
 // the end of the verifier's walk says why.
 func TestEveryProgramLoads(t *testing.T) {
 	newHost(t)
-	cfg := Config{NodeAddr: nodeAddr, MSSClamp: 1440}
+	cfg := Config{MSSClamp: 1440}
 	spec, err := (&Kernel{cfg: cfg}).spec()
 	if err != nil {
 		t.Fatal(err)

@@ -165,7 +165,7 @@ func (k *sharedKernel) reset() error {
 			errs = append(errs, fmt.Errorf("empty map %s: %w", name, err))
 		}
 	}
-	return errors.Join(append(errs, k.written.empty(k.maps))...)
+	return errors.Join(append(errs, k.written.empty(k.maps), k.firstNodeAddrs())...)
 }
 
 // empty makes a map as it was when it was created.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -274,6 +275,46 @@ func TestTunnelIn(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// A node has several addresses that others may know it by: Geneve comes in at each. A
+// daemon that starts keeps to what it finds.
+func TestNodeAddrs(t *testing.T) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
+		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+		inner := []packet.Layer{f.ip(f.client, f.vip, 63), packet.UDP{SrcPort: 9, DstPort: portHere}, packet.Payload("x")}
+		toPod := f.packet(fromOther, f.client, f.localPod, 63, packet.UDP{SrcPort: 9, DstPort: 8080}, packet.Payload("x"))
+		to := func(addr netip.Addr) []byte {
+			return concat([]packet.Layer{fromOther, outer(f.otherNode, addr, 5, false)}, inGeneve(5, podOption(f.localPod, 0)), inner)
+		}
+		n.expect(kindXDP, n.out, to(f.unmet), xdpPass, "not_ours", nil)
+		var many []netip.Addr
+		for addr := f.unmet; len(many) < 9; addr = addr.Prev() {
+			many = append(many, addr)
+		}
+		four, six := families[0].node, families[1].node
+		for name, row := range map[string]struct {
+			addrs, at, not []netip.Addr
+		}{
+			"two of them":        {[]netip.Addr{four, six, f.unmet}, []netip.Addr{f.node, f.unmet}, many[1:2]},
+			"in the other order": {[]netip.Addr{f.unmet, six, four}, []netip.Addr{f.node, f.unmet}, many[1:2]},
+			"as many as fit":     {many, many[:8], many[8:]},
+			"another":            {[]netip.Addr{f.unmet}, []netip.Addr{f.unmet}, []netip.Addr{f.node}},
+		} {
+			n.sub(name, func(n *node) {
+				if err := errors.Join(n.SetNodeAddrs(row.addrs), n.firstNodeAddrs()); err != nil {
+					n.t.Fatal(err)
+				}
+				for _, addr := range row.at {
+					n.expect(kindXDP, n.out, to(addr), xdpPass, "decap", toPod)
+				}
+				for _, addr := range row.not {
+					n.expect(kindXDP, n.out, to(addr), xdpPass, "not_ours", nil)
+				}
+			})
+		}
 	})
 }
 

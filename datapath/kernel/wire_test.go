@@ -108,7 +108,8 @@ func (w *wire) join(index int, sizes Sizes) *wireNode {
 	w.must(loaded.Maps["devices"].Put(w.ifindex()%uint32(bpfMaxDevicesMAX_DEVICES), bpfDevice{Ifindex: w.ifindex(), Mac: n.mac, Mtu: 1500}))
 	spec, err := loadBpf()
 	w.must(err)
-	n.kernel = &Kernel{maps: loaded.Maps}
+	n.kernel = &Kernel{cfg: Config{NodeAddr: n.addr}, maps: loaded.Maps}
+	w.must(n.kernel.firstNodeAddrs())
 	n.kernel.reasons, err = reasonNames(spec)
 	w.must(err)
 	n.maps, err = datapath.NewKernelMaps(loaded.Maps)
@@ -122,7 +123,7 @@ func (w *wire) join(index int, sizes Sizes) *wireNode {
 // load loads the programs over maps, or, with none, over new ones.
 func (w *wire) load(n *wireNode, sizes Sizes, chance bool, maps map[string]*ebpf.Map) *ebpf.Collection {
 	w.t.Helper()
-	spec, err := (&Kernel{cfg: Config{NodeAddr: n.addr, Sizes: sizes}}).spec()
+	spec, err := (&Kernel{cfg: Config{Sizes: sizes}}).spec()
 	w.must(err)
 	for name := range spec.Programs {
 		if name != "seamark_xdp" && (name != "seamark_tc_pod" || !chance) {
