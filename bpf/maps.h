@@ -269,6 +269,15 @@ struct {
 	__type(value, struct nat6);
 } nat_in6 SEC(".maps");
 
+// When a packet to a service port has last gone on in another way of forwarding than the
+// port's present one, or this has changed, in ticks: by its number (FRONTEND_SWITCHED).
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_SERVICES);
+	__type(key, __u32);
+	__type(value, __u32);
+} former_ways SEC(".maps");
+
 // This node's own addresses.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -64,7 +64,7 @@ enum frontend_flags {
 	FRONTEND_SOURCES = 32,  // only from the prefixes in sources
 	FRONTEND_REFUSE = 64,   // what cannot be served is answered (TCP RST, ICMP port unreachable)
 	FRONTEND_TRACED = 128,  // every packet is told to events
-	FRONTEND_SWITCHED = 256, // had another way of forwarding before: flows older than that go on in theirs
+	FRONTEND_SWITCHED = 256, // had another way of forwarding before: flows older than that go on in theirs (former_ways)
 };
 
 // What makes a packet leave the fast path: one test for all.

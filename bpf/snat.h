@@ -166,6 +166,16 @@ static __always_inline int snat_source(int v6, __u32 next_hop, union addr *sourc
 	return no_addr(v6, source) ? -1 : 0;
 }
 
+// note_former_way notes that a flow of a frontend goes on in the way it had before.
+static __always_inline void note_former_way(const struct frontend *f)
+{
+	__u32 service = f->service, tick = now();
+	__u32 *seen = bpf_map_lookup_elem(&former_ways, &service);
+
+	if (seen && *seen != tick)
+		*seen = tick;
+}
+
 // snat_known forwards a packet of a flow that is translated already, whatever the
 // tables and the mode say now. It returns 0 when there is no such flow.
 static __always_inline int snat_known(struct packet *p, const struct frontend *f, const struct five_tuple *t)
@@ -179,6 +189,8 @@ static __always_inline int snat_known(struct packet *p, const struct frontend *f
 	n->stream = stream;
 	if (!known_out(p->v6, n))
 		return 0;
+	if (!(f->flags & FRONTEND_SNAT))
+		note_former_way(f);
 	count_forwarded(f->service, n->backend, l3_len(p));
 	return carry_apart(p, n, REASON_FORWARD_SNAT) ?: DROP(REASON_NO_ROUTE);
 }
@@ -189,8 +201,12 @@ static __always_inline int snat_known(struct packet *p, const struct frontend *f
 // flow that is older than the mode (FRONTEND_SWITCHED).
 static __always_inline int snat_out(struct packet *p, const struct frontend *f, const struct five_tuple *t, const struct target *b)
 {
-	if (p->proto == IPPROTO_SCTP || (f->flags & FRONTEND_SWITCHED && p->proto == IPPROTO_TCP && !p->first))
+	if (p->proto == IPPROTO_SCTP)
 		return 0;
+	if (f->flags & FRONTEND_SWITCHED && p->proto == IPPROTO_TCP && !p->first) {
+		note_former_way(f);
+		return 0;
+	}
 
 	struct translation *n = begin_translation(p, t);
 	if (!n || snat_source(p->v6, b->next_hop, &n->to.saddr))

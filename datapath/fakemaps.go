@@ -61,6 +61,7 @@ func NewFakeMaps() *FakeMaps {
 		Fragments:     newFakeMap[FragmentKey, FragmentEntry](f, "fragments", hash, 8192),
 		NATOut:        newFakeMap[Tuple, NATEntry](f, "nat_out", hash, 262144),
 		NATIn:         newFakeMap[Tuple, NATEntry](f, "nat_in", hash, 262144),
+		FormerWays:    newFakeMap[uint32, uint32](f, "former_ways", array, maxServices),
 		Endpoints:     newFakeMap[netip.Addr, EndpointEntry](f, "endpoints", hash, 4096),
 		Announcer:     newFakeMap[uint32, AnnouncerEntry](f, "announcer", array, 1),
 		Announced:     newFakeMap[AnnouncedKey, AnnouncedEntry](f, "announced", hash, 16384),

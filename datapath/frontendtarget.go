@@ -49,6 +49,11 @@ type FrontendTarget struct {
 	// Hash is the flow hash, set before first use. Without it, no window of
 	// changes closes while there are pins of its set.
 	Hash FlowHash
+	// Ticks is the clock of table entries (bpf/clock.h), and FlowTimeout how long the
+	// tables remember a flow without a packet, both set before first use. Without
+	// them, frontends that once had another way of forwarding never forget it.
+	Ticks       func() uint32
+	FlowTimeout time.Duration
 	// NodeAddrs returns the addresses of a node, set before first use; nil: they are not known.
 	NodeAddrs func(node string) NodeAddrs
 
@@ -195,7 +200,7 @@ func (t *FrontendTarget) DeleteAll(_ context.Context, rows []state.Frontend) []e
 
 // Prune reads the maps anew and removes what is in them and not in wanted,
 // but for addresses that the responder still answers for. It closes the windows
-// of changes that are over, frees what nothing mentions any more, and makes the
+// of changes that are over, and those of ways of forwarding, frees what nothing mentions any more, and makes the
 // tables that the next changes will want.
 func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error {
 	t.mu.Lock()
@@ -236,7 +241,7 @@ func (t *FrontendTarget) Prune(_ context.Context, wanted []state.Frontend) error
 			}
 		}
 	}
-	return firstError(t.closeWindows, t.sweep, t.free, t.makeSpares)
+	return firstError(t.closeWindows, t.forgetFormerWays, t.sweep, t.free, t.makeSpares)
 }
 
 // RewriteNextHops makes the backends' rows lead where Hops says now.
@@ -309,15 +314,6 @@ func flagsOf(row state.Frontend) (flags FrontendFlags) {
 	return flags
 }
 
-// flagsAfter returns flags with what the kernel's entry, if there is one, adds:
-// that somebody watches it, and that flows may be older than its way of forwarding.
-func flagsAfter(old FrontendEntry, flags FrontendFlags) FrontendFlags {
-	if old != (FrontendEntry{}) && (old.Flags^flags)&FrontendSNAT != 0 {
-		flags |= FrontendSwitched
-	}
-	return flags | old.Flags&(FrontendTraced|FrontendSwitched)
-}
-
 // want takes note of all rows before the first is written: what they have in
 // common is decided by all of them.
 func (t *FrontendTarget) want(rows []state.Frontend) {
@@ -386,6 +382,9 @@ func (t *FrontendTarget) serve(key FrontendKey, row state.Frontend) (err error) 
 		if err := t.fill(set, ticks(row.Affinity)); err != nil {
 			return err
 		}
+	}
+	if err := t.noteSwitch(key, entry); err != nil {
+		return err
 	}
 	if err := t.putFrontend(key, entry); err != nil {
 		return err

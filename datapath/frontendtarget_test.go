@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -212,7 +213,7 @@ func TestFrontendTargetRestartWritesNothing(t *testing.T) {
 }
 
 // Flows keep the way of forwarding that they began with: the frontend says that
-// there was another, for as long as it is there, also after a restart.
+// there was another, also after a restart.
 func TestForwardingSwitches(t *testing.T) {
 	fake := NewFakeMaps()
 	rows := func(way state.Forwarding) []state.Frontend {
@@ -249,6 +250,83 @@ func TestForwardingSwitches(t *testing.T) {
 	}
 	if e, _, _ := fake.Frontends.Lookup(key); e.Flags != FrontendSNAT {
 		t.Errorf("made anew: flags are %q", e.Flags)
+	}
+}
+
+// That a frontend had another way of forwarding is forgotten when no flow that began with
+// it can be left, and not before: the daemon may be another by then.
+func TestFormerWaysAreForgotten(t *testing.T) {
+	const timeout = 100 * tick
+	fake := NewFakeMaps()
+	key := FrontendKey{Addr: netip.MustParseAddr("192.168.10.211"), Port: 80, Proto: state.TCP}
+	clock := uint32(math.MaxUint32 - 50) // it goes round
+	var rows []state.Frontend
+	pass := func(way state.Forwarding, after uint32) FrontendFlags {
+		t.Helper()
+		clock += after
+		row := frontend("a/web", "192.168.10.211:80/TCP", "172.20.1.1:80@w2")
+		row.Forwarding = way
+		before := rows
+		rows = []state.Frontend{row}
+		target := newTestTarget(fake.Maps) // restarted
+		target.Ticks, target.FlowTimeout = func() uint32 { return clock }, timeout
+		if err := target.converge(before, rows); err != nil {
+			t.Fatal(err)
+		}
+		e, _, err := fake.Frontends.Lookup(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Flags
+	}
+	packet := func() { // of a flow of the former way
+		t.Helper()
+		e, _, err := fake.Frontends.Lookup(key)
+		if err := errors.Join(err, fake.FormerWays.Update(e.Service, clock)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, step := range []struct {
+		way    state.Forwarding
+		after  uint32 // ticks
+		packet bool
+		want   FrontendFlags
+	}{
+		{way: state.ForwardDSR},
+		{way: state.ForwardSNAT, after: 1000, want: FrontendSNAT | FrontendSwitched},
+		{way: state.ForwardSNAT, after: 100, packet: true, want: FrontendSNAT | FrontendSwitched},
+		{way: state.ForwardSNAT, after: 100, want: FrontendSNAT | FrontendSwitched},
+		{way: state.ForwardSNAT, after: 1, want: FrontendSNAT},
+		{way: state.ForwardDSR, after: 1000, want: FrontendSwitched},
+		{way: state.ForwardSNAT, after: 90, want: FrontendSNAT | FrontendSwitched}, // begins anew
+		{way: state.ForwardSNAT, after: 90, want: FrontendSNAT | FrontendSwitched},
+		{way: state.ForwardSNAT, after: 11, want: FrontendSNAT},
+	} {
+		if got := pass(step.way, step.after); got != step.want {
+			t.Errorf("step %d: flags are %q, want %q", i, got, step.want)
+		}
+		if step.packet {
+			packet()
+		}
+	}
+	// A packet that is younger than the clock of the pass.
+	pass(state.ForwardDSR, 1)
+	clock += 2
+	packet()
+	clock--
+	if got := pass(state.ForwardDSR, 0); got != FrontendSwitched {
+		t.Errorf("a packet of this moment: flags are %q", got)
+	}
+	// One that switched under a daemon that knew no such map.
+	e, _, err := fake.Frontends.Lookup(key)
+	if err := errors.Join(err, fake.FormerWays.Delete(e.Service)); err != nil {
+		t.Fatal(err)
+	}
+	if got := pass(state.ForwardDSR, 1000); got != FrontendSwitched {
+		t.Errorf("of an older daemon: flags are %q", got)
+	}
+	if got := pass(state.ForwardDSR, 101); got != 0 {
+		t.Errorf("of an older daemon, and forgotten: flags are %q", got)
 	}
 }
 

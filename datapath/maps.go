@@ -65,6 +65,7 @@ type Maps struct {
 	Fragments     Map[FragmentKey, FragmentEntry]
 	NATOut        Map[Tuple, NATEntry]
 	NATIn         Map[Tuple, NATEntry]
+	FormerWays    Map[uint32, uint32] // ticks, by service number
 	Endpoints     Map[netip.Addr, EndpointEntry]
 	Announcer     Map[uint32, AnnouncerEntry]
 	Announced     Map[AnnouncedKey, AnnouncedEntry]

@@ -14,6 +14,7 @@ import (
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/coexist"
 	"github.com/seamark-lb/seamark/datapath"
+	"github.com/seamark-lb/seamark/datapath/collect"
 	"github.com/seamark-lb/seamark/datapath/health"
 	"github.com/seamark-lb/seamark/datapath/kernel"
 	"github.com/seamark-lb/seamark/datapath/pod"
@@ -60,6 +61,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	defer resolver.Close()
 	hops := datapath.NewNextHops(maps, resolver, log)
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
+	frontends.Ticks, frontends.FlowTimeout = collect.Now, node.observe.timeouts.Established
 	frontends.Hash, frontends.NodeAddrs = kernel.FlowHash, addrsOf(db)
 
 	engine, err := openStore(store, node.leaseRenew, db, writer, log)

@@ -613,6 +613,7 @@ const (
 	bpfMapEvents              = "events"
 	bpfMapFlows               = "flows"
 	bpfMapFlows6              = "flows6"
+	bpfMapFormerWays          = "former_ways"
 	bpfMapFragments           = "fragments"
 	bpfMapFragments6          = "fragments6"
 	bpfMapFrontends           = "frontends"
@@ -735,6 +736,7 @@ type bpfMapSpecs struct {
 	Events           *ebpf.MapSpec `ebpf:"events"`
 	Flows            *ebpf.MapSpec `ebpf:"flows"`
 	Flows6           *ebpf.MapSpec `ebpf:"flows6"`
+	FormerWays       *ebpf.MapSpec `ebpf:"former_ways"`
 	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
 	Fragments6       *ebpf.MapSpec `ebpf:"fragments6"`
 	Frontends        *ebpf.MapSpec `ebpf:"frontends"`
@@ -825,6 +827,7 @@ type bpfMaps struct {
 	Events           *ebpf.Map `ebpf:"events"`
 	Flows            *ebpf.Map `ebpf:"flows"`
 	Flows6           *ebpf.Map `ebpf:"flows6"`
+	FormerWays       *ebpf.Map `ebpf:"former_ways"`
 	Fragments        *ebpf.Map `ebpf:"fragments"`
 	Fragments6       *ebpf.Map `ebpf:"fragments6"`
 	Frontends        *ebpf.Map `ebpf:"frontends"`
@@ -882,6 +885,7 @@ func (m *bpfMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Flows6,
+		m.FormerWays,
 		m.Fragments,
 		m.Fragments6,
 		m.Frontends,

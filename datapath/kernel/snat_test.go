@@ -159,18 +159,30 @@ func TestSNATIntoVLAN(t *testing.T) {
 	})
 }
 
-// Flows keep their way when the forwarding mode of a frontend changes.
+// Flows keep their way when the forwarding mode of a frontend changes; that one did so is
+// noted, and nothing else is.
 func TestSNATSwitched(t *testing.T) {
 	atEachHookInEachFamily(t, func(n *node, f family) {
 		in := func(proto uint8, sport, port uint16, flags uint8) []byte {
 			return f.packet(fromRouter, f.client, f.vip, 63, l4(proto, sport, port, flags))
 		}
+		former := false
 		reason := func(want string, frame []byte) {
 			t.Helper()
 			if r := n.run(kindXDP, n.out, frame); r.reason != want {
 				t.Errorf("%q, want %q", r.reason, want)
 			}
+			var seen uint32
+			if err := n.maps["former_ways"].Lookup(uint32(0), &seen); err != nil {
+				t.Fatal(err)
+			}
+			if (seen != 0) != former {
+				t.Errorf("%q: seen at %d in its former way, want %v", want, seen, former)
+			}
+			n.put("former_ways", uint32(0), uint32(0))
+			former = false
 		}
+		former = true
 		reason("forward_remote", in(packet.ProtoTCP, 1, portNowSNAT, packet.ACK)) // of a flow older than the mode
 		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.SYN))
 		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.ACK))
@@ -181,6 +193,7 @@ func TestSNATSwitched(t *testing.T) {
 		n.putFrontend(f, f.vip, portSNATBefore, packet.ProtoTCP, bpfFrontend{Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
 		reason("forward_snat", in(packet.ProtoTCP, 5, portSNATBefore, packet.SYN))
 		n.putFrontend(f, f.vip, portSNATBefore, packet.ProtoTCP, bpfFrontend{Set: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SWITCHED)})
+		former = true
 		reason("forward_snat", in(packet.ProtoTCP, 5, portSNATBefore, packet.ACK))
 		reason("forward_remote", in(packet.ProtoTCP, 4, portSNATBefore, packet.ACK))
 		reason("forward_remote", in(packet.ProtoTCP, 6, portSNATBefore, packet.SYN))
