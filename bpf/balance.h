@@ -90,31 +90,38 @@ static __always_inline int inline_forward_translated(void *ctx, enum hook hook, 
 }
 GLOBAL(forward_translated, struct detour)
 
-// icmp_to_vip answers a ping, and hands an error about what a backend sent to
-// that backend.
-static __always_inline int icmp_to_vip(struct packet *p, struct detour *d)
+// find_own_vip is find_vip for what comes from outside.
+static __always_inline struct frontend *find_own_vip(int v6, const union addr *addr)
+{
+	struct frontend *vip = find_vip(v6, addr);
+
+	return vip && !(vip->flags & FRONTEND_INSIDE) ? vip : NULL;
+}
+
+// icmp_to_vip is the verdict on ICMP to a VIP that is no error: a ping is answered.
+static __always_inline int icmp_to_vip(struct packet *p)
 {
 	if (is_echo(p))
 		return answer_echo(p);
 	if (is_neighbour_discovery(p))
 		return PASS(REASON_NOT_OURS); // the kernel's, also where the address is ours
-	if (!is_icmp_error(p))
-		return DROP(REASON_UNSERVED_PROTO);
+	return DROP(REASON_UNSERVED_PROTO);
+}
 
-	struct quoted *q;
-	enum reason bad = quote_of(p, &q);
-	if (bad)
-		return DROP(bad);
-	int verdict = translated_error(p, q, TABLE(p->v6, nat_out));
-	if (verdict)
-		return verdict;
+// error_of_frontend hands an error about what a backend has sent from a frontend to that
+// backend. It returns 0 when there is no such frontend.
+static __always_inline int error_of_frontend(struct packet *p, struct quoted *q, struct detour *d)
+{
 	struct five_tuple t = reversed(&q->flow);
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
 	if (f && f->flags & FRONTEND_INSIDE) // about what kube-proxy has translated
 		return PASS(REASON_NOT_OURS);
 	struct target b = {};
 	__u32 hash = flow_hash(p->v6, &t);
-	if (!f || choose_backend(p->v6, f, &t, hash, AGE_ABOUT, 0, &b) == REASON_NO_BACKEND)
+
+	if (!f || f->flags & FRONTEND_INSIDE)
+		return 0;
+	if (choose_backend(p->v6, f, &t, hash, AGE_ABOUT, 0, &b) == REASON_NO_BACKEND)
 		return DROP(REASON_ICMP_UNKNOWN);
 	if (b.flags & BACKEND_LOCAL)
 		return error_to_pod(p, q, &b.addr);
@@ -127,31 +134,9 @@ static __always_inline int icmp_to_vip(struct packet *p, struct detour *d)
 	return VERDICT(ACT_DETOUR, REASON_FORWARD_REMOTE);
 }
 
-// icmp_to_node hands an error about what this node has sent on, translated or in
-// a tunnel, to the client.
-static __always_inline int icmp_to_node(struct packet *p)
-{
-	struct quoted *q = NULL;
-	int verdict = 0;
-
-	if (!is_icmp_error(p))
-		return PASS(REASON_NOT_OURS);
-	if (!quote_of(p, &q))
-		verdict = translated_error(p, q, TABLE(p->v6, nat_in));
-	if (!verdict && q)
-		verdict = error_of_tunnel(p, q);
-	return verdict ?: PASS(REASON_NOT_OURS);
-}
-
-// find_own_vip is find_vip for what comes from outside.
-static __always_inline struct frontend *find_own_vip(int v6, const union addr *addr)
-{
-	struct frontend *vip = find_vip(v6, addr);
-
-	return vip && !(vip->flags & FRONTEND_INSIDE) ? vip : NULL;
-}
-
-// inline_handle_icmp is where ICMP goes.
+// inline_handle_icmp is where ICMP goes. An error to a VIP, or to this node, is about what
+// was sent from a frontend there, or what this node has sent on, translated or in a tunnel:
+// it goes to who sent that. What is of none of these is dropped, or this node's own.
 static __always_inline int inline_handle_icmp(void *ctx, enum hook hook, int v6, struct detour *d)
 {
 	struct packet p;
@@ -159,7 +144,19 @@ static __always_inline int inline_handle_icmp(void *ctx, enum hook hook, int v6,
 		return DROP(REASON_TRUNCATED);
 
 	union addr dest = dest_of(&p);
-	return find_own_vip(v6, &dest) ? icmp_to_vip(&p, d) : icmp_to_node(&p);
+	int to_vip = !!find_own_vip(v6, &dest);
+	if (!is_icmp_error(&p))
+		return to_vip ? icmp_to_vip(&p) : PASS(REASON_NOT_OURS);
+	struct quoted *q = NULL;
+	enum reason bad = quote_of(&p, &q);
+	int verdict = 0;
+	if (!bad)
+		verdict = translated_error(&p, q) ?: error_of_frontend(&p, q, d);
+	if (!verdict && to_vip)
+		return DROP(bad ?: REASON_ICMP_UNKNOWN);
+	if (!verdict && q)
+		verdict = error_of_tunnel(&p, q);
+	return verdict ?: PASS(REASON_NOT_OURS);
 }
 GLOBAL(handle_icmp, struct detour)
 

@@ -261,12 +261,14 @@ static __always_inline int send_error_on(struct packet *p, const union addr *to)
 }
 
 // translated_error sends an error about a translated flow on to where the packet
-// came from: to the backend (table is nat_out), or to the client (nat_in). It
-// returns 0 when there is no such flow. Those of pods here are not brought to
-// them until they are at their door (tc_to_pod.c).
-static __always_inline int translated_error(struct packet *p, struct quoted *q, void *table)
+// came from: the backend, or the client. It returns 0 when there is no such flow.
+// Those of pods here are not brought to them until they are at their door
+// (tc_to_pod.c).
+static __always_inline int translated_error(struct packet *p, struct quoted *q)
 {
-	int flags = find_translated(p->v6, q, table);
+	int flags = find_translated(p->v6, q, TABLE(p->v6, nat_out));
+	if (flags < 0)
+		flags = find_translated(p->v6, q, TABLE(p->v6, nat_in));
 	if (flags < 0 || flags & NAT_INSIDE)
 		return 0;
 	union addr to = q->becomes.saddr;

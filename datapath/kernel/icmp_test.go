@@ -356,6 +356,9 @@ func TestICMPErrors(t *testing.T) {
 	eachAnswers(t, func(a answers) {
 		n := a.node
 		clientPort := uint16(1025)
+		// The VIP's ports are node ports, too, and those of a ClusterIP.
+		nodePort := pick(a, nodeAddr, netip.MustParseAddr("2001:db8:10::64"))
+		clusterIP := pick(a, families[0].clusterIP, families[1].clusterIP)
 		for _, l4 := range []struct {
 			proto     uint8
 			port, pod uint16
@@ -373,6 +376,10 @@ func TestICMPErrors(t *testing.T) {
 				n.put("flows", bpfFlowKey{Pod: be32(a.pod), Client: be32(a.client), PodPort: be16(l4.pod), ClientPort: be16(clientPort), Proto: l4.proto}, bpfFlow{})
 			}
 			n.table(l4.set, 0, []uint32{l4.set})
+			f := families[pick(a, 0, 1)]
+			n.putFrontend(f, nodePort, l4.port, l4.proto, bpfFrontend{Set: l4.set})
+			n.putTarget(f, nodePort, a.pod, l4.port, l4.proto, l4.pod)
+			n.putFrontend(f, clusterIP, l4.port, l4.proto, bpfFrontend{Inside: l4.set, Flags: uint32(bpfFrontendFlagsFRONTEND_INSIDE)})
 		}
 		// l4 of what the backend sent, from the VIP's port or its own.
 		tcp := func(port uint16) packet.Layer { return packet.TCP{SrcPort: port, DstPort: clientPort, Seq: 5, Ack: 6} }
@@ -403,6 +410,19 @@ func TestICMPErrors(t *testing.T) {
 					fault(kind, a.pod, keep, sent(a.pod, l4.layer(l4.pod))...)}
 			}
 		}
+		pass := func(name string, in []byte) { rows[name] = row{in, xdpPass, "not_ours", nil} }
+		for name, l4 := range map[string]struct {
+			layer     func(uint16) packet.Layer
+			port, pod uint16
+		}{"tcp": {tcp, portLocal, 8080}, "udp": {udp, 53, 5353}, "sctp": {sctp, 36, 36}} {
+			rows["node port, "+name] = row{
+				fault(kind, nodePort, 1000, sent(nodePort, l4.layer(l4.port))...), xdpPass, "icmp_forwarded",
+				fault(kind, a.pod, 1000, sent(a.pod, l4.layer(l4.pod))...)}
+			pass("cluster ip, "+name, fault(kind, clusterIP, 1000, sent(clusterIP, l4.layer(l4.port))...))
+		}
+		rows["node port, another flow"] = row{fault(kind, nodePort, 8, sent(nodePort, packet.TCP{SrcPort: portLocal, DstPort: 9})...), xdpDrop, "icmp_unknown", nil}
+		pass("the node's own", fault(kind, nodePort, 8, sent(nodePort, tcp(portUnserved))...))
+		pass("of another's, to the node", fault(kind, nodePort, 8, sent(a.vip, tcp(portLocal))...))
 		for _, kind := range pick(a, []uint16{0x0300, 0x0303, 0x030d, 0x0b00, 0x0c00}, []uint16{0x0104, 0x0300, 0x0401}) {
 			rows[fmt.Sprintf("kind %04x", kind)] = row{fault(kind, a.vip, 8, sent(a.vip, tcp(portLocal))...), xdpPass, "icmp_forwarded", fault(kind, a.pod, 8, sent(a.pod, tcp(8080))...)}
 		}
@@ -482,9 +502,9 @@ func TestICMPErrorsOfTranslated(t *testing.T) { atEachHook(t, icmpErrorsOfTransl
 
 func icmpErrorsOfTranslated(n *node) {
 	const natPort, clientPort, backendPort = 61005, 1025, 8080
-	strange := netip.MustParseAddr("10.99.0.7") // no route to it
-	for _, from := range []netip.Addr{client, strange} {
-		n.put("nat_out", bpfTuple{Saddr: be32(from), Daddr: be32(vip), Sport: be16(clientPort), Dport: be16(portRemote), Proto: packet.ProtoTCP},
+	strange := netip.MustParseAddr("10.99.0.7")                                                    // no route to it
+	for from, to := range map[netip.Addr]netip.Addr{client: vip, strange: vip, router: nodeAddr} { // the last by a node port
+		n.put("nat_out", bpfTuple{Saddr: be32(from), Daddr: be32(to), Sport: be16(clientPort), Dport: be16(portRemote), Proto: packet.ProtoTCP},
 			bpfNat{Saddr: be32(nodeAddr), Daddr: be32(remotePod), Sport: be16(natPort), Dport: be16(backendPort)})
 	}
 	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(nodeAddr), Sport: be16(backendPort), Dport: be16(natPort), Proto: packet.ProtoTCP},
@@ -502,6 +522,8 @@ func icmpErrorsOfTranslated(n *node) {
 	flooded := packet.Ethernet{Dst: otherMAC, Src: routerMAC}
 	for name, row := range map[string]row{
 		"of the answer": {fault(fromRouter, 63, vip, client, portRemote, clientPort), xdpTX, "icmp_forwarded",
+			fault(toOther, 62, remotePod, nodeAddr, backendPort, natPort)},
+		"of the answer from a node port": {fault(fromRouter, 63, nodeAddr, router, portRemote, clientPort), xdpTX, "icmp_forwarded",
 			fault(toOther, 62, remotePod, nodeAddr, backendPort, natPort)},
 		"of the question": {fault(fromRouter, 63, nodeAddr, remotePod, natPort, backendPort), xdpTX, "icmp_forwarded",
 			fault(toRouter, 62, client, vip, clientPort, portRemote)},
