@@ -19,7 +19,7 @@ type kernelFlags struct {
 func (f *kernelFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.modes, "datapath-mode", []string{string(kernel.ModeAuto)},
 		"where packets from outside are balanced: native (XDP in the driver), generic (XDP in the stack), tc, or auto, the best of them that a device has; EXPRESSION=MODE for the devices whose names match, the first of which counts")
-	fs.Float64Var(&f.ratio, "map-size-ratio", 0.0025, "share of the memory that the tables of flows may take, from a quarter of their usual sizes on (0: those sizes); a change keeps the flows there are")
+	fs.Float64Var(&f.ratio, "map-size-ratio", 0.0125, "share of the memory that the tables of flows may take when all are full, from a quarter of their usual sizes on (0: those sizes); a change keeps the flows there are")
 	for _, size := range []struct {
 		value *uint32
 		flag  string

@@ -34,8 +34,8 @@ type Config struct {
 	// handed on to the other backend of their slot.
 	NoSecondChance bool
 	Sizes
-	// MapMemory is what the tables of flows may take, in bytes, where Sizes do not
-	// say; 0: what they do in bpf/shapes.h.
+	// MapMemory is what the tables of flows may take when all are full, in bytes, where
+	// Sizes do not say; 0: what they do in bpf/shapes.h.
 	MapMemory uint64
 	// Modes are where outside devices have their packets balanced.
 	Modes Modes

@@ -44,18 +44,22 @@ const (
 // entry, in bytes.
 const entryOverhead = 64
 
-// scale is how many times as large the tables of flows may be with that much
-// memory for those that are allocated as a whole.
-func scale(specs map[string]*ebpf.MapSpec, memory uint64) float64 {
-	var whole float64
+// whole is about what the tables of flows take in bytes when all are full. Those that are
+// no LRU tables take it only as they fill.
+func whole(specs map[string]*ebpf.MapSpec) (bytes float64) {
 	for _, t := range (Sizes{}).tables() {
 		for _, name := range t.maps {
-			if m := specs[name]; m.Type == ebpf.LRUHash {
-				whole += float64(m.MaxEntries) * float64(m.KeySize+m.ValueSize+entryOverhead)
-			}
+			m := specs[name]
+			bytes += float64(m.MaxEntries) * float64(m.KeySize+m.ValueSize+entryOverhead)
 		}
 	}
-	factor := float64(scaleMin)
+	return bytes
+}
+
+// scale is how many times as large the tables of flows may be, to take no more than
+// that much memory.
+func scale(specs map[string]*ebpf.MapSpec, memory uint64) float64 {
+	whole, factor := whole(specs), float64(scaleMin)
 	for factor < scaleMax && 2*factor*whole <= float64(memory) {
 		factor *= 2
 	}
