@@ -64,10 +64,6 @@ func (r *frontendRun) nodePortAddrs(svc *state.Service) []netip.Addr {
 	return addrs
 }
 
-// firstNATPort and those above are the node's ports that translated flows are
-// given (bpf/pair.h, nat_port_low): answers to them come to the node's address.
-const firstNATPort = 61000
-
 // forNAT says whether a port of this node is none to serve something on, and
 // reports it.
 func (r *frontendRun) forNAT(ref state.ObjectRef, field string, port uint16, protocol state.Protocol) bool {

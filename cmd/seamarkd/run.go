@@ -134,6 +134,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("decide BGP", decide.bgp)
 	part("decide kernel routes", decide.kernelRoutes)
 	part("keep this node's addresses", decide.keepNodeAddrs(outside, kern))
+	part("look at ports", decide.natPorts)
 	part("decide BFD sessions", decide.bfdSessions(node.bfd))
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
