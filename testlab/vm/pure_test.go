@@ -120,3 +120,30 @@ func TestConsole(t *testing.T) {
 		}
 	}
 }
+
+// A run in which what it is for was skipped is none that went well.
+func TestMissing(t *testing.T) {
+	all := ""
+	for _, name := range required {
+		all += "--- PASS: " + name + " (1.00s)\n    --- SKIP: " + name + "/some (0.00s)\n"
+	}
+	for name, row := range map[string]struct {
+		out, run string
+		want     []string
+	}{
+		"all":                   {out: all},
+		"one skipped":           {out: strings.Replace(all, "--- PASS: TestBond ", "--- SKIP: TestBond ", 1), want: []string{"TestBond"}},
+		"one that never ran":    {out: strings.Replace(all, "--- PASS: TestSCTP (1.00s)\n", "", 1), want: []string{"TestSCTP"}},
+		"others chosen":         {run: "TestFragments|TestMSS"},
+		"chosen, and skipped":   {out: "--- SKIP: TestVLANDevice (0.00s)\n", run: "VLAN", want: []string{"TestVLANDevice"}},
+		"chosen with a subtest": {out: "--- PASS: TestBond (0.00s)\n", run: "Bond/active"},
+	} {
+		var count tally
+		for line := range strings.Lines(row.out) {
+			count.add(strings.TrimSuffix(line, "\n"))
+		}
+		if got := missing(&count, row.run); !slices.Equal(got, row.want) {
+			t.Errorf("%s: %v, want %v", name, got, row.want)
+		}
+	}
+}
