@@ -73,6 +73,9 @@ type NextHops struct {
 	Every time.Duration
 	// Settle is how long a change waits for more, 50 ms unless set before Run.
 	Settle time.Duration
+	// LeavesBy, if set before first use, is told of a device before a next hop that
+	// led by no device, or by another, is written to lead by it.
+	LeavesBy func(ifindex int)
 
 	resolver Resolver
 	log      *slog.Logger
@@ -238,10 +241,17 @@ func (n *NextHops) assign(hop Hop, held uint32) (uint32, error) {
 		}
 		n.index[hop] = index
 	}
-	if err := n.kernel.put(index, n.macs.entry(hop)); err != nil {
+	if err := n.put(index, n.macs.entry(hop)); err != nil {
 		return 0, err
 	}
 	return index, nil
+}
+
+func (n *NextHops) put(index uint32, entry NextHopEntry) error {
+	if held := n.kernel.have[index]; n.LeavesBy != nil && entry.Ifindex != 0 && entry.Ifindex != held.Ifindex {
+		n.LeavesBy(int(entry.Ifindex))
+	}
+	return n.kernel.put(index, entry)
 }
 
 // mayAdopt says whether the entry at held, left by an earlier process, is this hop's.
@@ -304,7 +314,7 @@ func (n *NextHops) resolve(routes, probe bool) (moved bool, err error) {
 	for hop, index := range n.index {
 		forgotten := macs.forgot(hop, n.kernel.have[index])
 		if !forgotten {
-			if err := n.kernel.put(index, macs.entry(hop)); err != nil {
+			if err := n.put(index, macs.entry(hop)); err != nil {
 				errs = append(errs, err)
 			}
 		}

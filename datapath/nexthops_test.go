@@ -72,6 +72,42 @@ func hopEntry(t *testing.T, m Maps, index uint32) NextHopEntry {
 	return entry
 }
 
+// Who has to know of the devices that packets leave by knows before they do.
+func TestNextHopsTellOfDevices(t *testing.T) {
+	fake, resolver := NewFakeMaps(), newFakeResolver()
+	resolver.routes["172.20.1.1"], resolver.routes["172.20.2.1"] = "192.168.10.1 2", "192.168.10.2 3"
+	resolver.neighbour("192.168.10.1", 2, 1)
+	hops := NewNextHops(fake.Maps, resolver, discard)
+	var told []int
+	hops.LeavesBy = func(ifindex int) {
+		told = append(told, ifindex)
+		all, err := fake.NextHops.All()
+		if err != nil {
+			t.Error(err)
+		}
+		for index, entry := range all {
+			if int(entry.Ifindex) == ifindex {
+				t.Errorf("next hop %d leads by device %d already", index, ifindex)
+			}
+		}
+	}
+	for _, pod := range []string{"172.20.1.1", "172.20.2.1"} {
+		hops.Index(netip.MustParseAddr(pod), NodeAddrs{}, 0)
+	}
+	if !slices.Equal(told, []int{2}) { // the other is not resolved
+		t.Errorf("told of %v", told)
+	}
+	resolver.neighbour("192.168.10.2", 3, 2)
+	for range 2 {
+		if err := hops.Refresh(true, true, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(told, []int{2, 3}) {
+		t.Errorf("told of %v", told)
+	}
+}
+
 func TestBackendsShareNextHops(t *testing.T) {
 	fake, r := NewFakeMaps(), newFakeResolver()
 	r.routes = map[string]string{"172.20.0.1": "192.168.10.100 2", "172.20.0.2": "192.168.10.100 2", "172.20.2.1": "192.168.10.200 2"}

@@ -60,6 +60,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	}
 	defer resolver.Close()
 	hops := datapath.NewNextHops(maps, resolver, log)
+	hops.LeavesBy = kern.LeaveBy
 	frontends := datapath.NewFrontendTarget(maps, hops, node.name, log)
 	frontends.Ticks, frontends.FlowTimeout = collect.Now, node.observe.timeouts.Established
 	frontends.Hash, frontends.NodeAddrs = kernel.FlowHash, addrsOf(db)

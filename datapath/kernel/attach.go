@@ -334,6 +334,7 @@ func (k *Kernel) inUse(ifindex int) bool {
 
 func (k *Kernel) forgetDevice(ifindex uint32) error {
 	delete(k.why, int(ifindex))
+	delete(k.kept, int(ifindex))
 	at := ifindex % uint32(bpfMaxDevicesMAX_DEVICES)
 	var there bpfDevice
 	err := k.maps[bpfMapDevices].Lookup(at, &there)
@@ -356,15 +357,30 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 			return false, err
 		}
 	}
-	if on, err := k.carriedBy(a.Index); err != nil || on != 0 && (mode == ModeAuto || mode == ModeNative) {
+	deaf := ""
+	if mode == ModeAuto || mode == ModeNative {
+		if deaf, err = k.deafWay(dev); err != nil {
+			return false, err
+		}
+		if deaf != "" && mode == ModeNative {
+			return false, fmt.Errorf("not native: %s", deaf)
+		}
+	}
+	if on, err := k.carriedBy(a.Index); err != nil || deaf == "" && on != 0 && (mode == ModeAuto || mode == ModeNative) {
 		return true, err
 	}
+	before := k.kept[a.Index]
+	k.kept[a.Index] = deaf != ""
 	if k.alive(name) {
 		now, err := xdpMode(a.Name)
 		if now == mode && mode == ModeGeneric {
 			k.why[a.Index] = asConfigured
 		}
-		if err != nil || now == mode || mode == ModeAuto {
+		if now == ModeGeneric && deaf != "" {
+			k.why[a.Index] = fmt.Sprintf("not %s: %s", ModeNative, deaf)
+		}
+		stays := now == mode || mode == ModeAuto && (deaf == "" && !before || deaf != "" && now == ModeGeneric)
+		if err != nil || stays {
 			return true, err
 		}
 		if mode != ModeTC { // which takes over before it goes
@@ -380,6 +396,9 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 	var not []string
 	for _, w := range mode.ways(dev) {
 		bar := w.bar
+		if bar == "" && w.mode == ModeNative {
+			bar = deaf
+		}
 		vlan, tagged := dev.(*netlink.Vlan)
 		if bar == "" && tagged && w.mode == ModeNative {
 			if bar, err = k.carry(vlan); err != nil {

@@ -54,9 +54,11 @@ type Kernel struct {
 	tcx      bool
 	events   events
 
-	mu    sync.Mutex
-	links map[string]link.Link // by the name of the pin
-	why   map[int]string       // Attachment.Why, by ifindex
+	mu      sync.Mutex
+	links   map[string]link.Link // by the name of the pin
+	why     map[int]string       // Attachment.Why, by ifindex
+	leaving map[int]bool         // by ifindex: next hops by it are about to be written
+	kept    map[int]bool         // by ifindex: XDP is not in the driver because of a way out
 }
 
 // Open loads the programs, or takes over from an earlier daemon: pinned maps
@@ -66,7 +68,7 @@ func Open(cfg Config) (_ *Kernel, err error) {
 	if err := checkHost(cfg.BPFFS); err != nil {
 		return nil, err
 	}
-	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]link.Link{}, why: map[int]string{}, tcx: haveTCX() == nil}
+	k := &Kernel{cfg: cfg, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]link.Link{}, why: map[int]string{}, leaving: map[int]bool{}, kept: map[int]bool{}, tcx: haveTCX() == nil}
 	held, err := lock(cfg.RunDir)
 	if err != nil {
 		return nil, err
