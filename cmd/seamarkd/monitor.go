@@ -143,6 +143,19 @@ func (m *monitor) traceService(service state.ObjectName) (end func(), err error)
 	}, nil
 }
 
+// keep has the frontends traced, too, that Services which are watched get meanwhile.
+func (m *monitor) keep(ctx context.Context) error {
+	return m.db.FollowSparingly(ctx, redecide, func(state.Snapshot) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for service := range m.traced {
+			if err := m.trace(service, true); err != nil {
+				m.log.Warn("trace new frontends", "service", service, "retry", redecide, "err", err)
+			}
+		}
+	}, m.db.Frontends.Watch())
+}
+
 func packetEvent(e kernel.Event, names deviceNames) control.PacketEvent {
 	return control.PacketEvent{At: e.At, Device: names.of(e.Ifindex), Hook: e.Hook, Action: e.Action, Reason: e.Reason,
 		Length: e.Length, Packet: frame.Decode(e.Head), Head: e.Head, Lost: e.Lost}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/seamark-lb/seamark/cmd/internal/control"
 	"github.com/seamark-lb/seamark/datapath/kernel"
@@ -27,6 +28,7 @@ var (
 // wire is what a monitor watches here.
 type wire struct {
 	*monitor
+	writer  *state.Writer
 	events  chan kernel.Event
 	filters []kernel.EventFilter
 	traces  []string
@@ -42,6 +44,7 @@ func newWire() *wire {
 			db.Frontends.Put(tx, state.Frontend{Addr: monitorVIP, Port: port, Protocol: state.TCP, Service: name})
 		}
 	})
+	w.writer = writer
 	w.monitor = &monitor{db: db, reasons: map[string]bool{"no_backend": true, "reply": false}, log: slog.New(slog.DiscardHandler), traced: map[state.ObjectName]int{},
 		watch: func(ctx context.Context, filter kernel.EventFilter) (<-chan kernel.Event, error) {
 			if w.failing {
@@ -179,5 +182,45 @@ func TestMonitorTraces(t *testing.T) {
 			t.Error("told of one more")
 		}
 		traced("default/webpod on, default/webpod off")
+	})
+}
+
+// What a Service gets while it is watched is traced as well, and nothing is when nobody does.
+func TestMonitorFollowsNewFrontends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		writer := w.writer
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		go w.keep(ctx)
+		serve := func(port uint16) {
+			writer.Update(func(tx *state.Tx) {
+				w.db.Frontends.Put(tx, state.Frontend{Addr: monitorVIP, Port: port, Protocol: state.TCP, Service: webpod})
+			})
+			time.Sleep(2 * time.Second) // of the bubble's clock
+			synctest.Wait()
+		}
+		serve(81)
+		if len(w.traces) != 0 {
+			t.Errorf("traced %v, and nobody watches", w.traces)
+		}
+		watch, stop := context.WithCancel(ctx)
+		told, err := w.packets(watch, control.MonitorFilter{Service: webpod})
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(82)
+		if want := []string{"default/webpod on", "default/webpod on"}; !slices.Equal(w.traces, want) {
+			t.Errorf("traced %v, want %v", w.traces, want)
+		}
+		stop()
+		for range told { // until it has ended
+		}
+		synctest.Wait()
+		before := len(w.traces)
+		serve(83)
+		if len(w.traces) != before || w.traces[before-1] != "default/webpod off" {
+			t.Errorf("traced %v", w.traces)
+		}
 	})
 }

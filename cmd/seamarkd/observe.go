@@ -99,6 +99,7 @@ func (o observer) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return o.counter.collector.Run(ctx) })
+	group.Go(func() error { return o.monitor.keep(ctx) })
 	if o.flags.metricsAddr != "" {
 		group.Go(func() error { return o.metrics.serve(ctx, o.flags.metricsAddr) })
 	}
