@@ -20,7 +20,7 @@ func Problems(f Findings, node string, outside []string, forwarding state.Forwar
 		wiring(f, report)
 	}
 	if f.NoForwarding {
-		report("net.ipv4.ip_forward is 0: what pods here send, answers from Services' addresses too, is dropped",
+		report("net.ipv4.ip_forward is 0: packets to backends on other machines, and all that pods here send, are dropped",
 			"sysctl -w net.ipv4.ip_forward=1, and find out who sets it to 0")
 	}
 	if f.AllStrict {
