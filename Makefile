@@ -62,7 +62,7 @@ bench: deps-lab ## ns/packet of the XDP program, and of whole paths beside kube-
 bench-bgp: deps-peers ## 10,000 addresses and 1,000 changes a second over BGP, to a router with FRR
 	$(GO) test -run '^$$' -bench 'Scale|Decide' -benchtime 1x ./bgp
 
-generate: deps-bpf ## BPF objects, deepcopy, CRDs, the chart's copies of them, plain manifests
+generate: deps-bpf ## BPF objects, deepcopy, CRDs, their reference in docs/objects.md, the chart's copies of them, plain manifests
 	$(GO) generate ./...
 
 verify: generate lint ## generated files are current, the code is vetted
