@@ -164,9 +164,9 @@ func TestValues(t *testing.T) {
 	}
 	t.Run("args", func(t *testing.T) {
 		c := daemon(t, "logLevel=debug", "leaseDurationSeconds=9", "leaseRenewSeconds=3", "restartGraceSeconds=120", "kubeQPS=25",
-			"drainOnCordon=true", "ignoreOtherAnnouncers=true", "flows.established=16777216", "flows.halfOpen=1000000", "extraArgs={--x=a b,--y}", "nodeIPFromKubelet=false", "forwardingMode=hybrid")
+			"drainOnCordon=true", "ignoreOtherAnnouncers=true", "flows.established=16777216", "flows.halfOpen=1000000", "metrics.address=$(NODE_IP):9962", "extraArgs={--x=a b,--y}", "nodeIPFromKubelet=false", "forwardingMode=hybrid")
 		want := []string{"--store=kube", "--node-name=$(NODE_NAME)", "--lease-duration=9s", "--lease-renew=3s", "--restart-grace=120s",
-			"--forwarding-mode=hybrid", "--flows=16777216", "--half-open-flows=1000000", "--kube-qps=25", "--drain-on-cordon", "--ignore-other-announcers", "--log-level=debug", "--x=a b", "--y"}
+			"--forwarding-mode=hybrid", "--flows=16777216", "--half-open-flows=1000000", "--kube-qps=25", "--drain-on-cordon", "--ignore-other-announcers", "--metrics-addr=$(NODE_IP):9962", "--log-level=debug", "--x=a b", "--y"}
 		if !slices.Equal(c.Args, want) {
 			t.Errorf("args %q\nwant %q", c.Args, want)
 		}
@@ -231,6 +231,7 @@ func TestRefused(t *testing.T) {
 		{"--set kubeQPS=0", "/kubeQPS"},
 		{"--set apiServer.port=70000", "/apiServer/port"},
 		{"--set flows.established=-1", "/flows/established"},
+		{"--set metrics.address=9962", "/metrics/address"},
 		{"--set compat.cilium.crds=maybe", "/compat/cilium/crds"},
 		{"--set compat.calico.crds=true", "'calico' not allowed"},
 		{"--set extraArgs={loglevel}", "/extraArgs/0"},
