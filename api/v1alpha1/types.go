@@ -49,7 +49,8 @@ const (
 	// AnnotationWeight on an EndpointSlice: Maglev weight of its endpoints, 1 to 65535.
 	AnnotationWeight = "seamark.dev/weight"
 	// AnnotationForwardingMode on a Service: how packets reach backends on other
-	// nodes: dsr, snat, or hybrid (dsr for TCP and SCTP, snat for UDP).
+	// nodes: dsr, snat, or hybrid (dsr for TCP and SCTP, snat for UDP); or kube-proxy,
+	// which forwards in place of Seamark.
 	AnnotationForwardingMode = "seamark.dev/forwarding-mode"
 	// AnnotationDSRDispatch on a Service: the tunnel of dsr: ipip or geneve.
 	AnnotationDSRDispatch = "seamark.dev/dsr-dispatch"
