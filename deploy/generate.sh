@@ -39,13 +39,14 @@ template rbac.yaml rbac
 
 cat >"$new/seamark.yaml" <<'END'
 # The CRDs and the daemon, with the chart's default values; rbac.yaml has the rest.
-# Made from charts/seamark by go generate.
+# Your image goes in the place of seamark/seamark. Made from charts/seamark by go generate.
 END
 template seamark.yaml crds
 template seamark.yaml daemonset
 
 cat >"$new/cleanup.yaml" <<'END'
-# For leaving: see docs/install.md. Made from charts/seamark by go generate.
+# For leaving: see docs/install.md. Your image goes in the place of seamark/seamark.
+# Made from charts/seamark by go generate.
 END
 template cleanup.yaml cleanup --set cleanup.enabled=true
 
