@@ -11,11 +11,11 @@ import (
 )
 
 // drained says whether the node was asked to give its addresses up and has:
-// nothing is left in its responder, nor advertised to routers.
+// nothing is left in its responder, nor advertised to routers but its pods.
 func drained(db *state.DB, snap state.Snapshot, node string) bool {
 	lease, _ := db.NodeLeases.Get(snap, node)
 	return lease.Drained && state.Marked(snap, state.PrunedMark(db.Announcements.Name())) && len(db.Announcements.Rows(snap)) == 0 &&
-		len(db.BGPRoutes.Rows(snap)) == 0
+		!slices.ContainsFunc(db.BGPRoutes.Rows(snap), func(r state.BGPRoute) bool { return !r.OfPods() })
 }
 
 // Stranded returns the addresses that the node announces and that nobody would

@@ -74,6 +74,9 @@ func TestDrained(t *testing.T) {
 	}{
 		{"nobody asks", func(tx *state.Tx) { tx.Mark(state.PrunedMark(db.Announcements.Name())) }, false},
 		{"asked, it has nothing", func(tx *state.Tx) { db.NodeLeases.Put(tx, state.NodeLease{Node: "a", Drained: true}) }, true},
+		{"its pods stay", func(tx *state.Tx) {
+			db.BGPRoutes.Put(tx, state.BGPRoute{Instance: "tor", Prefix: netip.MustParsePrefix("172.20.1.0/24")})
+		}, true},
 		{"a route is not withdrawn yet", func(tx *state.Tx) { db.BGPRoutes.Put(tx, route) }, false},
 		{"nor an announcement", func(tx *state.Tx) { db.Announcements.Put(tx, announcement) }, false},
 		{"the route is", func(tx *state.Tx) { db.BGPRoutes.Delete(tx, route.RowKey()) }, false},

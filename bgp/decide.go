@@ -26,9 +26,8 @@ type Inputs struct {
 	Services  []state.Service
 	Frontends []state.Frontend
 	Pools     []state.Pool
-	// Leave is how far this node is with going away, and Exclude, with going away with
-	// what is Services' alone.
-	Leave, Exclude Leave
+	// Leave is how far this node is with going away.
+	Leave Leave
 	// Profiles of BFD that peers name.
 	Profiles []state.BFDProfile
 	// Passwords of peers, by the name of the BGPPeer, and why others are Unread.
@@ -165,7 +164,7 @@ func (d *decider) instance(row state.BGPInstance) {
 		}
 		peers = append(peers, peerHere{peer, session.IPv4, session.IPv6})
 	}
-	d.out.Routes = append(d.out.Routes, leave(d.Leave, exclude(d.Exclude, d.routes(row.Name, peers)))...)
+	d.out.Routes = append(d.out.Routes, leave(d.Leave, d.routes(row.Name, peers))...)
 }
 
 // routerID of a node without one: its first IPv4 address, or a number made of

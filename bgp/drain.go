@@ -18,7 +18,7 @@ type Leave string
 const (
 	Stays   Leave = ""         // it advertises what it serves
 	Leaving Leave = "leaving"  // its routes are the last resort
-	HasLeft Leave = "has left" // it advertises nothing, and keeps its sessions
+	HasLeft Leave = "has left" // it advertises its pods alone, and keeps its sessions
 )
 
 // Drain has a node leave by and by. It is pure: the time is an argument.
@@ -50,30 +50,20 @@ func (d *Drain) Step(asked bool, delay time.Duration, now time.Time) (Leave, tim
 	return HasLeft, 0
 }
 
-// exclude makes of routes what a node has of them that is no load balancer any more
-// (KEP-1143): its pods are to be reached as before.
-func exclude(how Leave, routes []state.BGPRoute) []state.BGPRoute {
-	var pods, services []state.BGPRoute
-	for _, r := range routes {
-		if len(r.Addrs) == 0 {
-			pods = append(pods, r)
-		} else {
-			services = append(services, r)
-		}
-	}
-	return append(pods, leave(how, services)...)
-}
-
-// leave makes of routes what a node that leaves has of them.
+// leave makes of routes what a node that leaves has of them. Those of its pods stay
+// as they are: the other nodes send packets to them there.
 func leave(how Leave, routes []state.BGPRoute) []state.BGPRoute {
 	switch how {
 	case Stays:
 		return routes
 	case HasLeft:
-		return nil
+		return slices.DeleteFunc(routes, func(r state.BGPRoute) bool { return !r.OfPods() })
 	}
 	lowest := uint32(0)
 	for i := range routes {
+		if routes[i].OfPods() {
+			continue
+		}
 		for j := range routes[i].Offers {
 			o := &routes[i].Offers[j]
 			communities := append(slices.Clone(o.Communities), gracefulShutdown)

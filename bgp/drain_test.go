@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -74,22 +73,18 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// A node that is no load balancer any more keeps the routes of its pods.
-func TestExclude(t *testing.T) {
+// A node that leaves keeps its pods, which the other nodes go on sending to.
+func TestLeaveKeepsPods(t *testing.T) {
 	in := world()
 	in.Advertisements[0].Addresses = append(in.Advertisements[0].Addresses, state.BGPAddresses{})
 	const pods = "tor/172.20.1.0/24 all→router"
 	for how, want := range map[Leave]string{Stays: pods + "; " + both, Leaving: pods + "; " + both, HasLeft: pods} {
-		in.Exclude = how
-		d := Decide(in)
-		if got := routesOf(d); got != want {
-			t.Errorf("%q: got %s, want %s", how, got, want)
-		}
-		for _, r := range d.Routes {
-			last := slices.Contains(r.Offers[0].Communities, gracefulShutdown)
-			if want := how == Leaving && len(r.Addrs) > 0; last != want {
-				t.Errorf("%q: %s is the last resort: %v, want %v", how, r.Prefix, last, want)
-			}
+		in.Leave = how
+		got := Decide(in)
+		if routesOf(got) != want {
+			t.Errorf("%q: got %s, want %s", how, routesOf(got), want)
+		} else if o := got.Routes[0].Offers[0]; !o.BGPAttributes.Equal(state.BGPAttributes{}) {
+			t.Errorf("%q: with %+v", how, o.BGPAttributes)
 		}
 	}
 }
@@ -109,7 +104,7 @@ func TestDrainInterop(t *testing.T) {
 			update(t, speaker.Sessions(), state.BGPSession{Instance: "tor", Peer: "router", Remote: netip.MustParseAddr("10.9.0.1"), RemotePort: 179,
 				ASN: state.BGPPeerASN{Mode: "Any", Number: 65000}, IPv4: true, BGPSessionConfig: state.BGPSessionConfig{ConnectRetry: time.Second, Hold: 9 * time.Second}})
 			route := func() []state.BGPRoute {
-				return []state.BGPRoute{{Instance: "tor", Prefix: prefixOf("203.0.113.1/32"), Offers: []state.BGPOffer{{Advertisement: "all", Peers: []string{"router"}}}}}
+				return []state.BGPRoute{{Instance: "tor", Prefix: prefixOf("203.0.113.1/32"), Addrs: []netip.Addr{netip.MustParseAddr("203.0.113.1")}, Offers: []state.BGPOffer{{Advertisement: "all", Peers: []string{"router"}}}}}
 			}
 			sees := func(what string, want learned) {
 				t.Helper()

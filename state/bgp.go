@@ -260,6 +260,10 @@ func (o BGPOffer) Equal(p BGPOffer) bool {
 	return o.Advertisement == p.Advertisement && slices.Equal(o.Peers, p.Peers) && o.BGPAttributes.Equal(p.BGPAttributes)
 }
 
+// OfPods says whether the prefix is one of the node's pods, and of no Service. It stays
+// when the node leaves: its pods do.
+func (r BGPRoute) OfPods() bool { return len(r.Addrs) == 0 }
+
 // Aggregate says whether the prefix is one that holds addresses of Services.
 func (r BGPRoute) Aggregate() bool { return !r.Prefix.IsSingleIP() && len(r.Addrs) > 0 }
 

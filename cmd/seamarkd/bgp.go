@@ -23,13 +23,14 @@ func (d *deciders) leaves(snap state.Snapshot, node state.Node) (bool, time.Dura
 		return true, min(d.bgpDrainDelay, maxShutdownDelay)
 	}
 	lease, _ := d.db.NodeLeases.Get(snap, d.node)
-	return lease.Drained || d.drainOnCordon && node.Unschedulable, d.bgpDrainDelay
+	_, excluded := node.Labels[corev1.LabelNodeExcludeBalancers] // KEP-1143
+	return lease.Drained || excluded || d.drainOnCordon && node.Unschedulable, d.bgpDrainDelay
 }
 
 // bgp decides what this node speaks with whom over BGP, and what it advertises.
 func (d *deciders) bgp(ctx context.Context) error {
 	db := d.db
-	var drain, exclude bgp.Drain
+	var drain bgp.Drain
 	var next <-chan struct{} // closes when the drain goes on; nil: not by time
 	return db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		known := db.BGPInstances.Synced(snap) && db.BGPPeers.Synced(snap) && db.BGPAdvertisements.Synced(snap) && db.BFDProfiles.Synced(snap) && db.NodeLeases.Synced(snap) && d.served(snap) &&
@@ -46,15 +47,8 @@ func (d *deciders) bgp(ctx context.Context) error {
 		}
 		in, problems := d.bgpInputs(snap)
 		asked, delay := d.leaves(snap, in.Node)
-		_, excluded := in.Node.Labels[corev1.LabelNodeExcludeBalancers]
-		now := time.Now()
-		var left, leftExcluded time.Duration
-		in.Leave, left = drain.Step(asked, delay, now)
-		in.Exclude, leftExcluded = exclude.Step(excluded, delay, now)
-		wait := min(left, leftExcluded)
-		if wait == 0 {
-			wait = max(left, leftExcluded)
-		}
+		var wait time.Duration
+		in.Leave, wait = drain.Step(asked, delay, time.Now())
 		if next = nil; wait > 0 {
 			over := make(chan struct{})
 			time.AfterFunc(wait, func() { close(over) })

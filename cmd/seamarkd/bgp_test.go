@@ -120,8 +120,9 @@ func TestKnownPeer(t *testing.T) {
 	}
 }
 
-// A node with the label of KEP-1143 does not advertise Services, and its pods as before.
-func TestExcludedNode(t *testing.T) {
+// A node that is drained, or has the label of KEP-1143, does not advertise Services, and its
+// pods as before.
+func TestLeavingNode(t *testing.T) {
 	db, w := state.New()
 	d := &deciders{db: db, writer: w, node: "n1", log: slog.New(slog.DiscardHandler), bgpDrainDelay: 10 * time.Millisecond}
 	name := state.ObjectName{Namespace: "default", Name: "webpod"}
@@ -180,6 +181,8 @@ func TestExcludedNode(t *testing.T) {
 	advertises("172.20.1.0/24")
 	label(nil)
 	advertises("172.20.1.0/24", "192.168.10.211/32")
+	w.Update(func(tx *state.Tx) { db.NodeLeases.Put(tx, state.NodeLease{Node: "n1", Drained: true}) })
+	advertises("172.20.1.0/24")
 	cancel()
 	must(t, <-done)
 }

@@ -56,7 +56,12 @@ func (d departure) leave(ctx context.Context) {
 	}
 	for {
 		snap := d.db.Snapshot()
-		left := len(d.db.BGPRoutes.Rows(snap))
+		left := 0
+		for r := range d.db.BGPRoutes.All(snap) {
+			if !r.OfPods() {
+				left++
+			}
+		}
 		if err == nil { // else nobody takes them
 			left += len(d.db.Announcements.Rows(snap))
 		}

@@ -65,8 +65,11 @@ func TestDeparture(t *testing.T) {
 	t.Run("with the machine, and routes", func(t *testing.T) {
 		systemctl(t, "stopping")
 		d, _ := leaving(func() error { return errors.New("the store is down") })
-		route := state.BGPRoute{Instance: "tor", Prefix: netip.PrefixFrom(address(211), 32)}
-		d.writer.Update(func(tx *state.Tx) { d.db.BGPRoutes.Put(tx, route) })
+		route := state.BGPRoute{Instance: "tor", Prefix: netip.PrefixFrom(address(211), 32), Addrs: []netip.Addr{address(211)}}
+		d.writer.Update(func(tx *state.Tx) {
+			d.db.BGPRoutes.Put(tx, route)
+			d.db.BGPRoutes.Put(tx, state.BGPRoute{Instance: "tor", Prefix: netip.MustParsePrefix("172.20.1.0/24")}) // which stays
+		})
 		snap := d.db.Snapshot()
 		ctx, stop := context.WithCancel(t.Context())
 		work, end := d.outlast(ctx)

@@ -31,7 +31,7 @@ func TestDrain(t *testing.T) {
 	l.shareVIP()
 	first := l.holder()
 	second := other(first)
-	streams, arp, datagrams := l.streams(60), l.watchARP(), l.datagrams(web, 100)
+	streams, arp, datagrams := l.streams(60), l.watchARP(), l.datagrams(router, web, 100)
 
 	out := l.seamark(second, "drain", first) // any node's daemon can be asked
 	if want := first + " is drained: it has given up 1 address, and it stays drained until seamark undrain " + first; !strings.Contains(out, want) {
@@ -105,7 +105,7 @@ func TestMachineShutsDown(t *testing.T) {
 	l.applyDemo()
 	l.shareVIP()
 	old := l.holder()
-	datagrams := l.datagrams(web, 100)
+	datagrams := l.datagrams(router, web, 100)
 	l.must(os.WriteFile(filepath.Join(l.dir(old), "run", "stopping"), nil, 0o600))
 	l.daemon(old, testlab.Stop)
 	now := other(old)
@@ -179,7 +179,7 @@ spec: {type: LoadBalancer, selector: {app: webpod}, ports: [{name: http, port: 8
 	l.apply(strings.Replace(l.udpService("echo"), "namespace: default}", "namespace: default"+share, 1))
 	missing := map[string]bool{podCtr: true, podW1: true, podW0: true}
 	l.eventually("each pod echoes datagrams", func() error { // each node serves the Service then
-		pod, err := l.echo(web)
+		pod, err := l.echo(router, web)
 		if err != nil {
 			return err
 		}
@@ -201,16 +201,16 @@ func (l lab) changeNode(name string, change func(*unstructured.Unstructured)) {
 	l.apply(string(data))
 }
 
-// datagrams sends datagrams to an echo, rate a second in ten flows, until stop
+// datagrams sends datagrams from a host to an echo, rate a second in ten flows, until stop
 // is called, which returns how many there were, and when those were sent that
 // never came back. It waits for late ones: the machine may be busy, which loses nothing.
-func (l lab) datagrams(to netip.AddrPort, rate int) (stop func() (sent int, lost []string)) {
+func (l lab) datagrams(from string, to netip.AddrPort, rate int) (stop func() (sent int, lost []string)) {
 	l.t.Helper()
 	const flows = 10
 	var back sync.Map // numbers
 	var conns [flows]net.Conn
 	for i := range conns {
-		l.must(l.host(router).Do(func() (err error) {
+		l.must(l.host(from).Do(func() (err error) {
 			conns[i], err = net.Dial("udp", to.String())
 			return err
 		}))

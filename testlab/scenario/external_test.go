@@ -48,10 +48,10 @@ endpoints:
 %[2]s`, name, endpoints.String())
 }
 
-// echo sends a datagram from the router and returns the pod that echoed it.
-func (l lab) echo(to netip.AddrPort) (pod string, err error) {
+// echo sends a datagram from a host and returns the pod that echoed it.
+func (l lab) echo(from string, to netip.AddrPort) (pod string, err error) {
 	var conn net.Conn
-	if err := l.host(router).Do(func() (err error) {
+	if err := l.host(from).Do(func() (err error) {
 		conn, err = net.Dial("udp", to.String())
 		return err
 	}); err != nil {
@@ -202,7 +202,7 @@ func TestExternalIP(t *testing.T) {
 		echo := netip.MustParseAddrPort("192.168.10.212:80")
 		pods := map[string]int{}
 		l.eventually("datagrams come back from all pods", func() error {
-			pod, err := l.echo(echo)
+			pod, err := l.echo(router, echo)
 			if err != nil {
 				return err
 			}

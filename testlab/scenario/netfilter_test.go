@@ -290,7 +290,7 @@ func (l lab) throughVIP(t *testing.T, rules ruleset) {
 	echo := netip.AddrPortFrom(vip.Next(), 80)
 	seen := map[string]bool{}
 	l.eventually("datagrams reach every pod", func() error {
-		pod, err := l.echo(echo)
+		pod, err := l.echo(router, echo)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -101,9 +102,15 @@ func (l lab) probe() (stop func() traffic.ProbeResult) {
 // streams opens connections to the VIP on which the pods send lines.
 func (l lab) streams(count int) *traffic.Streams {
 	l.t.Helper()
+	return l.streamsFrom(router, web, count)
+}
+
+// streamsFrom opens connections from a host on which the pods send lines.
+func (l lab) streamsFrom(from string, to netip.AddrPort, count int) *traffic.Streams {
+	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), within)
 	defer cancel()
-	s, err := traffic.OpenStreams(ctx, l.host(router), web, count, 200*time.Millisecond)
+	s, err := traffic.OpenStreams(ctx, l.host(from), to, count, 200*time.Millisecond)
 	l.must(err)
 	l.t.Cleanup(s.Close)
 	return s
