@@ -86,7 +86,9 @@ func hostSysctls(role Role) []sysctl {
 			sysctl{path: "net/ipv6/conf/all/forwarding", value: "1", optional: true})
 	}
 	if role == RoleRouter {
-		s = append(s, sysctl{path: "net/ipv4/fib_multipath_hash_policy", value: "1"})
+		s = append(s,
+			sysctl{path: "net/ipv4/fib_multipath_hash_policy", value: "1"},
+			sysctl{path: "net/ipv6/fib_multipath_hash_policy", value: "1", optional: true})
 	}
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,12 +19,17 @@ import (
 const (
 	router2 = "router2"
 	client  = "client"
+	machine = "machine"
 
-	bgpVIP = "10.10.50.1"
+	bgpVIP  = "10.10.50.1"
+	bgpVIP6 = "fd00:50::1"
 )
 
 // bgpNodes are the nodes' addresses as routers know them, sorted.
-var bgpNodes = []string{"192.168.10.100", "192.168.10.101", "192.168.20.100"}
+var (
+	bgpNodes  = []string{"192.168.10.100", "192.168.10.101", "192.168.20.100"}
+	bgpNodes6 = []string{"fd00:10::100", "fd00:10::101", "fd00:20::100"}
+)
 
 // upBGP brings up the lab of that name with the manifests of these folders of
 // deploy/demo, and waits until the router spreads the VIP over all nodes.
@@ -130,11 +136,48 @@ func (l lab) meetsAll(from string) {
 	})
 }
 
-// balanced is how many packets to VIPs a node has sent on to pods.
+// balanced is how many packets to VIPs a node has sent on to backends.
 func (l lab) balanced(node string) uint64 {
 	l.t.Helper()
-	return l.counted(node, "forward_local") + l.counted(node, "forward_remote")
+	return l.counted(node, "forward_local") + l.counted(node, "forward_remote") + l.counted(node, "forward_snat")
 }
+
+// meetsNodes waits until requests from a host to the address have come by every node.
+func (l lab) meetsNodes(from, address string) {
+	l.t.Helper()
+	before := map[string]uint64{}
+	for _, node := range nodes {
+		before[node] = l.balanced(node)
+	}
+	l.eventually("all nodes have their share of "+address, func() error {
+		for range 12 { // counting takes longer
+			if _, _, err := l.page(from, "http://"+net.JoinHostPort(address, "80")+"/"); err != nil {
+				return err
+			}
+		}
+		for _, node := range nodes {
+			if l.balanced(node) == before[node] {
+				return fmt.Errorf("%s has none", node)
+			}
+		}
+		return nil
+	})
+}
+
+// routed6 is a Service of IPv6 whose backend is no pod.
+const routed6 = `apiVersion: v1
+kind: Service
+metadata: {name: files, namespace: default, annotations: {seamark.dev/forwarding-mode: snat}}
+spec: {type: LoadBalancer, loadBalancerClass: seamark.dev/bgp, ipFamilies: [IPv6], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: files-1, namespace: default, labels: {kubernetes.io/service-name: files}}
+addressType: IPv6
+ports: [{port: 80}]
+endpoints:
+- addresses: ["fd00:20::31"]
+`
 
 // TestBGP: every node advertises a Service's address to a router with FRR, whose
 // kernel spreads it over the nodes; a node that serves no more is withdrawn, and a
@@ -149,7 +192,7 @@ func TestBGP(t *testing.T) {
 			t.Errorf("%s: %s", node, out)
 		}
 		l.routedBy(router, fmt.Sprintf("172.20.%d.0/24", i), bgpNodes[i])
-		l.routedBy(router, fmt.Sprintf("fd00:172:20:%d::/64", i), strings.NewReplacer("192.168.", "fd00:", ".100", "::100", ".101", "::101").Replace(bgpNodes[i]))
+		l.routedBy(router, fmt.Sprintf("fd00:172:20:%d::/64", i), bgpNodes6[i])
 	}
 	// What one node says reaches the others, although they are of one AS.
 	var received struct {
@@ -188,26 +231,45 @@ func TestBGP(t *testing.T) {
 }
 
 // TestBGPRouters: two routers spread a client's connections over all nodes, and these
-// over all pods. A router that is no more takes nothing along.
+// over all pods, in IPv4 and IPv6. What nodes take of the two goes by both. A router that is
+// no more takes nothing along.
 func TestBGPRouters(t *testing.T) {
 	t.Parallel()
 	l := upBGP(t, "bgp2", "bgp", "bgp2")
 	l.routedBy(router2, bgpVIP, bgpNodes...)
 	l.routedBy(client, bgpVIP, "10.10.3.200", "10.10.3.201")
-	before := map[string]uint64{}
-	for _, node := range nodes {
-		before[node] = l.balanced(node)
-	}
 	l.meetsAll(client)
-	l.eventually("all nodes have their share", func() error {
-		_, _, err := l.page(client, "http://"+bgpVIP+"/")
-		for _, node := range nodes {
-			if err == nil && l.balanced(node) == before[node] {
-				err = fmt.Errorf("%s has none", node)
-			}
+	l.meetsNodes(client, bgpVIP)
+
+	l.serve(machine)
+	l.apply(routed6)
+	for _, r := range []string{router, router2} {
+		l.routedBy(r, bgpVIP6, bgpNodes6...)
+	}
+	l.eventually("the client has both ways to "+bgpVIP6, func() error {
+		hops, err := l.nextHops(client, bgpVIP6) // link-local ones
+		if err == nil && len(hops) != 2 {
+			err = fmt.Errorf("by %v", hops)
 		}
 		return err
 	})
+	l.meetsNodes(client, bgpVIP6)
+
+	peers := ""
+	for _, name := range []string{"bgp/peer", "bgp2/router2-front", "bgp2/router2-back"} {
+		manifest, err := os.ReadFile("../../deploy/demo/" + name + ".yaml")
+		l.must(err)
+		peers += string(manifest) + "---\n"
+	}
+	l.apply(strings.ReplaceAll(peers, "spec:\n", "spec:\n  importPrefixes: [{cidr: 172.20.0.0/16, ge: 24, le: 24}, {cidr: \"fd00:172:20::/48\", ge: 64, le: 64}]\n"))
+	l.routedBy(ctr, "172.20.2.0/24", "192.168.10.200", "192.168.10.201")
+	l.routedBy(w0, "172.20.0.0/24", "192.168.20.200", "192.168.20.201")
+	l.routedBy(ctr, "fd00:172:20:2::/64", "fd00:10::200", "fd00:10::201")
+	l.routedBy(w0, "fd00:172:20:1::/64", "fd00:20::200", "fd00:20::201")
+	l.meetsNodes(client, bgpVIP)
+	l.apply(peers) // a router with graceful restart that has no power is waited for
+	l.routedBy(ctr, "172.20.2.0/24")
+	l.routedBy(w0, "172.20.0.0/24")
 
 	l.must(l.PowerOff(router2)) // the nodes' answers go by the other anyway
 	l.routedBy(client, bgpVIP, "10.10.3.200")
