@@ -92,7 +92,7 @@ func bgpPeers(ctx context.Context, c *cli, out, errOut io.Writer) error {
 			row.State = impossible
 		}
 		i := slices.IndexFunc(states, func(st state.BGPSessionState) bool { return st.RowKey() == s.RowKey() })
-		if i >= 0 {
+		if i >= 0 && s.Bar == "" {
 			st := states[i]
 			row.Address, row.ASN, row.State, row.Flaps = st.Remote.String(), st.ASN, st.State, st.Flaps
 			row.Received, row.Advertised, row.LastError, row.BFD = st.Received, st.Advertised, st.LastError, st.BFD

@@ -22,9 +22,9 @@ func newDrain(c *cli) *cobra.Command {
 		Use:   "drain NODE",
 		Short: "Move a node's addresses to other nodes, and keep them away from it",
 		Long: "Move a node's addresses to other nodes, and keep them away from it until it is\n" +
-			"undrained, over restarts of its daemon too. Over BGP, its routes are the last\n" +
-			"resort (GRACEFUL_SHUTDOWN, RFC 8326) until routers have found other paths, and\n" +
-			"withdrawn then; the sessions stay. No packet is lost: the node goes on\n" +
+			"undrained, over restarts of its daemon too. Over BGP, its routes to them are the\n" +
+			"last resort (GRACEFUL_SHUTDOWN, RFC 8326) until routers have found other paths,\n" +
+			"and withdrawn then; the sessions stay. No packet is lost: the node goes on\n" +
 			"forwarding. drain returns when others answer for all of its addresses, and it\n" +
 			"advertises none. Any node's daemon can be asked.",
 		Example: "  seamark drain k8s-w1",
@@ -43,7 +43,7 @@ func newUndrain(c *cli) *cobra.Command {
 		Use:   "undrain NODE",
 		Short: "Let a node that was drained announce addresses again",
 		Long: "Let a node that was drained announce addresses again. None comes back by itself:\n" +
-			"addresses move only when they must. Over BGP it advertises all of its routes again.",
+			"addresses move only when they must. Over BGP it advertises all again.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.client().Undrain(cmd.Context(), args[0]); err != nil {
@@ -102,7 +102,7 @@ func (c *cli) drain(ctx context.Context, out io.Writer, node string, force bool,
 	if speaks, err := speaksBGP(ctx, client, node); err != nil {
 		return err
 	} else if speaks {
-		given += ", advertises nothing over BGP"
+		given += ", advertises none over BGP"
 	}
 	fmt.Fprintf(out, "%s is drained: %s, and %s.\n", node, given, stays)
 	nobody, err := c.unannounced(ctx, before)
