@@ -114,13 +114,13 @@ static __always_inline int error_of_frontend(struct packet *p, struct quoted *q,
 {
 	struct five_tuple t = reversed(&q->flow);
 	struct frontend *f = find_frontend(p->v6, &t.daddr, t.dport, t.proto);
-	if (f && f->flags & FRONTEND_INSIDE) // about what kube-proxy has translated
-		return PASS(REASON_NOT_OURS);
 	struct target b = {};
 	__u32 hash = flow_hash(p->v6, &t);
 
-	if (!f || f->flags & FRONTEND_INSIDE)
+	if (!f)
 		return 0;
+	if (f->flags & FRONTEND_INSIDE) // about what kube-proxy has translated
+		return PASS(REASON_NOT_OURS);
 	if (choose_backend(p->v6, f, &t, hash, AGE_ABOUT, 0, &b) == REASON_NO_BACKEND)
 		return DROP(REASON_ICMP_UNKNOWN);
 	if (b.flags & BACKEND_LOCAL)
