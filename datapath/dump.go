@@ -16,9 +16,13 @@ import (
 // Dump writes what userspace has put into the maps, one line per entry, in the
 // order of a lookup and, within a map, sorted by key. Of a Maglev table it
 // writes each backend's number of slots and a checksum over who has which
-// slot, the same on every node; MaglevSlots returns the slots.
-func (m Maps) Dump(w io.Writer) error {
-	out := &bytes.Buffer{}
+// slot, the same on every node; MaglevSlots returns the slots. With of, only the
+// frontends that it says are written, and what these are made of.
+func (m Maps) Dump(w io.Writer, of func(FrontendKey) bool) error {
+	frontends, err := m.Frontends.All()
+	if err != nil {
+		return fmt.Errorf("dump frontends: %w", err)
+	}
 	backends, err := m.Backends.All()
 	if err != nil {
 		return fmt.Errorf("dump backends: %w", err)
@@ -27,45 +31,88 @@ func (m Maps) Dump(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("dump sets: %w", err)
 	}
+	all := of == nil
+	if all {
+		of = func(FrontendKey) bool { return true }
+	}
+	d := dump{maps: m, all: all, addrs: map[netip.Addr]bool{}, services: map[uint32]bool{}, sets: map[uint32]bool{},
+		backends: map[uint32]bool{}, hops: map[uint32]bool{}}
+	for k, v := range frontends {
+		if !k.isVIP() && of(k) {
+			d.addrs[k.Addr], d.services[v.Service], d.sets[v.Set], d.sets[v.Inside] = true, true, true, true
+		}
+	}
 	err = cmp.Or(
-		dumpMap(out, "frontends", m.Frontends, FrontendKey.compare, dumpFrontend),
-		dumpMap(out, "sources", m.Sources, SourceKey.compare, func(k SourceKey, _ uint32) string {
-			return fmt.Sprintf("source service=%d %s", k.Service, k.Prefix)
+		dumpMap(&d, "frontends", m.Frontends, FrontendKey.compare, func(k FrontendKey, v FrontendEntry) string {
+			return d.only(k.isVIP() && d.addrs[k.Addr] || of(k), dumpFrontend(k, v))
+		}),
+		dumpMap(&d, "sources", m.Sources, SourceKey.compare, func(k SourceKey, _ uint32) string {
+			return d.only(d.services[k.Service], fmt.Sprintf("source service=%d %s", k.Service, k.Prefix))
 		}),
 	)
 	if err != nil {
 		return err
 	}
 	for _, i := range slices.Sorted(maps.Keys(sets)) {
-		if err := m.dumpSet(out, i, sets[i], backends); err != nil {
+		if !d.all && !d.sets[i] {
+			continue
+		}
+		if err := d.set(i, sets[i], backends); err != nil {
 			return err
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(backends)) {
 		b := backends[id]
-		fmt.Fprintf(out, "backend %d %s %s\n", id, b.addrPort(), where(b))
+		if line := d.only(d.backends[id], fmt.Sprintf("backend %d %s %s", id, b.addrPort(), where(b))); line != "" {
+			fmt.Fprintln(&d, line)
+			d.hops[b.NextHop] = true
+		}
 	}
 	err = cmp.Or(
-		dumpMap(out, "next_hops", m.NextHops, cmp.Compare[uint32], dumpNextHop),
-		dumpMap(out, "local_targets", m.LocalTargets, LocalKey.compare, func(k LocalKey, v LocalTarget) string {
-			return fmt.Sprintf("local-target %s %s", k.frontend(), netip.AddrPortFrom(k.Pod, v.Port))
+		dumpMap(&d, "next_hops", m.NextHops, cmp.Compare[uint32], func(i uint32, h NextHopEntry) string {
+			return d.only(d.hops[i], dumpNextHop(i, h))
 		}),
-		dumpMap(out, "endpoints", m.Endpoints, netip.Addr.Compare, func(a netip.Addr, e EndpointEntry) string {
-			return fmt.Sprintf("endpoint %s ifindex=%d pod=%s host=%s", a, e.Ifindex, e.PodMAC, e.HostMAC)
+		dumpMap(&d, "local_targets", m.LocalTargets, LocalKey.compare, func(k LocalKey, v LocalTarget) string {
+			return d.only(of(k.frontend()), fmt.Sprintf("local-target %s %s", k.frontend(), netip.AddrPortFrom(k.Pod, v.Port)))
 		}),
-		dumpMap(out, "announcer", m.Announcer, cmp.Compare[uint32], func(_ uint32, a AnnouncerEntry) string {
-			return fmt.Sprintf("announcer valid-until=%s after boot", time.Duration(a.ValidUntil))
+		dumpMap(&d, "endpoints", m.Endpoints, netip.Addr.Compare, func(a netip.Addr, e EndpointEntry) string {
+			return d.only(false, fmt.Sprintf("endpoint %s ifindex=%d pod=%s host=%s", a, e.Ifindex, e.PodMAC, e.HostMAC))
 		}),
-		dumpMap(out, "announced", m.Announced, AnnouncedKey.compare, dumpAnnounced),
-		dumpMap(out, "cluster_macs", m.ClusterMACs, MACKey.compare, func(k MACKey, _ uint32) string {
-			return fmt.Sprintf("cluster-mac %s", k.MAC)
+		dumpMap(&d, "announcer", m.Announcer, cmp.Compare[uint32], func(_ uint32, a AnnouncerEntry) string {
+			return d.only(false, fmt.Sprintf("announcer valid-until=%s after boot", time.Duration(a.ValidUntil)))
+		}),
+		dumpMap(&d, "announced", m.Announced, AnnouncedKey.compare, func(k AnnouncedKey, e AnnouncedEntry) string {
+			return d.only(d.addrs[k.Addr], dumpAnnounced(k, e))
+		}),
+		dumpMap(&d, "cluster_macs", m.ClusterMACs, MACKey.compare, func(k MACKey, _ uint32) string {
+			return d.only(false, fmt.Sprintf("cluster-mac %s", k.MAC))
 		}),
 	)
 	if err != nil {
 		return err
 	}
-	_, err = out.WriteTo(w)
+	_, err = d.WriteTo(w)
 	return err
+}
+
+// dump is the text of a Dump, and what is to be in one of some frontends alone.
+type dump struct {
+	bytes.Buffer
+	maps     Maps
+	all      bool
+	addrs    map[netip.Addr]bool
+	services map[uint32]bool // by number, as the following
+	sets     map[uint32]bool
+	backends map[uint32]bool // in the tables of the sets
+	hops     map[uint32]bool // of the backends
+}
+
+// only is a line that belongs to a Dump of all; and if wanted says so, to this one.
+func (d *dump) only(wanted bool, line string) string {
+	if d.all || wanted {
+		return line
+	}
+	return ""
 }
 
 func dumpFrontend(k FrontendKey, v FrontendEntry) string {
@@ -82,32 +129,32 @@ func dumpFrontend(k FrontendKey, v FrontendEntry) string {
 	return line
 }
 
-// dumpSet writes a set and the tables that packets are looked up in: the
-// active one, and the previous one if there is any.
-func (m Maps) dumpSet(out io.Writer, i uint32, set BackendSet, backends map[uint32]BackendEntry) error {
+// set writes a set and the tables that packets are looked up in: the active one, and
+// the previous one if there is any.
+func (d *dump) set(i uint32, set BackendSet, backends map[uint32]BackendEntry) error {
 	active, previous := set.Look.Active(), set.Look.Previous()
-	fmt.Fprintf(out, "set %d slots=%d", i, set.Size[active])
+	fmt.Fprintf(d, "set %d slots=%d", i, set.Size[active])
 	if set.Affinity != 0 {
-		fmt.Fprintf(out, " affinity=%s", (time.Duration(set.Affinity) * tick).Round(time.Second))
+		fmt.Fprintf(d, " affinity=%s", (time.Duration(set.Affinity) * tick).Round(time.Second))
 	}
 	if set.Look.Moving() {
-		fmt.Fprint(out, " moving")
+		fmt.Fprint(d, " moving")
 	}
-	fmt.Fprintln(out)
-	if err := m.dumpTable(out, "maglev", i, active, set.Size[active], backends); err != nil {
+	fmt.Fprintln(d)
+	if err := d.table("maglev", i, active, set.Size[active], backends); err != nil {
 		return err
 	}
 	if previous == active {
 		return nil
 	}
-	return m.dumpTable(out, "previous", i, previous, set.Size[previous], backends)
+	return d.table("previous", i, previous, set.Size[previous], backends)
 }
 
-func (m Maps) dumpTable(out io.Writer, name string, set, which, size uint32, backends map[uint32]BackendEntry) error {
+func (d *dump) table(name string, set, which, size uint32, backends map[uint32]BackendEntry) error {
 	if size == 0 {
 		return nil
 	}
-	slots, err := m.Tables.Read(tableIndex(set, which), size)
+	slots, err := d.maps.Tables.Read(tableIndex(set, which), size)
 	if err != nil {
 		return fmt.Errorf("dump maglev table of set %d: %w", set, err)
 	}
@@ -116,6 +163,7 @@ func (m Maps) dumpTable(out io.Writer, name string, set, which, size uint32, bac
 	moved := 0
 	for _, slot := range slots {
 		backend := slotName(slot, backends)
+		d.backends[slot&slotBackend] = true
 		share[backend]++
 		io.WriteString(sum, backend+"\n")
 		moved += int(slot / SlotMoved)
@@ -129,7 +177,7 @@ func (m Maps) dumpTable(out io.Writer, name string, set, which, size uint32, bac
 	for _, backend := range slices.Sorted(maps.Keys(share)) {
 		fmt.Fprintf(&line, " %s=%d", backend, share[backend])
 	}
-	_, err = fmt.Fprintln(out, line.String())
+	_, err = fmt.Fprintln(d, line.String())
 	return err
 }
 
@@ -244,7 +292,9 @@ func dumpMap[K, V comparable](out io.Writer, name string, m Map[K, V], compare f
 		return fmt.Errorf("dump %s: %w", name, err)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(all), compare) {
-		fmt.Fprintln(out, line(k, all[k]))
+		if text := line(k, all[k]); text != "" {
+			fmt.Fprintln(out, text)
+		}
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func failed(rows []state.Frontend, do func(context.Context, []state.Frontend) []
 
 func (t *testTarget) dump() string {
 	var out strings.Builder
-	if err := t.maps.Dump(&out); err != nil {
+	if err := t.maps.Dump(&out, nil); err != nil {
 		return err.Error()
 	}
 	return out.String()

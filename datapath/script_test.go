@@ -185,7 +185,7 @@ func (n *scriptNode) dump(w io.Writer) error {
 	var err error
 	for range 100 { // its reads are injected failures too
 		var out bytes.Buffer
-		if err = n.maps.Dump(&out); err == nil {
+		if err = n.maps.Dump(&out, nil); err == nil {
 			_, err = out.WriteTo(w)
 			return err
 		}

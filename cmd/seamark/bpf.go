@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -28,13 +29,21 @@ func newBPF(c *cli) *cobra.Command {
 
 func newLBList(c *cli) *cobra.Command {
 	var stats bool
+	var of string
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List frontends, backends and all they are made of; or, with --stats, what was sent to them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			service, err := serviceName(of)
+			if err != nil {
+				return err
+			}
 			if !stats {
-				return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout())
+				return c.client().DumpLB(cmd.Context(), cmd.OutOrStdout(), service)
+			}
+			if of != "" {
+				return errors.New("--stats are of all Services: those of one are in seamark describe service")
 			}
 			counts, err := c.client().Counts(cmd.Context())
 			if err != nil {
@@ -46,6 +55,7 @@ func newLBList(c *cli) *cobra.Command {
 			return printBackendCounts(cmd.OutOrStdout(), "", counts.Backends)
 		},
 	}
+	cmd.Flags().StringVar(&of, "service", "", "only what there is for this Service, as NAMESPACE/NAME")
 	cmd.Flags().BoolVar(&stats, "stats", false, "packets and bytes that this node sent to each Service and backend, and their flows here")
 	return cmd
 }

@@ -196,7 +196,10 @@ func (d *daemon) start(storeOnly bool) error {
 	}
 	if !storeOnly {
 		s.DB = d.db
-		s.DumpLB = func(w io.Writer) error {
+		s.DumpLB = func(w io.Writer, service state.ObjectName) error {
+			if service != (state.ObjectName{}) && service.String() != "default/webpod" {
+				return fmt.Errorf("service %s: %w", service, source.ErrNotFound)
+			}
 			_, err := io.WriteString(w, "frontend 192.168.10.211:80/TCP set=0\n")
 			return err
 		}

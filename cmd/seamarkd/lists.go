@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 
@@ -48,6 +49,21 @@ func (l lister) list(ctx context.Context, table string, query control.ListQuery,
 		return 0, fmt.Errorf("list %s: %w", table, err)
 	}
 	return out.more, nil
+}
+
+// dump is control.Server's DumpLB.
+func (l lister) dump(w io.Writer, service state.ObjectName) error {
+	if service == (state.ObjectName{}) {
+		return l.maps.Dump(w, nil)
+	}
+	snap := l.db.Snapshot()
+	if _, ok := l.db.Services.Get(snap, service.String()); !ok {
+		return fmt.Errorf("service %s: %w", service, source.ErrNotFound)
+	}
+	return l.maps.Dump(w, func(k datapath.FrontendKey) bool {
+		row, ok := l.db.Frontends.Get(snap, state.Frontend{Addr: k.Addr, Port: k.Port, Protocol: k.Proto}.RowKey())
+		return ok && row.Service == service
+	})
 }
 
 func (l lister) flows(out *listing) error {

@@ -31,6 +31,7 @@ func newLister(t *testing.T) (lister, *datapath.FakeMaps) {
 	fake := datapath.NewFakeMaps()
 	put := func(at netip.AddrPort, proto state.Protocol, service state.ObjectName, number uint32) {
 		writer.Update(func(tx *state.Tx) {
+			db.Services.Put(tx, state.Service{Name: service})
 			db.Frontends.Put(tx, state.Frontend{Addr: at.Addr(), Port: at.Port(), Protocol: proto, Service: service})
 		})
 		must(t, fake.Frontends.Update(datapath.FrontendKey{Addr: at.Addr(), Port: at.Port(), Proto: proto},
@@ -197,5 +198,54 @@ func TestListEnds(t *testing.T) {
 	}
 	if _, err := l.list(t.Context(), control.TablePins, control.ListQuery{Limit: 10}, func(any) error { return nil }); !errors.Is(err, gone) {
 		t.Errorf("a list of a map that fails: %v", err)
+	}
+}
+
+// Of one Service there is what it is made of, and nothing else's.
+func TestDumpOfService(t *testing.T) {
+	l, fake := newLister(t)
+	for set, backends := range map[uint32][]uint32{1: {7, 7, 7}, 2: {8, 8, 8}} {
+		must(t, fake.Sets.Update(set, datapath.BackendSet{Size: [3]uint32{3}}))
+		must(t, fake.Tables.Write(map[uint32][]uint32{4 * set: backends}))
+	}
+	must(t, fake.Backends.Update(7, datapath.BackendEntry{Addr: listPod.Addr(), Port: listPod.Port(), NextHop: 3}))
+	must(t, fake.Backends.Update(8, datapath.BackendEntry{Addr: listPod.Addr(), Port: 53, NextHop: 4}))
+	for hop := range uint32(2) {
+		must(t, fake.NextHops.Update(3+hop, datapath.NextHopEntry{Ifindex: 2 + hop}))
+	}
+	for _, vip := range []netip.AddrPort{listVIP, listDNS} {
+		must(t, fake.LocalTargets.Update(datapath.LocalKey{VIP: vip.Addr(), Pod: listPod.Addr(), Port: vip.Port(), Proto: state.TCP}, datapath.LocalTarget{Port: 9}))
+		must(t, fake.Announced.Update(datapath.AnnouncedKey{Addr: vip.Addr(), Ifindex: 2}, datapath.AnnouncedEntry{}))
+	}
+	must(t, fake.Sources.Update(datapath.SourceKey{Service: 1, Prefix: netip.MustParsePrefix("10.10.0.0/16")}, 1))
+	must(t, fake.Sources.Update(datapath.SourceKey{Service: 2, Prefix: netip.MustParsePrefix("10.20.0.0/16")}, 1))
+	must(t, fake.Announcer.Update(0, datapath.AnnouncerEntry{ValidUntil: 1}))
+	var all, one strings.Builder
+	must(t, l.dump(&all, state.ObjectName{}))
+	if err := l.dump(&one, state.ObjectName{Namespace: "default", Name: "other"}); !errors.Is(err, source.ErrNotFound) {
+		t.Errorf("dump of no Service: %v", err)
+	}
+	must(t, l.dump(&one, webpod))
+	want := []string{
+		"frontend 192.168.10.211", "frontend 192.168.10.211:80/TCP", "frontend 2001:db8::211", "frontend [2001:db8::211]:80/TCP",
+		"source service=1", "set 1", "maglev 1", "backend 7", "next-hop 3", "local-target 192.168.10.211:80/TCP", "announced 192.168.10.211",
+	}
+	var got []string
+	for line := range strings.Lines(one.String()) {
+		if !strings.Contains(all.String(), line) {
+			t.Errorf("only in the dump of one: %s", line)
+		}
+		got = append(got, line)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(got), len(want), one.String())
+	}
+	for i, prefix := range want {
+		if !strings.HasPrefix(got[i], prefix+" ") {
+			t.Errorf("line %d is %q, want %s", i, got[i], prefix)
+		}
+	}
+	if missing := []string{"backend 8", "next-hop 4", "announcer", "source service=2"}; slices.ContainsFunc(missing, func(s string) bool { return !strings.Contains(all.String(), s) }) {
+		t.Errorf("the dump of all lacks some of %q:\n%s", missing, all.String())
 	}
 }

@@ -185,7 +185,7 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	}
 	status := reporter{db: db, node: node.name, started: started, engine: engine, announcer: announcer, kern: kern, beside: others}
 	part("serve control socket", (&control.Server{Socket: node.controlSocket(), Log: log,
-		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: maps.Dump,
+		Objects: src.Objects(), DB: db, Status: status.status, DumpLB: observe.lists.dump,
 		Drain: drainer{src, announcer.Inputs, log}.drain, Explain: explainer{db, announcer.Inputs}.explain,
 		Maglev: maglevReader{maps, db}.read, List: observe.lists.list, Counts: observe.counter.counts, BGPPaths: decide.bgpPaths(bgpSpeaker), ExplainAdvertisement: decide.explainAdvertisement, Monitor: observe.monitor.packets}).Run)
 

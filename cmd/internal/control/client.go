@@ -55,9 +55,14 @@ func Rows[T state.Row](ctx context.Context, c *Client, table string) (rows []T, 
 	return rows, err
 }
 
-// DumpLB writes the datapath's load-balancer maps as text.
-func (c *Client) DumpLB(ctx context.Context, w io.Writer) error {
-	return c.call(ctx, http.MethodGet, "bpf/lb", nil, nil, w)
+// DumpLB writes the datapath's load-balancer maps as text; with a Service, what is in
+// them for it.
+func (c *Client) DumpLB(ctx context.Context, w io.Writer, service state.ObjectName) error {
+	query := url.Values{}
+	if service != (state.ObjectName{}) {
+		query.Set("service", service.String())
+	}
+	return c.call(ctx, http.MethodGet, "bpf/lb", query, nil, w)
 }
 
 // Maglev asks for the active table of one frontend.

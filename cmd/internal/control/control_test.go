@@ -250,7 +250,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("create of a huge object: %v", err)
 	}
 	for what, err := range map[string]error{
-		"lb":            c.DumpLB(ctx, io.Discard),
+		"lb":            c.DumpLB(ctx, io.Discard, state.ObjectName{}),
 		"maglev":        second(c.Maglev(ctx, netip.MustParseAddrPort("10.0.0.1:80"), state.TCP)),
 		"announcements": second(c.Announcements(ctx)),
 		"table":         second(control.Rows[state.Frontend](ctx, c, "frontends")),
@@ -360,7 +360,10 @@ func TestDatapathDumps(t *testing.T) {
 	addr := netip.MustParseAddrPort("10.0.0.1:80")
 	table := control.Maglev{Addr: addr, Protocol: "UDP", Backends: []control.MaglevBackend{{Addr: netip.MustParseAddrPort("172.20.0.2:8080")}}, Slots: []int{0, 0, -1}}
 	c, _ := serve(t, &control.Server{
-		DumpLB: func(w io.Writer) error { _, err := io.WriteString(w, "frontend 10.0.0.1:80/UDP set=0\n"); return err },
+		DumpLB: func(w io.Writer, service state.ObjectName) error {
+			_, err := io.WriteString(w, "frontend 10.0.0.1:80/UDP set=0 "+service.Name+"\n")
+			return err
+		},
 		Maglev: func(a netip.AddrPort, p state.Protocol) (control.Maglev, error) {
 			if a != addr || p != state.UDP {
 				return control.Maglev{}, fmt.Errorf("frontend %s/%s: %w", a, p, source.ErrNotFound)
@@ -369,8 +372,11 @@ func TestDatapathDumps(t *testing.T) {
 		},
 	})
 	var text bytes.Buffer
-	if err := c.DumpLB(t.Context(), &text); err != nil || text.String() != "frontend 10.0.0.1:80/UDP set=0\n" {
-		t.Errorf("dump: %q, %v", text.String(), err)
+	for _, service := range []state.ObjectName{{}, {Namespace: "default", Name: "webpod"}} {
+		text.Reset()
+		if err := c.DumpLB(t.Context(), &text, service); err != nil || text.String() != "frontend 10.0.0.1:80/UDP set=0 "+service.Name+"\n" {
+			t.Errorf("dump of %s: %q, %v", service, text.String(), err)
+		}
 	}
 	if m, err := c.Maglev(t.Context(), addr, state.UDP); err != nil || !reflect.DeepEqual(m, table) {
 		t.Errorf("maglev: %+v, %v", m, err)
@@ -379,12 +385,12 @@ func TestDatapathDumps(t *testing.T) {
 		t.Errorf("maglev of no frontend: %v", err)
 	}
 
-	c, _ = serve(t, &control.Server{DumpLB: func(w io.Writer) error {
+	c, _ = serve(t, &control.Server{DumpLB: func(w io.Writer, _ state.ObjectName) error {
 		io.WriteString(w, "half a dump")
 		return errors.New("read map: gone")
 	}})
 	text.Reset()
-	if err := c.DumpLB(t.Context(), &text); err == nil || err.Error() != "read map: gone" || text.Len() > 0 {
+	if err := c.DumpLB(t.Context(), &text, state.ObjectName{}); err == nil || err.Error() != "read map: gone" || text.Len() > 0 {
 		t.Errorf("failed dump: %q, %v", text.String(), err)
 	}
 }

@@ -5,7 +5,7 @@
 //	GET    /v1/health                              Health
 //	GET    /v1/announcements                       []Announcement
 //	GET    /v1/tables/TABLE                        the rows of a table of state.DB
-//	GET    /v1/bpf/lb                              text, one line per frontend and backend
+//	GET    /v1/bpf/lb[?service=N/S]                text, one line per frontend and backend
 //	GET    /v1/bpf/maglev?addr=A:P&protocol=TCP    Maglev
 //	GET    /v1/bpf/tables/TABLE?service=N/S&limit=L  lines of rows of a table of the datapath
 //	GET    /v1/counts                              Counts

@@ -98,12 +98,16 @@ func (s *Server) table(r *http.Request) (any, error) {
 	return tableRows(s.DB, s.DB.Snapshot(), r.PathValue("table"))
 }
 
-func (s *Server) dumpLB(*http.Request) (any, error) {
+func (s *Server) dumpLB(r *http.Request) (any, error) {
 	if s.DumpLB == nil {
 		return nil, ErrNoDatapath
 	}
+	service, err := parseService(r.FormValue("service"))
+	if err != nil {
+		return nil, err
+	}
 	var text bytes.Buffer
-	if err := s.DumpLB(&text); err != nil {
+	if err := s.DumpLB(&text, service); err != nil {
 		return nil, err
 	}
 	return &text, nil

@@ -33,8 +33,9 @@ type Server struct {
 	// ExplainAdvertisement says how each advertisement of this node stands with an
 	// address, towards each of its peers.
 	ExplainAdvertisement func(netip.Addr) ([]AdvertisementStanding, error)
-	// DumpLB writes the datapath's load-balancer maps as text.
-	DumpLB func(io.Writer) error
+	// DumpLB writes the datapath's load-balancer maps as text; with a Service, what
+	// is in them for it.
+	DumpLB func(w io.Writer, service state.ObjectName) error
 	// Maglev reads the active table of one frontend from the datapath. An
 	// address without a frontend is an error that wraps source.ErrNotFound.
 	Maglev func(netip.AddrPort, state.Protocol) (Maglev, error)
