@@ -51,8 +51,6 @@ static __always_inline struct way way_of(const struct errand *e, const struct ne
 	struct way way = { .v6 = v6, .geneve = geneve };
 
 	way.from = v6 ? load_addr(1, hop->saddr6) : load_addr(0, &hop->saddr);
-	if (unlikely(no_addr(v6, &way.from)))
-		way.from = own_addr(v6);
 	if (!geneve)
 		way.to = e->pod;
 	else
@@ -269,12 +267,14 @@ static __always_inline int leave_for_error(const struct packet *p, __u32 mtu)
 }
 
 // send_by is send_apart in a tunnel of that kind.
-static __always_inline int send_by(struct packet *p, const struct errand *e, const struct next_hop *hop, int v6, int geneve)
+static __always_inline int send_by(struct packet *p, const struct errand *e, const struct next_hop *hop, const struct node_addrs *own, int v6, int geneve)
 {
 	__u32 overhead = tunnel_size(v6, geneve, p->v6);
 	struct way way = way_of(e, hop, v6, geneve);
 	struct next_hop resolved;
 
+	if (no_addr(v6, &way.from))
+		way.from = first_addr(v6, own);
 	if (no_addr(v6, &way.from) || no_addr(v6, &way.to))
 		return DROP(REASON_NO_ROUTE);
 	if (!hop->ifindex) {
@@ -305,14 +305,16 @@ static __always_inline int inline_send_apart(void *ctx, enum hook hook, int v6, 
 	};
 	__u32 at = e.next_hop;
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &at);
-	if (!hop)
+	at = 0; // the stack has no room for another key
+	struct node_addrs *own = bpf_map_lookup_elem(&own_addrs, &at);
+	if (!hop || !own)
 		return DROP(REASON_NO_ROUTE);
 	struct packet p;
 	if (on_detour(ctx, hook, v6, d, &p))
 		return DROP(REASON_TRUNCATED);
 	if (!e.geneve)
-		return send_by(&p, &e, hop, v6, 0);
-	return over_ipv6(&p, hop) ? send_by(&p, &e, hop, 1, 1) : send_by(&p, &e, hop, 0, 1);
+		return send_by(&p, &e, hop, own, v6, 0);
+	return over_ipv6(&p, hop) ? send_by(&p, &e, hop, own, 1, 1) : send_by(&p, &e, hop, own, 0, 1);
 }
 GLOBAL(send_apart, struct detour)
 

@@ -56,16 +56,20 @@ enum geneve_option_values {
 // The most that a tunnel adds: Geneve over IPv6 with an IPv6 pod.
 #define TUNNEL_MAX 80
 
-// own_addr is what this node sends from, of a family; all zeros: it has none.
+// first_addr is what a node sends from, of a family; all zeros: it has none.
+static __always_inline union addr first_addr(int v6, const struct node_addrs *own)
+{
+	return v6 ? load_addr(1, &own->six[0]) : load_addr(0, &own->four[0]);
+}
+
+// own_addr is first_addr of this node.
 static __always_inline union addr own_addr(int v6)
 {
 	union addr none = {};
 	__u32 zero = 0;
 	struct node_addrs *own = bpf_map_lookup_elem(&own_addrs, &zero);
 
-	if (!own)
-		return none;
-	return v6 ? load_addr(1, &own->six[0]) : load_addr(0, &own->four[0]);
+	return own ? first_addr(v6, own) : none;
 }
 
 // is_own_addr says whether other nodes know this one by an address.
