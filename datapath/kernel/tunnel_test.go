@@ -179,8 +179,23 @@ func TestTunnelOut(t *testing.T) {
 	})
 }
 
+// isBefore says whether this kernel is older than a release.
+func isBefore(t testing.TB, major, minor int) bool {
+	t.Helper()
+	release, err := kernelRelease()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have, haveMinor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &have, &haveMinor); err != nil {
+		t.Fatal(err)
+	}
+	return have < major || have == major && haveMinor < minor
+}
+
 // Any packet comes out of the tunnel as it went in, but for the pod's address and
-// port: this node sends it to itself.
+// port: this node sends it to itself. In tc, kernels before 6.3 cannot take off a header of
+// the other family (docs/devices.md).
 func TestTunnelIsTransparent(t *testing.T) {
 	atEachHookInEachFamily(t, func(n *node, f family) {
 		n.addTunnels(f, f.localPod, [2]netip.Addr{families[0].node, families[1].node}, nodeMAC)
@@ -197,6 +212,12 @@ func TestTunnelIsTransparent(t *testing.T) {
 			in := f.packet(fromRouter, f.client, f.vip, hops, transport(proto, sport, port), data)
 			through := n.run(kindXDP, n.out, in)
 			out := n.run(kindXDP, n.out, through.out)
+			if crosses := port == portGeneve6 && !f.v6 || port == portGeneve4 && f.v6; crosses && n.inTC && isBefore(t, 6, 3) {
+				if through.reason != "forward_remote" || out.action != xdpDrop || out.reason != "truncated" {
+					t.Fatalf("%s, then %d for %s, want it dropped, of\n%s", through.reason, out.action, out.reason, packet.String(in))
+				}
+				continue
+			}
 			if through.reason != "forward_remote" || out.action != xdpPass || out.reason != "decap" {
 				t.Fatalf("%s, then %d for %s, of\n%s", through.reason, out.action, out.reason, packet.String(in))
 			}
