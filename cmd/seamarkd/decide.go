@@ -107,15 +107,31 @@ func (d *deciders) probes(ctx context.Context) error {
 
 func (d *deciders) routes(ctx context.Context) error {
 	return d.db.Follow(ctx, redecide, func(snap state.Snapshot) {
-		if !d.db.Nodes.Synced(snap) || !d.db.Devices.Synced(snap) {
+		if !d.db.Nodes.Synced(snap) || !d.db.Devices.Synced(snap) || !d.db.Endpoints.Synced(snap) {
 			return
 		}
-		var rows []state.Route // to pods: in front of the cluster they are the operator's
-		if !d.appliance.IsValid() {
+		var rows []state.Route
+		if d.routesPods(snap) {
 			rows = pod.Routes(d.db, snap, d.node)
 		}
 		want(d, d.db.Routes, rows)
-	}, d.db.Nodes.Watch(), d.db.Devices.Watch(), d.db.MarksChanged)
+	}, d.db.Nodes.Watch(), d.db.Devices.Watch(), d.db.Endpoints.Watch(), d.db.MarksChanged)
+}
+
+// routesPods says whether ways to other nodes' pods are Seamark's to make. In front of the
+// cluster they are the operator's, and another CNI's beside that: there kube-proxy
+// forwards, and no pod is Seamark's.
+func (d *deciders) routesPods(snap state.Snapshot) bool {
+	if d.appliance.IsValid() {
+		return false
+	}
+	if d.defaults.Forwarding != state.ForwardKubeProxy {
+		return true
+	}
+	for range d.db.Endpoints.All(snap) {
+		return true
+	}
+	return false
 }
 
 // self is this node as it is registered. An appliance that is not has its name

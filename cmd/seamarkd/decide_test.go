@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/datapath/probe"
 	"github.com/seamark-lb/seamark/state"
 )
@@ -85,7 +86,7 @@ func TestSelf(t *testing.T) {
 				db.Devices.Put(tx, eth0)
 				eth1.Up = true
 				db.Devices.Put(tx, eth1)
-				for _, mark := range []func(*state.Tx){db.Nodes.MarkSynced, db.L2Policies.MarkSynced, db.Devices.MarkSynced} {
+				for _, mark := range []func(*state.Tx){db.Nodes.MarkSynced, db.L2Policies.MarkSynced, db.Devices.MarkSynced, db.Endpoints.MarkSynced} {
 					mark(tx)
 				}
 			})
@@ -107,6 +108,30 @@ func TestSelf(t *testing.T) {
 				t.Errorf("%d routes to pods", n)
 			}
 		})
+	}
+}
+
+// Beside another CNI, whose pods kube-proxy forwards to, the ways to pods are its.
+func TestRoutesPods(t *testing.T) {
+	for _, tc := range []struct {
+		forwarding state.Forwarding
+		appliance  netip.Addr
+		pods       int
+		want       bool
+	}{
+		{state.ForwardDSR, netip.Addr{}, 0, true}, {state.ForwardDSR, address(9), 0, false},
+		{state.ForwardKubeProxy, netip.Addr{}, 0, false}, {state.ForwardKubeProxy, netip.Addr{}, 1, true},
+	} {
+		db, w := state.New()
+		d := &deciders{db: db, appliance: tc.appliance, defaults: datapath.Defaults{Forwarding: tc.forwarding}}
+		w.Update(func(tx *state.Tx) {
+			for i := range tc.pods {
+				db.Endpoints.Put(tx, state.Endpoint{ContainerID: fmt.Sprint(i), Interface: "eth0"})
+			}
+		})
+		if got := d.routesPods(db.Snapshot()); got != tc.want {
+			t.Errorf("%s, appliance %v, %d pods: %v", tc.forwarding, tc.appliance, tc.pods, got)
+		}
 	}
 }
 

@@ -149,7 +149,7 @@ func (f *frontendFlags) register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.nodePortAddresses, "node-port-addresses", nil,
 		"CIDRs of this node's addresses that node ports are served on (default: all of the devices that face outside)")
 	fs.StringVar((*string)(&f.KubeProxyReplacement), "kube-proxy-replacement", string(datapath.ReplaceAuto),
-		"serve ClusterIPs and node ports: true, false, or auto (unless kube-proxy runs in the cluster)")
+		"serve ClusterIPs and node ports: true, false, or auto (unless kube-proxy runs in the cluster, or --forwarding-mode is kube-proxy)")
 	fs.StringVar((*string)(&f.Unserved), "unserved", string(state.UnservedDrop),
 		"what becomes of packets to a Service without backends: drop, or refuse (TCP RST, ICMP port unreachable)")
 }
@@ -165,6 +165,14 @@ func (f *frontendFlags) complete() error {
 		if err != nil {
 			return err
 		}
+	}
+	// What has the packets to Services' addresses has those to ClusterIPs and node ports, too,
+	// also where it is no DaemonSet that could be seen, as in k3s.
+	if f.Forwarding == state.ForwardKubeProxy {
+		if f.KubeProxyReplacement == datapath.ReplaceTrue {
+			return errors.New("--kube-proxy-replacement true: --forwarding-mode kube-proxy leaves Services to the one that would be replaced: write one of the two otherwise")
+		}
+		f.KubeProxyReplacement = datapath.ReplaceFalse
 	}
 	f.NodePortAddresses = nil
 	for _, text := range f.nodePortAddresses {

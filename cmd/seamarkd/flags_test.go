@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/seamark-lb/seamark/announce"
+	"github.com/seamark-lb/seamark/datapath"
 	"github.com/seamark-lb/seamark/state"
 	"github.com/spf13/pflag"
 )
@@ -42,6 +43,7 @@ func TestFlagsRefused(t *testing.T) {
 		{"--forwarding-mode nat", []string{`--forwarding-mode "nat"`, "dsr, snat, hybrid or kube-proxy"}},
 		{"--dsr-dispatch vxlan", []string{`--dsr-dispatch "vxlan"`, "ipip or geneve"}},
 		{"--kube-proxy-replacement yes", []string{`--kube-proxy-replacement "yes"`, "auto, true or false"}},
+		{"--forwarding-mode kube-proxy --kube-proxy-replacement true", []string{"--kube-proxy-replacement true", "--forwarding-mode kube-proxy"}},
 		{"--unserved reject", []string{`--unserved "reject"`, "drop or refuse"}},
 		{"--node-port-addresses 10.0.0.0/8,10.1.0.1", []string{`--node-port-addresses "10.1.0.1"`, "192.168.10.0/24"}},
 		{"--flow-timeout 0s", []string{"--flow-timeout 0s", "2s or more"}},
@@ -106,6 +108,9 @@ func TestMode(t *testing.T) {
 	write(t, filepath.Join(dir, "endpoints", "lxc1"), "{}", 0o644)
 	if _, err := flags("--mode=lb", "--state-dir", dir); err == nil || !strings.Contains(err.Error(), "--mode lb: there are pods") || !strings.Contains(err.Error(), "cleanup") {
 		t.Errorf("pods on an appliance: %v", err)
+	}
+	if f, err := flags("--forwarding-mode=kube-proxy", "--state-dir", t.TempDir()); err != nil || f.frontends.KubeProxyReplacement != datapath.ReplaceFalse {
+		t.Errorf("what kube-proxy forwards: %v, and it is replaced: %s", err, f.frontends.KubeProxyReplacement)
 	}
 	if _, err := flags("--mode=lb", "--forwarding-mode=kube-proxy", "--state-dir", t.TempDir()); err == nil || !strings.Contains(err.Error(), "write dsr, snat or hybrid") {
 		t.Errorf("kube-proxy on an appliance: %v", err)

@@ -18,7 +18,7 @@ import (
 // and announces it, and a real kube-proxy forwards to the pods.
 func TestKubeProxy(t *testing.T) {
 	t.Parallel()
-	l := up(t, testlab.Config{DaemonArgs: []string{"--forwarding-mode=kube-proxy", "--kube-proxy-replacement=false"}})
+	l := up(t, testlab.Config{DaemonArgs: []string{"--forwarding-mode=kube-proxy"}})
 	for _, node := range nodes {
 		l.startKubeProxy(node)
 	}

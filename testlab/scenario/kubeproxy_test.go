@@ -10,7 +10,7 @@ import (
 // The rest of the address is Seamark's.
 func TestLeftToKubeProxy(t *testing.T) {
 	t.Parallel()
-	l := withClients(t, "--forwarding-mode=kube-proxy", "--kube-proxy-replacement=false")
+	l := withClients(t, "--forwarding-mode=kube-proxy")
 	kubeProxy.install(l)
 	l.announceDemo()
 	holder := l.holder()
