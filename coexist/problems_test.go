@@ -124,12 +124,13 @@ func TestCluster(t *testing.T) {
 		"MetalLB's pools are left":   {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{ours}, left, "MetalLB", []string{"Services without spec.loadBalancerClass are left to it"}},
 		"MetalLB has no pools yet":   {[]state.Agent{agent("MetalLB", allocates)}, []state.Pool{ours}, community, "", nil},
 		"pools are left, to another": {[]state.Agent{agent("Cilium", allocates)}, []state.Pool{ours}, left, "", nil},
-		"MetalLB's speakers alone":   {[]state.Agent{agent("MetalLB", announces)}, []state.Pool{metal}, nil, "", []string{"MetalLB announces Services' addresses, too: all objects of metallb.io are left to it"}},
-		"Cilium as the CNI alone":    {[]state.Agent{agent("Cilium", state.AgentCNI)}, []state.Pool{cilium}, nil, "", nil},
-		"Cilium with pools":          {[]state.Agent{agent("Cilium", allocates)}, []state.Pool{cilium, metal}, nil, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
-		"PureLB":                     {[]state.Agent{agent("PureLB", allocates)}, []state.Pool{ours}, nil, "PureLB", []string{"PureLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it; Seamark"}},
-		"kube-vip announces":         {[]state.Agent{agent("kube-vip", announces)}, []state.Pool{ours}, nil, "", []string{"an address that both announce has two holders"}},
-		"kube-proxy":                 {[]state.Agent{agent("kube-proxy", state.AgentProxy)}, []state.Pool{ours}, nil, "", nil},
+		"MetalLB's speakers alone": {[]state.Agent{agent("MetalLB", announces)}, []state.Pool{metal}, nil, "MetalLB",
+			[]string{"MetalLB announces Services' addresses, too: Services without spec.loadBalancerClass are left to it, and so are all objects of metallb.io"}},
+		"Cilium as the CNI alone": {[]state.Agent{agent("Cilium", state.AgentCNI)}, []state.Pool{cilium}, nil, "", nil},
+		"Cilium with pools":       {[]state.Agent{agent("Cilium", allocates)}, []state.Pool{cilium, metal}, nil, "Cilium", []string{"left to it, and so are all objects of cilium.io"}},
+		"PureLB":                  {[]state.Agent{agent("PureLB", allocates)}, []state.Pool{ours}, nil, "PureLB", []string{"PureLB gives Services addresses, too: Services without spec.loadBalancerClass are left to it; Seamark"}},
+		"kube-vip announces":      {[]state.Agent{agent("kube-vip", announces)}, []state.Pool{ours}, nil, "", []string{"an address that both announce has two holders"}},
+		"kube-proxy":              {[]state.Agent{agent("kube-proxy", state.AgentProxy)}, []state.Pool{ours}, nil, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, w := state.New()

@@ -32,7 +32,9 @@ type Leavings struct {
 // to be synced.
 //
 // Services without spec.loadBalancerClass are left to an allocator that runs
-// and has pools: pools that are left to it are known by the Problem that says
+// and has pools, or, of a product whose kinds Seamark reads, to any program of it, since
+// its pools are left to it with the first that is seen: what has an address of theirs
+// would get another until the allocator is seen. Pools that are left to it are known by the Problem that says
 // so. Of a product whose kinds Seamark does not read nobody knows whether it
 // has any: it counts as if.
 func LeavingsOf(db *DB, r Reader) Leavings {
@@ -45,7 +47,8 @@ func LeavingsOf(db *DB, r Reader) Leavings {
 			l.products[a.Product] = true
 			l.pools[a.Product] = hasPools(db, r, a.Product)
 		}
-		if a.Role == AgentAllocates && l.classless == "" && l.pools[a.Product] {
+		allocates := a.Role == AgentAllocates || poolKind(a.Product) != ""
+		if allocates && l.classless == "" && l.pools[a.Product] {
 			l.classless = a.Product
 		}
 	}

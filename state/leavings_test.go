@@ -52,6 +52,12 @@ func TestLeavings(t *testing.T) {
 			t.Errorf("%+v is left to %q, want %q", tc.svc, got, tc.want)
 		}
 	}
+	// Its allocator is seen after its announcer: meanwhile nothing of its pools is given another address.
+	speaker := []state.Agent{{Product: "MetalLB", Role: state.AgentAnnounces}}
+	w.Update(func(tx *state.Tx) { db.Agents.Replace(tx, speaker, func(a, b state.Agent) bool { return a == b }) })
+	if by := state.LeavingsOf(db, db.Snapshot()).Service(state.Service{Conditions: given, Ingress: theirs}); by != "MetalLB" {
+		t.Errorf("while its announcer alone is seen, a Service with an address of its pools is left to %q", by)
+	}
 	w.Update(func(tx *state.Tx) { db.Agents.Replace(tx, nil, func(a, b state.Agent) bool { return a == b }) })
 	if by := state.LeavingsOf(db, db.Snapshot()).Service(state.Service{ClassOf: "Cilium"}); by != "" {
 		t.Errorf("when they are gone, a Service is left to %q", by)
