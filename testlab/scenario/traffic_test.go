@@ -22,6 +22,9 @@ func background[R any](l lab, watch func(context.Context) (R, error)) (stop func
 	done := make(chan outcome, 1)
 	go func() {
 		result, err := watch(ctx)
+		if err != nil && ctx.Err() == nil {
+			l.t.Errorf("watch in the background: %v", err) // whoever waits for what it does learns why in vain
+		}
 		done <- outcome{result, err}
 	}()
 	l.t.Cleanup(cancel)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -23,6 +24,9 @@ func WatchND(ctx context.Context, from Namespace, iface string, address netip.Ad
 			return err
 		}
 		self = ifi.HardwareAddr
+		// By its number: package net remembers for a minute which number a name has, in
+		// whichever namespace it was asked.
+		ifi.Name = strconv.Itoa(ifi.Index)
 		conn, _, err = ndp.Listen(ifi, ndp.LinkLocal)
 		return err
 	})
