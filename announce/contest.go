@@ -187,7 +187,7 @@ func (r *referee) hear(c Claim) {
 			r.counts.ClusterClaims.Add(1)
 			if ok, untold := r.contests.told.may(r.clock.Boottime()); ok {
 				r.log.Warn("address claimed by another node of the cluster: silent until the store says whose it is",
-					"addr", c.Addr, "claimant", r.nodeOf(c.MAC), "mac", c.MAC, "untold", untold)
+					"addr", c.Addr, "claimant", r.nodeOf(c.MAC), "mac", c.MAC.String(), "untold", untold)
 			}
 			r.herald.Mute(k, true)
 			r.setReason(k, anyGeneration, state.ReasonMuted)
@@ -202,7 +202,7 @@ func (r *referee) hear(c Claim) {
 		r.counts.Defences.Add(1)
 		if ok, untold := r.contests.told.may(r.clock.Boottime()); ok {
 			r.log.Warn("address claimed by a machine that is no node of the cluster: find it by its hardware address and take the address from it",
-				"addr", c.Addr, "mac", c.MAC, "interface", r.interfaceName(c.Ifindex), "untold", untold)
+				"addr", c.Addr, "mac", c.MAC.String(), "interface", r.interfaceName(c.Ifindex), "untold", untold)
 		}
 		r.herald.Once(k)
 	}

@@ -240,7 +240,7 @@ func (p *detector) judge(over []*probe, now time.Duration) {
 		case h.ClaimMAC != nil && h.ClaimedAt >= one.began && !p.own(h.ClaimMAC):
 			one.verdict, one.other, one.until = taken, h.ClaimMAC, now+probeAgain
 			p.log.Warn("address is not announced: another machine has it; find it by its hardware address and take the address from it",
-				"addr", one.key.addr, "mac", one.other, "again", probeAgain)
+				"addr", one.key.addr, "mac", one.other.String(), "again", probeAgain)
 		default:
 			one.verdict = free
 		}

@@ -3,6 +3,7 @@ package announce
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -37,10 +38,15 @@ func readInputs(db *state.DB, r state.Reader, seen *view) Inputs {
 		Policies:  db.L2Policies.Rows(r),
 		Pools:     db.Pools.Rows(r),
 		Leases:    db.NodeLeases.Rows(r),
-		Verdicts:  seen.verdicts,
+		Verdicts:  maps.Clone(seen.verdicts),
 		Isolated:  seen.isolated,
 		Unrenewed: seen.unrenewed,
 		Decided:   latest(db.Assigned.Rows(r), db.Assignments.Rows(r)),
+	}
+	for _, l := range in.Leases { // which may have said so since the leases were last looked at
+		if in.Verdicts[l.Node] == Live && (l.Released || l.Drained) {
+			in.Verdicts[l.Node] = Released
+		}
 	}
 	in.Services, _ = state.Rightful(db, r) // every node's datapath says which are not
 	withdraws := slices.ContainsFunc(in.Policies, func(p state.L2Policy) bool { return p.Withdraw })

@@ -385,6 +385,14 @@ func TestAppliances(t *testing.T) {
 	if problems := Problems(readInputs(db, db.Snapshot(), &view{verdicts: verdicts})); len(problems) > 0 {
 		t.Errorf("problems %v: its interfaces are there", problems)
 	}
+	// One that was drained a moment ago gets nothing, though it was live when looked at.
+	drained := appliance
+	drained.Drained = true
+	w.Update(func(tx *state.Tx) { db.NodeLeases.Put(tx, drained) })
+	if got, want := bars(), "lb1:Drained old:UnknownNode"; got != want {
+		t.Errorf("drained, it stands %s, want %s", got, want)
+	}
+	w.Update(func(tx *state.Tx) { db.NodeLeases.Put(tx, appliance) })
 	// One that is registered has the labels it is registered with.
 	w.Update(func(tx *state.Tx) {
 		db.Nodes.Put(tx, state.Node{Name: "lb1", Labels: map[string]string{labelExclude: ""}})
