@@ -110,7 +110,7 @@ func (m *model) check() {
 				continue
 			}
 			island.answer = append(island.answer, n.name)
-			if m.rightful(n) {
+			if m.rightful(n) && !n.released { // who gave its addresses up may not have heard who has them
 				island.rightful = append(island.rightful, n.name)
 			}
 		}
