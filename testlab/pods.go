@@ -121,9 +121,10 @@ func (l *Lab) cniAdd(ctx context.Context, r record, p PodSpec, containerID strin
 
 // cni runs seamark-cni for a pod, as a container runtime does.
 func (l *Lab) cni(ctx context.Context, r record, command string, p PodSpec, containerID string) ([]byte, error) {
-	config, err := json.Marshal(map[string]string{
+	config, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": "seamark", "type": "seamark-cni",
-		"socket": filepath.Join(l.runDir(p.Node), "cni.sock"),
+		"socket":        filepath.Join(l.runDir(p.Node), "cni.sock"),
+		"runtimeConfig": map[string]any{"portMappings": p.HostPorts},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("write CNI configuration: %w", err)

@@ -77,6 +77,15 @@ type PodSpec struct {
 	// Service (namespace/name) that the pod is an endpoint of. The pod lives
 	// in the same Kubernetes namespace.
 	Service string `yaml:"service"`
+	// HostPorts are ports of the node that lead to the pod's.
+	HostPorts []HostPort `yaml:"hostPorts,omitempty"`
+}
+
+// HostPort is an entry of the CNI convention's portMappings.
+type HostPort struct {
+	HostPort      int    `yaml:"hostPort" json:"hostPort"`
+	ContainerPort int    `yaml:"containerPort" json:"containerPort"`
+	Protocol      string `yaml:"protocol" json:"protocol"`
 }
 
 // DefaultTopology is the lab of DESIGN §9: router, api, k8s-ctr, k8s-w1,
