@@ -34,8 +34,6 @@ type ServerConfig struct {
 	// InitialCluster lists every member with its peer URLs, as
 	// a=https://10.0.0.1:2380,b=https://…; "" is a store of one member.
 	InitialCluster string
-	// Existing: the member was added to a cluster that runs already.
-	Existing bool
 	// ClientTLS and PeerTLS; with a CA, the other side must show a certificate of it.
 	ClientTLS, PeerTLS TLSFiles
 	// CompactAfter is how long old revisions are kept; 10 min when 0.
@@ -115,6 +113,13 @@ func (s *Server) Run(ctx context.Context) error {
 	cfg, err := s.embedConfig()
 	if err != nil {
 		return err
+	}
+	existing, err := s.rejoin(ctx, cfg)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	if existing {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	var serving grpcServers
 	cfg.ServiceRegister = serving.add
@@ -220,9 +225,6 @@ func (s *Server) embedConfig() (*embed.Config, error) {
 		}
 	}
 	cfg.InitialClusterToken = "seamark"
-	if s.cfg.Existing {
-		cfg.ClusterState = embed.ClusterStateFlagExisting
-	}
 	cfg.ClientTLSInfo = tlsInfo(s.cfg.ClientTLS)
 	cfg.PeerTLSInfo = tlsInfo(s.cfg.PeerTLS)
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
@@ -268,9 +270,9 @@ func parseURLs(flag string, texts []string) ([]url.URL, error) {
 	return urls, nil
 }
 
-// membership is kept beside the data, since etcd itself takes no notice when
+// tenant is kept beside the data, since etcd itself takes no notice when
 // a member is started again under another name or in another cluster.
-type membership struct {
+type tenant struct {
 	Name           string `json:"name"`
 	InitialCluster string `json:"initialCluster"`
 }
@@ -285,13 +287,13 @@ func (s *Server) claimDataDir() error {
 		return fmt.Errorf("open %s %s: %w", flagDataDir, s.cfg.DataDir, err)
 	}
 	file := filepath.Join(s.cfg.DataDir, "seamark-member.json")
-	us := membership{s.cfg.Name, s.cfg.InitialCluster}
+	us := tenant{s.cfg.Name, s.cfg.InitialCluster}
 	data, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		data, err := json.Marshal(us)
 		if err != nil {
-			return fmt.Errorf("encode membership: %w", err)
+			return fmt.Errorf("encode store member: %w", err)
 		}
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", flagDataDir, err)
@@ -300,7 +302,7 @@ func (s *Server) claimDataDir() error {
 	case err != nil:
 		return fmt.Errorf("read %s: %w", flagDataDir, err)
 	}
-	var it membership
+	var it tenant
 	if err := json.Unmarshal(data, &it); err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
 	}

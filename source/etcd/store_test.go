@@ -257,9 +257,44 @@ func TestThreeMembers(t *testing.T) {
 		t.Errorf("asking a minority: %v, want an error that names the majority", err)
 	}
 	waitServices(t, db, "a", "b")
-	startServer(t, members[0].cfg)
+	a := startServer(t, members[0].cfg)
 	create(t, src, service("c"))
 	waitServices(t, db, "a", "b", "c")
+
+	// One that lost its disk gets the others' data, however often, and counts then.
+	b := startServer(t, members[1].cfg)
+	for range 2 {
+		a.stop()
+		if err := os.RemoveAll(a.cfg.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		a = startServer(t, a.cfg)
+	}
+	b.stop()
+	create(t, src, service("d"))
+	waitServices(t, db, "a", "b", "c", "d")
+	_, alone := startSource(t, etcd.Config{Endpoints: a.urls})
+	waitServices(t, alone, "a", "b", "c", "d")
+
+	// It waits for a majority to take it in.
+	a.stop()
+	if err := os.RemoveAll(a.cfg.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	a, ready := runServer(t, a.cfg)
+	select {
+	case <-ready:
+		t.Fatal("ready, with one other member of three")
+	case <-time.After(2 * time.Second):
+	}
+	startServer(t, b.cfg)
+	select {
+	case <-ready:
+	case <-time.After(20 * time.Second):
+		t.Fatal("not ready, with both others up")
+	}
+	create(t, src, service("e"))
+	waitServices(t, db, "a", "b", "c", "d", "e")
 }
 
 // A member that waits for the others can be stopped.
