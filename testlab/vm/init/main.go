@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 
 	"github.com/seamark-lb/seamark/testlab/vm/job"
 	"golang.org/x/sys/unix"
@@ -49,6 +50,10 @@ func run() (code int, err error) {
 		if err := load(module); err != nil {
 			return 0, err
 		}
+	}
+	// Each end of a thousand connections is one; a first process has 4096.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1 << 16, Max: 1 << 16}); err != nil {
+		return 0, fmt.Errorf("raise limit of open files: %w", err)
 	}
 	for _, command := range todo.Commands {
 		cmd := exec.Command(command[0], command[1:]...)
