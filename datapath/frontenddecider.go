@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"iter"
 	"slices"
 
 	"github.com/seamark-lb/seamark/state"
@@ -23,7 +22,7 @@ type frontendDecision struct {
 	// changed are closed when something else than that is no longer as it was.
 	changed []<-chan struct{}
 	in      FrontendInput
-	slices  map[state.ObjectName]state.EndpointSlice
+	slices  map[string]state.EndpointSlice // by RowKey
 	// services by name, and who owns what.
 	services map[state.ObjectName]state.Service
 	owners   map[listening]state.ObjectRef
@@ -44,10 +43,11 @@ func (d *FrontendDecider) others() []state.Watch {
 
 // Decide returns the frontends of the snapshot, or when all is false, those that
 // may be others than they were, and what is not served of all that is asked for.
-// With anew all are decided, whatever has changed.
-func (d *FrontendDecider) Decide(snap state.Snapshot, anew bool) (rows []state.Frontend, problems []state.Problem, all bool) {
+// changed are the keys of the EndpointSlices that have changed since the snapshot of
+// the last call, as of state.Collector. With anew all are decided, whatever has changed.
+func (d *FrontendDecider) Decide(snap state.Snapshot, changed []string, anew bool) (rows []state.Frontend, problems []state.Problem, all bool) {
 	if d.last != nil && !anew && !d.last.stale() {
-		if rows, ok := d.last.again(d.DB, snap); ok {
+		if rows, ok := d.last.again(d.DB, snap, changed); ok {
 			return rows, slices.Concat(d.last.unrightful, d.last.problems), false
 		}
 	}
@@ -55,10 +55,10 @@ func (d *FrontendDecider) Decide(snap state.Snapshot, anew bool) (rows []state.F
 	r := newFrontendRun(in)
 	r.run()
 	d.last = &frontendDecision{in: in, unrightful: unrightful, problems: r.problems, owners: r.owners,
-		slices:   make(map[state.ObjectName]state.EndpointSlice, len(in.Slices)),
+		slices:   make(map[string]state.EndpointSlice, len(in.Slices)),
 		services: make(map[state.ObjectName]state.Service, len(in.Services))}
 	for _, s := range in.Slices {
-		d.last.slices[s.Name] = s
+		d.last.slices[s.RowKey()] = s
 	}
 	for _, watch := range d.others() {
 		d.last.changed = append(d.last.changed, watch(snap))
@@ -85,8 +85,8 @@ func (f *frontendDecision) stale() bool {
 // backends that are down and were not, or the other way round.
 // Not ok: all are to be decided. What has which address:port depends on
 // endpoints for SCTP alone, which is not served between two ports.
-func (f *frontendDecision) again(db *state.DB, snap state.Snapshot) (rows []state.Frontend, ok bool) {
-	changed := f.follow(db.EndpointSlices.All(snap))
+func (f *frontendDecision) again(db *state.DB, snap state.Snapshot, keys []string) (rows []state.Frontend, ok bool) {
+	changed := f.follow(db, snap, keys)
 	f.followHealth(down(db, snap), changed)
 	in := f.in
 	in.Services, in.Endpoints, in.Slices = nil, nil, nil
@@ -117,29 +117,21 @@ func (f *frontendDecision) again(db *state.DB, snap state.Snapshot) (rows []stat
 	return r.rows, true
 }
 
-// follow takes over the EndpointSlices as they are now, and returns the owners of
-// those that have changed.
-func (f *frontendDecision) follow(now iter.Seq[state.EndpointSlice]) map[state.ObjectName]bool {
+// follow takes over the EndpointSlices of these keys as they are now, and returns
+// the owners of those that are others than they were.
+func (f *frontendDecision) follow(db *state.DB, snap state.Snapshot, keys []string) map[state.ObjectName]bool {
 	changed := map[state.ObjectName]bool{}
-	count := 0
-	for s := range now {
-		count++
-		if old, known := f.slices[s.Name]; !known || !sameSlice(old, s) {
-			changed[old.Service], changed[s.Service] = true, true
-			f.slices[s.Name] = s
+	for _, key := range keys {
+		old, known := f.slices[key]
+		s, there := db.EndpointSlices.Get(snap, key)
+		if known == there && sameSlice(old, s) {
+			continue
 		}
-	}
-	if count == len(f.slices) {
-		return changed
-	}
-	there := make(map[state.ObjectName]bool, count)
-	for s := range now {
-		there[s.Name] = true
-	}
-	for name, old := range f.slices {
-		if !there[name] {
+		if delete(f.slices, key); there {
+			changed[s.Service], f.slices[key] = true, s
+		}
+		if known {
 			changed[old.Service] = true
-			delete(f.slices, name)
 		}
 	}
 	return changed

@@ -86,6 +86,7 @@ func TestFrontendDecider(t *testing.T) {
 	partial := 0
 	for range 40 {
 		db, w := state.New()
+		changes := w.Collect(db.EndpointSlices.Name())
 		decider := FrontendDecider{DB: db, Node: "n1"}
 		put := func(tx *state.Tx, in FrontendInput, what int) {
 			switch what {
@@ -131,8 +132,8 @@ func TestFrontendDecider(t *testing.T) {
 			}
 		})
 		for range 30 {
-			snap := db.Snapshot()
-			rows, problems, all := decider.Decide(snap, false)
+			snap, changed := changes.Take()
+			rows, problems, all := decider.Decide(snap, changed, false)
 			w.Update(func(tx *state.Tx) {
 				if all {
 					state.Want(tx, db.Frontends, rows, time.Time{})
@@ -321,15 +322,18 @@ func BenchmarkFrontends(b *testing.B) {
 		}
 	})
 	b.Run("one changed", func(b *testing.B) {
+		changes := w.Collect(db.EndpointSlices.Name())
+		defer changes.Close()
 		decider := FrontendDecider{DB: db, Node: "n1"}
-		decider.Decide(db.Snapshot(), true)
+		decider.Decide(db.Snapshot(), nil, true)
 		slice, _ := db.EndpointSlices.Get(db.Snapshot(), "d/s7")
 		b.ReportAllocs()
 		for b.Loop() {
 			slice.Endpoints = slices.Clone(slice.Endpoints)
 			slice.Endpoints[3].Ready = !slice.Endpoints[3].Ready
 			w.Update(func(tx *state.Tx) { db.EndpointSlices.Put(tx, slice) })
-			if rows, _, all := decider.Decide(db.Snapshot(), false); all || len(rows) != 3 {
+			snap, changed := changes.Take()
+			if rows, _, all := decider.Decide(snap, changed, false); all || len(rows) != 3 {
 				b.Fatalf("%d rows", len(rows))
 			}
 		}

@@ -513,7 +513,7 @@ func TestExposedClusterIPs(t *testing.T) {
 		return fmt.Sprint(is(&web), is(&other))
 	}
 	decider := &FrontendDecider{DB: db, Node: "w1"}
-	decider.Decide(db.Snapshot(), true)
+	decider.Decide(db.Snapshot(), nil, true)
 	for _, step := range []struct {
 		do   func(*state.Tx)
 		want string
@@ -537,7 +537,7 @@ func TestExposedClusterIPs(t *testing.T) {
 		if got := exposed(); got != step.want {
 			t.Errorf("got %s, want %s", got, step.want)
 		}
-		if _, _, all := decider.Decide(db.Snapshot(), false); !all && before != step.want {
+		if _, _, all := decider.Decide(db.Snapshot(), nil, false); !all && before != step.want {
 			t.Error("the decider has not heard of it")
 		}
 	}

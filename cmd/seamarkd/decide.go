@@ -70,12 +70,15 @@ func (d *deciders) served(snap state.Snapshot) bool {
 
 func (d *deciders) frontends(ctx context.Context) error {
 	decider := &datapath.FrontendDecider{DB: d.db, Node: d.node, Defaults: d.defaults}
+	changes := d.writer.Collect(d.db.EndpointSlices.Name())
+	defer changes.Close()
 	var decided time.Time // all of them
 	return d.db.FollowSparingly(ctx, redecide, func(snap state.Snapshot) {
 		if !d.frontendsKnown(snap) {
 			return
 		}
-		rows, problems, all := decider.Decide(snap, time.Since(decided) >= redecide)
+		snap, changed := changes.Take()
+		rows, problems, all := decider.Decide(snap, changed, time.Since(decided) >= redecide)
 		if all {
 			decided = time.Now()
 			want(d, d.db.Frontends, rows)
