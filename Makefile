@@ -42,7 +42,7 @@ test-kube: deps-lab kube ## the tests that need a real Kubernetes, alone
 
 # Each kernel's tests take minutes where nothing else runs. RUN names some of them.
 test-vm: deps-vm ## the datapath's tests on Linux 6.1, the oldest supported, and 6.12, in QEMU's emulation
-	SEAMARK_VM=1 SEAMARK_VM_RUN='$(RUN)' $(GO) test -count=1 -timeout 1h -v ./testlab/vm
+	SEAMARK_VM=1 SEAMARK_VM_RUN='$(RUN)' $(GO) test -count=1 -timeout 2h -v ./testlab/vm
 
 kube: build ## the real control plane, built once: minutes the first time
 	@$(BIN)/testlab kube build

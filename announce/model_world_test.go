@@ -36,9 +36,10 @@ func (m *model) joined() bool {
 }
 
 // settled says whether the wire and the ways to the store have been the same
-// for long enough that all know how they stand.
+// for long enough that all know how they stand. (What a slow store takes in late
+// tells of the wire as it was.)
 func (m *model) settled() bool {
-	return m.slow == 0 && m.now-max(m.wireAt, m.storeAt) > 2*modelTiming.Duration
+	return m.slow == 0 && m.now-max(m.wireAt, m.storeAt, m.slowAt) > 2*modelTiming.Duration
 }
 
 // checkAlone: a node that has lost all others, who have the gateway, answers no more.
@@ -175,8 +176,7 @@ func (m *model) checkFence(a netip.Addr) {
 }
 
 // checkReturn: who has stepped down, and hears the others again, answers again for
-// what nobody has taken, also while the store is gone. (A renewal that a slow store
-// takes in late tells of the wire as it was.)
+// what nobody has taken, also while the store is gone.
 func (m *model) checkReturn(a netip.Addr) {
 	if whole := m.now - max(m.wireAt, m.dark, m.slowAt); !m.joined() || whole <= 2*modelTiming.Duration {
 		return
