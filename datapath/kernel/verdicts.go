@@ -58,7 +58,8 @@ var hooks = []string{kindXDP, kindTCOutside, kindTCPod, kindTCToPod}
 // them in groups.
 func drops(r bpfReason) bool {
 	return r >= bpfReasonREASON_TRUNCATED && r <= bpfReasonREASON_FLOW_TABLE ||
-		r >= bpfReasonREASON_FRAGMENT_ORPHAN
+		r >= bpfReasonREASON_FRAGMENT_ORPHAN && r <= bpfReasonREASON_SPOOFED_POD ||
+		r >= bpfReasonREASON_NEIGHBOUR_QUOTA
 }
 
 // reasonNames reads the names of bpf/reasons.h out of the programs' BTF.

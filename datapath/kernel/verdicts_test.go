@@ -13,7 +13,7 @@ func TestDrops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	group := regexp.MustCompile(`^\t// .*\b(Dropped|Forwarded or answered|Passed on, with something to say)\.$`)
+	group := regexp.MustCompile(`^\t// .*\b(Dropped|Forwarded or answered|[Pp]assed on,? with something to say)\.$`)
 	entry := regexp.MustCompile(`^\tREASON_([A-Z_]+),`)
 	dropped, reason := false, bpfReason(0)
 	for line := range strings.Lines(string(text)) {
