@@ -125,6 +125,8 @@ static __always_inline int error_of_frontend(struct packet *p, struct quoted *q,
 		return DROP(REASON_ICMP_UNKNOWN);
 	if (b.flags & BACKEND_LOCAL)
 		return error_to_pod(p, q, &b.addr);
+	if (hops_of(p) <= 1)
+		return DROP(REASON_TTL_EXPIRED);
 	store_addr(p->v6, d->addr, &b.addr);
 	d->next_hop = b.next_hop;
 	d->hash = hash;
