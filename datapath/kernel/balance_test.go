@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -11,14 +12,20 @@ import (
 
 // Backends on the other node, and sets of them.
 const (
-	idNew, idOld, idThird = 21, 22, 23
+	idNew, idOld, idThird = 121, 122, 123
 
-	setMoved, setAffine = 31, 32
+	setMoved, setAffine = 131, 132
 
 	portMoved, portAffine, portSources, portHidden = 90, 91, 92, 93
 )
 
-var newPod, oldPod, thirdPod = netip.MustParseAddr("172.20.1.21"), netip.MustParseAddr("172.20.1.22"), netip.MustParseAddr("172.20.1.23")
+// pod is the address of one of those backends.
+func (f family) pod(id uint32) netip.Addr {
+	addr := f.remotePod.AsSlice()
+	addr[len(addr)-1] = byte(id)
+	pod, _ := netip.AddrFromSlice(addr)
+	return pod
+}
 
 const (
 	moved  = uint32(bpfSlotSLOT_MOVED)
@@ -26,22 +33,22 @@ const (
 )
 
 // balancing adds frontends whose slots alone do not say the backend.
-func (n *node) balancing() {
+func (n *node) balancing(f family) {
 	n.t.Helper()
-	for id, addr := range map[uint32]netip.Addr{idNew: newPod, idOld: oldPod, idThird: thirdPod} {
-		n.put("backends", id, bpfBackend{Addr: be32(addr), Port: be16(8080), NextHop: 1})
+	for _, id := range []uint32{idNew, idOld, idThird} {
+		n.putBackend(f, id, f.pod(id), 8080, 20, 0)
 	}
 	n.move(idNew|moved, moving)
 	n.table(setAffine, 0, []uint32{idNew, idOld, idThird})
 	n.put("sets", uint32(setAffine), bpfBackendSet{Size: [4]uint32{3}, Affinity: 1000})
-	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
-		for port, f := range map[uint16]bpfFrontend{
+	for _, proto := range tunnelled {
+		for port, row := range map[uint16]bpfFrontend{
 			portMoved:   {Set: setMoved, Service: 5},
 			portAffine:  {Set: setAffine, Service: 6, Flags: uint32(bpfFrontendFlagsFRONTEND_AFFINITY)},
 			portSources: {Set: setMoved, Service: 7, Flags: uint32(bpfFrontendFlagsFRONTEND_SOURCES)},
 			portHidden:  {Set: setMoved, Service: 8, Flags: uint32(bpfFrontendFlagsFRONTEND_INSIDE)},
 		} {
-			n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(port), Proto: proto}, f)
+			n.putFrontend(f, f.vip, port, proto, row)
 		}
 	}
 }
@@ -54,193 +61,246 @@ func (n *node) move(slot, look uint32) {
 	n.put("sets", uint32(setMoved), bpfBackendSet{Size: [4]uint32{1, 1}, Look: 1 | look})
 }
 
-// goes sends a client's packet and looks which backend it went to, and why.
-func (n *node) goes(l4 packet.Layer, pod netip.Addr, reason string) {
+// drain lets a backend keep its flows and get no new ones.
+func (n *node) drain(f family, id uint32) {
 	n.t.Helper()
-	in := toVIP(l4)
-	n.expect(kindXDP, n.out, packet.Build(in...), xdpTX, reason, inIPIP(packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, pod, in))
+	n.putBackend(f, id, f.pod(id), 8080, 20, uint8(bpfBackendFlagsBACKEND_DRAINING))
+}
+
+// goes sends a client's packet and looks which backend it went to, and why.
+func (n *node) goes(f family, l4 packet.Layer, id uint32, reason string) {
+	n.t.Helper()
+	in := []packet.Layer{fromRouter, f.ip(f.client, f.vip, 63), l4}
+	frame := packet.Build(in...)
+	ports, proto := frame[14+20:], frame[14+9]
+	if f.v6 {
+		ports, proto = frame[14+40:], frame[14+6]
+	}
+	hash := flowHash(f, binary.BigEndian.Uint16(ports), binary.BigEndian.Uint16(ports[2:]), proto)
+	n.expect(kindXDP, n.out, frame, xdpTX, reason, concat([]packet.Layer{toOther, outer(f.node, f.pod(id), hash, false)}, in[1:]))
 }
 
 // pin returns the backend that a flow of the client's is pinned to, and its flags.
-func (n *node) pin(proto uint8, from, to uint16) (backend, flags uint32) {
+func (n *node) pin(f family, proto uint8, from, to uint16) (backend, flags uint32) {
 	n.t.Helper()
-	key := bpfTuple{Saddr: be32(client), Daddr: be32(vip), Sport: be16(from), Dport: be16(to), Proto: proto}
+	var key any = bpfTuple{Saddr: be32(client), Daddr: be32(vip), Sport: be16(from), Dport: be16(to), Proto: proto}
+	if f.v6 {
+		key = bpfTuple6{Saddr: words(f.client), Daddr: words(f.vip), Sport: be16(from), Dport: be16(to), Proto: proto}
+	}
 	var pin bpfPin
-	if err := n.maps["pins"].Lookup(key, &pin); err != nil {
+	if err := n.maps[f.table("pins")].Lookup(key, &pin); err != nil {
 		return 0, 0
 	}
 	return pin.Backend, pin.Flags
 }
 
-func (n *node) pinned(proto uint8, from, to uint16, backend, flags uint32) {
+func (n *node) pinned(f family, proto uint8, from, to uint16, backend, flags uint32) {
 	n.t.Helper()
-	if b, f := n.pin(proto, from, to); b != backend || f != flags {
-		n.t.Errorf("port %d is pinned to %d, flags %d; want %d, flags %d", from, b, f, backend, flags)
+	if b, got := n.pin(f, proto, from, to); b != backend || got != flags {
+		n.t.Errorf("port %d is pinned to %d, flags %d; want %d, flags %d", from, b, got, backend, flags)
+	}
+}
+
+// fillPins leaves no room for another pin.
+func (n *node) fillPins(f family) {
+	n.t.Helper()
+	m := n.maps[f.table("pins")]
+	room := int(m.MaxEntries())
+	var keys any
+	if f.v6 {
+		all := make([]bpfTuple6, room)
+		for i := range all {
+			all[i] = bpfTuple6{Saddr: [4]uint32{uint32(i)}, Proto: 1}
+		}
+		keys = all
+	} else {
+		all := make([]bpfTuple, room)
+		for i := range all {
+			all[i] = bpfTuple{Saddr: uint32(i), Proto: 1}
+		}
+		keys = all
+	}
+	// What there is already takes some of the room.
+	if _, err := m.BatchUpdate(keys, make([]bpfPin, room), nil); err == nil {
+		n.t.Fatal("more pins than there is room for")
 	}
 }
 
 func TestMovedSlots(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
-	const closing = uint32(bpfFlowFlagsFLOW_REPLIED | bpfFlowFlagsFLOW_CLOSING)
-	tcp := func(from uint16, flags uint8) packet.TCP {
-		return packet.TCP{SrcPort: from, DstPort: portMoved, Flags: flags}
-	}
-	udp := func(from uint16) packet.UDP { return packet.UDP{SrcPort: from, DstPort: portMoved} }
-	sctp := func(from uint16, chunk uint8) packet.SCTP {
-		return packet.SCTP{SrcPort: from, DstPort: portMoved, Chunk: chunk}
-	}
-	n.sub("older flow", func(n *node) {
-		n.goes(tcp(1, packet.ACK), oldPod, "forward_previous")
-		n.pinned(packet.ProtoTCP, 1, portMoved, idOld, 0)
-		n.goes(tcp(1, packet.ACK), oldPod, "forward_pinned")
-		n.goes(tcp(1, packet.FIN|packet.ACK), oldPod, "forward_pinned")
-		n.pinned(packet.ProtoTCP, 1, portMoved, idOld, closing)
-	})
-	n.sub("new flow, with the ports of an old one", func(n *node) {
-		n.goes(tcp(1, packet.SYN), newPod, "forward_remote")
-		n.pinned(packet.ProtoTCP, 1, portMoved, idNew, 0)
-		n.goes(tcp(1, packet.ACK), newPod, "forward_pinned")
-	})
-	n.sub("SYN-ACK begins nothing", func(n *node) {
-		n.goes(tcp(2, packet.SYN|packet.ACK), oldPod, "forward_previous")
-	})
-	n.sub("RST is not remembered", func(n *node) {
-		n.goes(tcp(3, packet.RST), oldPod, "forward_previous")
-		n.pinned(packet.ProtoTCP, 3, portMoved, 0, 0)
-	})
-	n.sub("udp", func(n *node) {
-		n.goes(udp(1), oldPod, "forward_previous")
-		n.pinned(packet.ProtoUDP, 1, portMoved, idOld, 0)
-		n.goes(udp(1), oldPod, "forward_pinned")
-	})
-	n.sub("sctp", func(n *node) {
-		n.goes(sctp(1, packet.ChunkInit), newPod, "forward_remote")
-		n.goes(sctp(1, packet.ChunkData), newPod, "forward_pinned")
-		n.goes(sctp(2, packet.ChunkData), oldPod, "forward_previous")
-	})
-	n.sub("previous drains", func(n *node) {
-		n.put("backends", uint32(idOld), bpfBackend{Addr: be32(oldPod), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
-		n.goes(tcp(4, packet.ACK), oldPod, "forward_previous")
-		n.goes(udp(4), newPod, "forward_remote")
-		n.pinned(packet.ProtoUDP, 4, portMoved, idNew, 0)
-		n.goes(udp(1), oldPod, "forward_pinned")
-	})
-	n.sub("previous is gone", func(n *node) {
-		n.put("backends", uint32(idOld), bpfBackend{})
-		defer n.put("backends", uint32(idOld), bpfBackend{Addr: be32(oldPod), Port: be16(8080), NextHop: 1})
-		n.goes(tcp(5, packet.ACK), newPod, "forward_remote")
-		n.pinned(packet.ProtoTCP, 5, portMoved, 0, 0)
-		n.goes(udp(1), newPod, "forward_remote") // whose pin leads nowhere
-		n.pinned(packet.ProtoUDP, 1, portMoved, idNew, 0)
-	})
-	n.sub("slot has not moved", func(n *node) {
-		n.move(idNew, moving)
-		defer n.move(idNew|moved, moving)
-		n.goes(tcp(6, packet.ACK), newPod, "forward_remote")
-		n.goes(tcp(6, packet.SYN), newPod, "forward_remote")
-		n.pinned(packet.ProtoTCP, 6, portMoved, 0, 0)
-	})
-	n.sub("window is over", func(n *node) {
-		n.move(idNew|moved, 0)
-		defer n.move(idNew|moved, moving)
-		n.goes(tcp(7, packet.ACK), newPod, "forward_remote")
-		n.pinned(packet.ProtoTCP, 7, portMoved, 0, 0)
-	})
-	n.sub("no room for pins", func(n *node) {
-		room := int(n.maps["pins"].MaxEntries())
-		keys, pins := make([]bpfTuple, room), make([]bpfPin, room)
-		for i := range keys {
-			keys[i] = bpfTuple{Saddr: uint32(i), Proto: 1}
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.balancing(f)
+		const closing = uint32(bpfFlowFlagsFLOW_REPLIED | bpfFlowFlagsFLOW_CLOSING)
+		tcp := func(from uint16, flags uint8) packet.TCP {
+			return packet.TCP{SrcPort: from, DstPort: portMoved, Flags: flags}
 		}
-		// What there is already takes some of the room.
-		if _, err := n.maps["pins"].BatchUpdate(keys, pins, nil); err == nil {
-			n.t.Fatal("more pins than there is room for")
+		udp := func(from uint16) packet.UDP { return packet.UDP{SrcPort: from, DstPort: portMoved} }
+		sctp := func(from uint16, chunk uint8) packet.SCTP {
+			return packet.SCTP{SrcPort: from, DstPort: portMoved, Chunk: chunk}
 		}
-		n.goes(tcp(8, packet.SYN), oldPod, "forward_previous")
-		n.goes(tcp(8, packet.ACK), oldPod, "forward_previous")
-		n.pinned(packet.ProtoTCP, 8, portMoved, 0, 0)
-		n.put("backends", uint32(idOld), bpfBackend{Addr: be32(oldPod), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
-		n.goes(tcp(9, packet.SYN), newPod, "forward_remote")
+		n.sub("older flow", func(n *node) {
+			n.goes(f, tcp(1, packet.ACK), idOld, "forward_previous")
+			n.pinned(f, packet.ProtoTCP, 1, portMoved, idOld, 0)
+			n.goes(f, tcp(1, packet.ACK), idOld, "forward_pinned")
+			n.goes(f, tcp(1, packet.FIN|packet.ACK), idOld, "forward_pinned")
+			n.pinned(f, packet.ProtoTCP, 1, portMoved, idOld, closing)
+		})
+		n.sub("new flow, with the ports of an old one", func(n *node) {
+			n.goes(f, tcp(1, packet.SYN), idNew, "forward_remote")
+			n.pinned(f, packet.ProtoTCP, 1, portMoved, idNew, 0)
+			n.goes(f, tcp(1, packet.ACK), idNew, "forward_pinned")
+		})
+		n.sub("SYN-ACK begins nothing", func(n *node) {
+			n.goes(f, tcp(2, packet.SYN|packet.ACK), idOld, "forward_previous")
+		})
+		n.sub("RST is not remembered", func(n *node) {
+			n.goes(f, tcp(3, packet.RST), idOld, "forward_previous")
+			n.pinned(f, packet.ProtoTCP, 3, portMoved, 0, 0)
+		})
+		n.sub("udp", func(n *node) {
+			n.goes(f, udp(1), idOld, "forward_previous")
+			n.pinned(f, packet.ProtoUDP, 1, portMoved, idOld, 0)
+			n.goes(f, udp(1), idOld, "forward_pinned")
+		})
+		n.sub("sctp", func(n *node) {
+			n.goes(f, sctp(1, packet.ChunkInit), idNew, "forward_remote")
+			n.goes(f, sctp(1, packet.ChunkData), idNew, "forward_pinned")
+			n.goes(f, sctp(2, packet.ChunkData), idOld, "forward_previous")
+		})
+		n.sub("previous drains", func(n *node) {
+			n.drain(f, idOld)
+			n.goes(f, tcp(4, packet.ACK), idOld, "forward_previous")
+			n.goes(f, udp(4), idNew, "forward_remote")
+			n.pinned(f, packet.ProtoUDP, 4, portMoved, idNew, 0)
+			n.goes(f, udp(1), idOld, "forward_pinned")
+		})
+		n.sub("previous is gone", func(n *node) {
+			rows := n.maps[f.table("backends")]
+			n.put(f.table("backends"), uint32(idOld), make([]byte, rows.ValueSize()))
+			defer n.putBackend(f, idOld, f.pod(idOld), 8080, 20, 0)
+			n.goes(f, tcp(5, packet.ACK), idNew, "forward_remote")
+			n.pinned(f, packet.ProtoTCP, 5, portMoved, 0, 0)
+			n.goes(f, udp(1), idNew, "forward_remote") // whose pin leads nowhere
+			n.pinned(f, packet.ProtoUDP, 1, portMoved, idNew, 0)
+		})
+		n.sub("slot has not moved", func(n *node) {
+			n.move(idNew, moving)
+			defer n.move(idNew|moved, moving)
+			n.goes(f, tcp(6, packet.ACK), idNew, "forward_remote")
+			n.goes(f, tcp(6, packet.SYN), idNew, "forward_remote")
+			n.pinned(f, packet.ProtoTCP, 6, portMoved, 0, 0)
+		})
+		n.sub("window is over", func(n *node) {
+			n.move(idNew|moved, 0)
+			defer n.move(idNew|moved, moving)
+			n.goes(f, tcp(7, packet.ACK), idNew, "forward_remote")
+			n.pinned(f, packet.ProtoTCP, 7, portMoved, 0, 0)
+		})
+		n.sub("no room for pins", func(n *node) {
+			n.fillPins(f)
+			n.goes(f, tcp(8, packet.SYN), idOld, "forward_previous")
+			n.goes(f, tcp(8, packet.ACK), idOld, "forward_previous")
+			n.pinned(f, packet.ProtoTCP, 8, portMoved, 0, 0)
+			n.drain(f, idOld)
+			n.goes(f, tcp(9, packet.SYN), idNew, "forward_remote")
+		})
 	})
 }
 
 func TestAffinity(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
-	pods := map[uint32]netip.Addr{idNew: newPod, idOld: oldPod, idThird: thirdPod}
-	key := bpfAffinityKey{Client: be32(client), Service: 6}
-	tcp := func(from uint16, flags uint8) packet.TCP {
-		return packet.TCP{SrcPort: from, DstPort: portAffine, Flags: flags}
-	}
-	n.run(kindXDP, n.out, packet.Build(toVIP(tcp(1, packet.SYN))...))
-	var last bpfAffinity
-	if err := n.maps["affinity"].Lookup(key, &last); err != nil {
-		t.Fatal(err)
-	}
-	home := last.Backend
-	n.sub("all connections of a client", func(n *node) {
-		for port := range uint16(20) { // of which a third would go there by chance
-			n.goes(tcp(100+port, packet.SYN), pods[home], "forward_remote")
-			n.goes(tcp(100+port, packet.ACK), pods[home], "forward_pinned")
-			n.goes(tcp(200+port, packet.ACK), pods[home], "forward_remote")
-			n.goes(packet.UDP{SrcPort: port, DstPort: portAffine}, pods[home], "forward_remote")
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.balancing(f)
+		var key any = bpfAffinityKey{Client: be32(client), Service: 6}
+		if f.v6 {
+			key = bpfAffinityKey6{Client: words(f.client), Service: 6}
 		}
-	})
-	slot := func(from uint16) uint32 {
-		return []uint32{idNew, idOld, idThird}[MaglevSlot(FlowHash(netip.AddrPortFrom(client, from), netip.AddrPortFrom(vip, portAffine), packet.ProtoTCP), 3)]
-	}
-	elsewhere := uint16(1000)
-	for slot(elsewhere) == home {
-		elsewhere++
-	}
-	n.sub("time is over", func(n *node) {
-		old := last
-		old.Seen -= 1001
-		n.put("affinity", key, old)
-		n.goes(tcp(elsewhere, packet.SYN), pods[slot(elsewhere)], "forward_remote")
-		n.put("affinity", key, last)
-	})
-	n.sub("its backend drains", func(n *node) {
-		n.put("backends", home, bpfBackend{Addr: be32(pods[home]), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
-		n.goes(tcp(elsewhere, packet.SYN), pods[slot(elsewhere)], "forward_pinned")
-		n.goes(tcp(100, packet.ACK), pods[home], "forward_pinned")
-		n.goes(tcp(2, packet.SYN), pods[slot(elsewhere)], "forward_remote") // the client's new one
+		tcp := func(from uint16, flags uint8) packet.TCP {
+			return packet.TCP{SrcPort: from, DstPort: portAffine, Flags: flags}
+		}
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, tcp(1, packet.SYN)))
+		var last bpfAffinity
+		if err := n.maps[f.table("affinity")].Lookup(key, &last); err != nil {
+			n.t.Fatal(err)
+		}
+		home := last.Backend
+		n.sub("all connections of a client", func(n *node) {
+			for port := range uint16(20) { // of which a third would go there by chance
+				n.goes(f, tcp(100+port, packet.SYN), home, "forward_remote")
+				n.goes(f, tcp(100+port, packet.ACK), home, "forward_pinned")
+				n.goes(f, tcp(200+port, packet.ACK), home, "forward_remote")
+				n.goes(f, packet.UDP{SrcPort: port, DstPort: portAffine}, home, "forward_remote")
+				n.goes(f, packet.SCTP{SrcPort: port, DstPort: portAffine, Chunk: packet.ChunkInit}, home, "forward_remote")
+				n.goes(f, packet.SCTP{SrcPort: port, DstPort: portAffine}, home, "forward_pinned")
+			}
+		})
+		slot := func(from uint16) uint32 {
+			return []uint32{idNew, idOld, idThird}[MaglevSlot(flowHash(f, from, portAffine, packet.ProtoTCP), 3)]
+		}
+		elsewhere := uint16(1000)
+		for slot(elsewhere) == home {
+			elsewhere++
+		}
+		next := elsewhere + 1
+		for slot(next) == home {
+			next++
+		}
+		n.sub("time is over", func(n *node) {
+			old := last
+			old.Seen -= 1001
+			n.put(f.table("affinity"), key, old)
+			n.goes(f, tcp(elsewhere, packet.SYN), slot(elsewhere), "forward_remote")
+			n.put(f.table("affinity"), key, last)
+		})
+		n.sub("its backend drains", func(n *node) {
+			n.drain(f, home)
+			n.goes(f, tcp(elsewhere, packet.SYN), slot(elsewhere), "forward_pinned")
+			n.goes(f, tcp(100, packet.ACK), home, "forward_pinned")
+			n.goes(f, tcp(next, packet.SYN), slot(next), "forward_remote") // the client's new one
+		})
 	})
 }
 
 func TestSourcesAndInside(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
-	in := toVIP(packet.TCP{SrcPort: 1, DstPort: portSources, Flags: packet.SYN})
-	n.expect(kindXDP, n.out, packet.Build(in...), xdpDrop, "source_range", nil)
-	n.put("sources", bpfSourceKey{Prefixlen: 32 + 16, Service: 8, Addr: be32(client)}, uint32(0))
-	n.expect(kindXDP, n.out, packet.Build(in...), xdpDrop, "source_range", nil)
-	n.put("sources", bpfSourceKey{Prefixlen: 32 + 16, Service: 7, Addr: be32(netip.MustParseAddr("10.10.0.0"))}, uint32(0))
-	n.goes(packet.TCP{SrcPort: 1, DstPort: portSources, Flags: packet.SYN}, newPod, "forward_remote")
-	n.expect(kindXDP, n.out, packet.Build(toVIP(packet.TCP{DstPort: portHidden})...), xdpPass, "not_ours", nil)
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.balancing(f)
+		for _, l4 := range []packet.Layer{
+			packet.TCP{SrcPort: 1, DstPort: portSources, Flags: packet.SYN},
+			packet.UDP{SrcPort: 1, DstPort: portSources},
+			packet.SCTP{SrcPort: 1, DstPort: portSources, Chunk: packet.ChunkInit},
+		} {
+			n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4), xdpDrop, "source_range", nil)
+		}
+		in := packet.TCP{SrcPort: 1, DstPort: portSources, Flags: packet.SYN}
+		whole, around := netip.PrefixFrom(f.client, f.client.BitLen()), netip.PrefixFrom(f.client, f.client.BitLen()/2)
+		n.putSource(f, 8, whole) // of another Service
+		n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, in), xdpDrop, "source_range", nil)
+		n.putSource(f, 7, around.Masked())
+		n.goes(f, in, idNew, "forward_remote")
+		n.expect(kindXDP, n.out, f.packet(fromRouter, f.router, f.vip, 63, in), xdpDrop, "source_range", nil)
+		n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, packet.TCP{DstPort: portHidden}), xdpPass, "not_ours", nil)
+	})
 }
 
 func TestCounts(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
-	in := toVIP(packet.TCP{SrcPort: 1, DstPort: portMoved, Flags: packet.SYN})
-	size := uint64(len(packet.Build(in[1:]...)))
-	counters := map[string]uint32{"service_counts": 5, "backend_counts": idNew}
-	before := map[string]bpfCount{}
-	for name, at := range counters {
-		before[name] = n.counted(name, at)
-	}
-	for range 3 {
-		n.run(kindXDP, n.out, packet.Build(in...))
-	}
-	for name, at := range counters {
-		now, then := n.counted(name, at), before[name]
-		got := bpfCount{Packets: now.Packets - then.Packets, Bytes: now.Bytes - then.Bytes}
-		if want := (bpfCount{Packets: 3, Bytes: 3 * size}); got != want {
-			t.Errorf("%s[%d] rose by %+v, want %+v", name, at, got, want)
+	inEachFamily(t, func(n *node, f family) {
+		n.balancing(f)
+		in := f.packet(fromRouter, f.client, f.vip, 63, packet.TCP{SrcPort: 1, DstPort: portMoved, Flags: packet.SYN})
+		size := uint64(len(in) - 14)
+		counters := map[string]uint32{"service_counts": 5, "backend_counts": idNew}
+		before := map[string]bpfCount{}
+		for name, at := range counters {
+			before[name] = n.counted(name, at)
 		}
-	}
+		for range 3 {
+			n.run(kindXDP, n.out, in)
+		}
+		for name, at := range counters {
+			now, then := n.counted(name, at), before[name]
+			got := bpfCount{Packets: now.Packets - then.Packets, Bytes: now.Bytes - then.Bytes}
+			if want := (bpfCount{Packets: 3, Bytes: 3 * size}); got != want {
+				n.t.Errorf("%s[%d] rose by %+v, want %+v", name, at, got, want)
+			}
+		}
+	})
 }
 
 // counted is a counter's sum over the CPUs.
@@ -330,8 +390,9 @@ func TestVLAN(t *testing.T) {
 
 // tc balances as XDP does, and brings packets into pods of this node as well.
 func TestTCBalance(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
+	n, f := newNode(t), families[0]
+	n.addFamily(f)
+	n.balancing(f)
 	toOther := packet.Ethernet{Dst: otherMAC, Src: nodeMAC}
 	remote := toVIP(packet.TCP{SrcPort: 1025, DstPort: portRemote, Flags: packet.SYN, Options: packet.MSS(536)}, packet.Payload("data"))
 	udp := toVIP(packet.UDP{SrcPort: 1025, DstPort: 54}, packet.Payload("odd"))
@@ -343,7 +404,7 @@ func TestTCBalance(t *testing.T) {
 	for name, row := range map[string]row{
 		"to remote pod":    {packet.Build(remote...), tcRedirect, "forward_remote", inIPIP(toOther, remotePod, remote)},
 		"udp":              {packet.Build(udp...), tcRedirect, "forward_remote", inIPIP(toOther, remotePod, udp)},
-		"of an older flow": {packet.Build(older...), tcRedirect, "forward_previous", inIPIP(toOther, oldPod, older)},
+		"of an older flow": {packet.Build(older...), tcRedirect, "forward_previous", inIPIP(toOther, f.pod(idOld), older)},
 		"to local pod":     {packet.Build(local...), tcRedirect, "forward_local", packet.Build(delivered...)},
 		"out of a tunnel":  {packet.Build(append(tunnel, local[1:]...)...), tcRedirect, "decap", packet.Build(delivered...)},
 		"no backends":      {packet.Build(toVIP(packet.TCP{DstPort: portEmpty})...), tcDrop, "no_backend", nil},

@@ -279,25 +279,26 @@ func TestResetsOfNAT(t *testing.T) {
 // A SYN with the ports of a flow that goes on changes nothing about its pin; and a
 // pin is for a flow to last when a second packet has come.
 func TestForgedSYNOfPinned(t *testing.T) {
-	n := newNode(t)
-	n.balancing()
-	const replied, closing = uint32(bpfFlowFlagsFLOW_REPLIED), uint32(bpfFlowFlagsFLOW_CLOSING)
-	tcp := func(flags uint8) packet.TCP { return packet.TCP{SrcPort: 1, DstPort: portMoved, Flags: flags} }
-	n.goes(tcp(packet.ACK), oldPod, "forward_previous")
-	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, 0)
-	n.goes(tcp(packet.SYN), oldPod, "forward_pinned")
-	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, 0)
-	n.goes(tcp(packet.ACK), oldPod, "forward_pinned")
-	n.pinned(packet.ProtoTCP, 1, portMoved, idOld, replied)
-	n.goes(tcp(packet.FIN|packet.ACK), oldPod, "forward_pinned")
-	n.goes(tcp(packet.SYN), newPod, "forward_remote")
-	n.pinned(packet.ProtoTCP, 1, portMoved, idNew, 0)
-	n.goes(tcp(packet.RST), newPod, "forward_pinned")
-	n.pinned(packet.ProtoTCP, 1, portMoved, idNew, closing)
-	n.goes(tcp(packet.SYN), newPod, "forward_remote")
-	n.put("backends", uint32(idNew), bpfBackend{Addr: be32(newPod), Port: be16(8080), NextHop: 1, Flags: uint8(bpfBackendFlagsBACKEND_DRAINING)})
-	n.move(idThird|moved, moving)
-	n.goes(tcp(packet.SYN), thirdPod, "forward_remote") // whose pod takes no new flows
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.balancing(f)
+		const replied, closing = uint32(bpfFlowFlagsFLOW_REPLIED), uint32(bpfFlowFlagsFLOW_CLOSING)
+		tcp := func(flags uint8) packet.TCP { return packet.TCP{SrcPort: 1, DstPort: portMoved, Flags: flags} }
+		n.goes(f, tcp(packet.ACK), idOld, "forward_previous")
+		n.pinned(f, packet.ProtoTCP, 1, portMoved, idOld, 0)
+		n.goes(f, tcp(packet.SYN), idOld, "forward_pinned")
+		n.pinned(f, packet.ProtoTCP, 1, portMoved, idOld, 0)
+		n.goes(f, tcp(packet.ACK), idOld, "forward_pinned")
+		n.pinned(f, packet.ProtoTCP, 1, portMoved, idOld, replied)
+		n.goes(f, tcp(packet.FIN|packet.ACK), idOld, "forward_pinned")
+		n.goes(f, tcp(packet.SYN), idNew, "forward_remote")
+		n.pinned(f, packet.ProtoTCP, 1, portMoved, idNew, 0)
+		n.goes(f, tcp(packet.RST), idNew, "forward_pinned")
+		n.pinned(f, packet.ProtoTCP, 1, portMoved, idNew, closing)
+		n.goes(f, tcp(packet.SYN), idNew, "forward_remote")
+		n.drain(f, idNew)
+		n.move(idThird|moved, moving)
+		n.goes(f, tcp(packet.SYN), idThird, "forward_remote") // whose pod takes no new flows
+	})
 }
 
 // Where a pair of translation says the backend, no pin takes room for it.
