@@ -11,7 +11,7 @@ BIN     := bin
 LABS    := SEAMARK_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 30m -p 1 -parallel 3
 TOOL    := $(GO) tool -modfile=$(CURDIR)/tools.mod
 
-.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-bgp bench-outage lint deps-lab deps-peers deps-bpf deps-vm clean
+.PHONY: build demo demo-kube demo-down test test-kube test-vm test-short kube verify generate bench bench-bgp bench-outage fuzz lint deps-lab deps-peers deps-bpf deps-vm clean
 
 build: ## static binaries in bin/
 	@mkdir -p $(BIN)
@@ -49,6 +49,10 @@ kube: build ## the real control plane, built once: minutes the first time
 
 test-short: ## no lab, no kernel
 	$(GO) test -short ./...
+
+# SEED and FOR say which packets, and for how long; what fails prints its seed.
+fuzz: ## random packets through the datapath's programs, ever others
+	SEAMARK_FUZZ_SEED=$(or $(SEED),$$(date +%s)) SEAMARK_FUZZ_FOR=$(or $(FOR),10m) $(GO) test -count=1 -v -timeout 0 -run TestRandomPackets ./datapath/kernel
 
 bench-outage: deps-lab deps-peers build ## what is noticed of faults, on the segment and over BGP, as tables of min/median/max; RUNS=20
 	$(BIN)/testlab outage --name outage --runs $(or $(RUNS),3)
