@@ -5,6 +5,7 @@
 // slot finds its pod again. Nobody hands on what was handed on.
 #pragma once
 
+#include "deliver.h"
 #include "detour.h"
 #include "encap.h"
 #include "flow.h"
@@ -41,7 +42,7 @@ static __always_inline int admit(struct packet *p, const union addr *pod, __be16
 		return DROP(REASON_FLOW_TABLE);
 	if (set_dest(p, pod, port))
 		return DROP(REASON_UNSERVED_PROTO);
-	return PASS(reason);
+	return deliver(p, pod, reason);
 }
 
 // hand_on is where a packet goes that the pod it was sent to does not know: to
