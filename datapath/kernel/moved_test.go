@@ -53,11 +53,11 @@ var wireProtos = []state.Protocol{state.TCP, state.UDP, state.SCTP}
 // begin returns a Service with so many ready pods.
 func begin(w *wire, number, ready int, seed uint64) *churn {
 	c := &churn{wire: w, rand: rand.New(rand.NewPCG(seed, uint64(number))), number: number,
-		vip: netip.AddrFrom4([4]byte{192, 168, 10, byte(100 + number)}), port: uint16(8000 + number),
+		vip: w.address(100 + number), port: uint16(8000 + number),
 		weights: map[netip.Addr]uint16{}, draining: map[netip.Addr]bool{}, protos: wireProtos,
 		mode: state.ForwardDSR, dispatch: state.DispatchIPIP}
 	for i := range wireNodes * wirePods {
-		c.unused = append(c.unused, wirePod(i%wireNodes, i/wireNodes))
+		c.unused = append(c.unused, w.pod(i%wireNodes, i/wireNodes))
 	}
 	c.rand.Shuffle(len(c.unused), func(i, j int) { c.unused[i], c.unused[j] = c.unused[j], c.unused[i] })
 	for range ready {
@@ -180,7 +180,7 @@ func (c *churn) frame(f *wireFlow, first, answer bool) []byte {
 	case f.proto == state.SCTP:
 		l4 = packet.SCTP{SrcPort: sport, DstPort: dport, Tag: 1, Chunk: packet.ChunkData}
 	}
-	return packet.Build(packet.Ethernet{Dst: nodeMAC, Src: routerMAC}, packet.IPv4{Src: from.Addr(), Dst: to.Addr()}, l4, packet.Payload("x"))
+	return c.family.packet(fromRouter, from.Addr(), to.Addr(), 64, l4, packet.Payload("x"))
 }
 
 // open begins so many flows. One in idle sends nothing after its handshake.
@@ -189,7 +189,7 @@ func (c *churn) open(count, idle int) {
 	for range count {
 		c.clients++
 		f := &wireFlow{proto: oneOf(c.rand, c.protos), idle: c.clients%idle == 0,
-			client: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 10, byte(c.number), byte(c.clients >> 14)}), uint16(1024+c.clients&0x3fff))}
+			client: netip.AddrPortFrom(wireAddr(c.family.client, c.number, c.clients>>14), uint16(1024+c.clients&0x3fff))}
 		f.pod, f.seen = c.send(c.frame(f, true, false))
 		if c.changing && !f.pod.IsValid() {
 			continue // the pod's own node has not heard of it: the client tries again
@@ -339,16 +339,25 @@ const churnSeed = 1
 func (c *churn) fillPins(n *wireNode) {
 	c.t.Helper()
 	for i, err := 0, error(nil); err == nil; i++ {
-		key := datapath.Tuple{Proto: state.TCP, Dst: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 99, byte(i >> 16), 1}), 1),
-			Src: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 99, 0, 1}), uint16(i))}
+		key := datapath.Tuple{Proto: state.TCP, Dst: netip.AddrPortFrom(wireAddr(c.family.router, i>>16, 1), 1),
+			Src: netip.AddrPortFrom(c.family.router, uint16(i))}
 		err = n.maps.Pins.Update(key, datapath.Pin{Backend: 1})
+	}
+}
+
+// onEachWire runs a test on a wire of each family.
+func onEachWire(t *testing.T, test func(t *testing.T, f family)) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) { test(t, f) })
 	}
 }
 
 // A client's packets reach the pod that has its flow, whatever becomes of the
 // others. What is lost after a change of the ingress node had its pin on the old one.
-func TestFlowsKeepTheirBackends(t *testing.T) {
-	w := newWire(t, wireNodes, wirePods, Sizes{Flows: 1 << 17, HalfOpen: 1 << 16, Pins: 1 << 16, NAT: 1024, Affinity: 1024, Fragments: 1024})
+func TestFlowsKeepTheirBackends(t *testing.T) { onEachWire(t, flowsKeepTheirBackends) }
+
+func flowsKeepTheirBackends(t *testing.T, f family) {
+	w := newWire(t, f, wireNodes, wirePods, Sizes{Flows: 1 << 17, HalfOpen: 1 << 16, Pins: 1 << 16, NAT: 1024, Affinity: 1024, Fragments: 1024})
 	const seed = churnSeed
 	var table strings.Builder
 	fmt.Fprintf(&table, "seed %d\n%-26s %-9s %-7s %7s %7s %7s\n", seed, "backends", "ingress", "chance", "flows", "moved", "lost")
@@ -372,7 +381,11 @@ func TestFlowsKeepTheirBackends(t *testing.T) {
 				w.chance = chance
 				c := begin(w, number, kind.ready, seed)
 				number++
-				c.open(kind.flows, 3)
+				flows := kind.flows
+				if f.v6 { // what the families have in common, IPv4 has shown
+					flows /= 4
+				}
+				c.open(flows, 3)
 				if kind.full {
 					c.fillPins(w.nodes[0])
 				}
@@ -381,7 +394,7 @@ func TestFlowsKeepTheirBackends(t *testing.T) {
 					if i >= kind.changes/2 {
 						to = ingress
 					}
-					c.change(func() bool { return kind.how(c) }, to, kind.flows)
+					c.change(func() bool { return kind.how(c) }, to, flows)
 				}
 				c.wake()
 				lost, moved := c.tally(0, ingress)
@@ -427,8 +440,10 @@ func (c *churn) closeWindow() {
 
 // Flows that sleep while the window of changes closes find their pods again, also
 // when their slots come back to these.
-func TestFlowsSleepThroughWindows(t *testing.T) {
-	w := newWire(t, wireNodes, wirePods, Sizes{Flows: 1 << 16, HalfOpen: 1 << 15, Pins: 1 << 14, NAT: 1024, Affinity: 1024, Fragments: 1024})
+func TestFlowsSleepThroughWindows(t *testing.T) { onEachWire(t, flowsSleepThroughWindows) }
+
+func flowsSleepThroughWindows(t *testing.T, f family) {
+	w := newWire(t, f, wireNodes, wirePods, Sizes{Flows: 1 << 16, HalfOpen: 1 << 15, Pins: 1 << 14, NAT: 1024, Affinity: 1024, Fragments: 1024})
 	const seed = churnSeed
 	var table strings.Builder
 	fmt.Fprintf(&table, "seed %d\n%-40s %-7s %7s %7s\n", seed, "slept through", "chance", "flows", "lost")
@@ -436,7 +451,7 @@ func TestFlowsSleepThroughWindows(t *testing.T) {
 		w.chance = chance
 		c := begin(w, number, 5, seed)
 		c.protos = []state.Protocol{state.TCP, state.SCTP} // others have no second chance
-		c.open(4000, 2)
+		c.open(map[bool]int{false: 4000, true: 1500}[f.v6], 2)
 		report := func(what string) {
 			lost := 0
 			for _, f := range c.flows {
@@ -480,8 +495,10 @@ func TestFlowsSleepThroughWindows(t *testing.T) {
 
 // Established flows, and those that begin meanwhile, go on when the way of
 // forwarding changes under them: each pod goes on seeing the same client.
-func TestFlowsKeepTheirWay(t *testing.T) {
-	w := newWire(t, wireNodes, wirePods, Sizes{Flows: 1 << 15, HalfOpen: 1 << 15, Pins: 1 << 14, NAT: 1 << 15, Affinity: 1024, Fragments: 1024})
+func TestFlowsKeepTheirWay(t *testing.T) { onEachWire(t, flowsKeepTheirWay) }
+
+func flowsKeepTheirWay(t *testing.T, f family) {
+	w := newWire(t, f, wireNodes, wirePods, Sizes{Flows: 1 << 15, HalfOpen: 1 << 15, Pins: 1 << 14, NAT: 1 << 15, Affinity: 1024, Fragments: 1024})
 	const seed = churnSeed
 	var table strings.Builder
 	fmt.Fprintf(&table, "seed %d\n%-12s %7s %11s %7s\n", seed, "switched to", "flows", "translated", "lost")

@@ -23,7 +23,7 @@ import (
 type wireNode struct {
 	name   string
 	mac    packet.MAC
-	addr   netip.Addr
+	addr   netip.Addr             // of the wire's family
 	xdp    map[bool]*ebpf.Program // by whether packets are handed on
 	pod    *ebpf.Program
 	kernel *Kernel // for its verdicts
@@ -35,6 +35,7 @@ type wireNode struct {
 // gets. Frames of clients come in at the ingress node.
 type wire struct {
 	t       testing.TB
+	family  family
 	device  netlink.Link // of all nodes, both ways
 	nodes   []*wireNode
 	ingress int
@@ -46,25 +47,46 @@ type wire struct {
 // wireHops leads to each pod's node; see wirePod.
 type wireHops struct{}
 
-func (wireHops) Index(addr netip.Addr, _ datapath.NodeAddrs, _ uint32) uint32 {
-	return uint32(addr.As4()[2]) + 1
+func (wireHops) Index(pod netip.Addr, _ datapath.NodeAddrs, _ uint32) uint32 {
+	return uint32(nodeOfPod(pod)) + 1
 }
 
 func (wireHops) Keep(map[netip.Addr]bool) {}
 
-// wirePod is a pod of the node with that index.
-func wirePod(node, pod int) netip.Addr {
-	return netip.AddrFrom4([4]byte{172, 20, byte(node), byte(pod + 1)})
+// wireAddr is an address with a number: of IPv4 its last two bytes, 172.20.0.0 for
+// instance, and of IPv6 the third word and the last.
+func wireAddr(of netip.Addr, a, b int) netip.Addr {
+	bytes := of.AsSlice()
+	if of.Is4() {
+		bytes[2], bytes[3] = byte(a), byte(b)
+	} else {
+		bytes[4], bytes[5], bytes[14], bytes[15] = byte(a>>8), byte(a), byte(b>>8), byte(b)
+	}
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr
 }
 
-// newWire returns a wire of nodes with so many pods each. The routes to clients in
-// 10.10.0.0/16 are those of the test's namespace.
-func newWire(t testing.TB, nodes, pods int, sizes Sizes) *wire {
+// pod is a pod of the node with that index; nodeOfPod is its node's.
+func (w *wire) pod(node, pod int) netip.Addr { return wireAddr(w.family.localPod, node, pod+1) }
+
+func nodeOfPod(pod netip.Addr) int {
+	if pod.Is4() {
+		return int(pod.As4()[2])
+	}
+	return int(pod.As16()[5])
+}
+
+// newWire returns a wire of nodes with so many pods each. The routes to clients are
+// those of the test's namespace: to 10.10.0.0/16 and fd00:aa::/32.
+func newWire(t testing.TB, f family, nodes, pods int, sizes Sizes) *wire {
 	t.Helper()
 	world := &node{t: t, host: newHost(t)}
 	world.out = world.addDevice("out", nodeMAC)
 	world.network()
-	w := &wire{t: t, device: world.out, now: time.Now(), buffer: make([]byte, 512)}
+	if f.v6 {
+		world.enableIPv6(f)
+	}
+	w := &wire{t: t, family: f, device: world.out, now: time.Now(), buffer: make([]byte, 512)}
 	for i := range nodes {
 		w.nodes = append(w.nodes, w.join(i, sizes))
 	}
@@ -74,11 +96,16 @@ func newWire(t testing.TB, nodes, pods int, sizes Sizes) *wire {
 	t.Cleanup(func() { attached.Close() })
 	for i, n := range w.nodes {
 		for other, to := range w.nodes {
-			w.must(n.maps.NextHops.Update(uint32(other)+1, datapath.NextHopEntry{
-				Ifindex: w.ifindex(), MTU: 1500, Dmac: datapath.MAC(to.mac), Smac: datapath.MAC(n.mac), Saddr: n.addr.As4(), Node: to.addr.As4()}))
+			hop := datapath.NextHopEntry{Ifindex: w.ifindex(), MTU: 1500, Dmac: datapath.MAC(to.mac), Smac: datapath.MAC(n.mac)}
+			if f.v6 {
+				hop.Saddr6, hop.Node6 = n.addr.As16(), to.addr.As16()
+			} else {
+				hop.Saddr, hop.Node = n.addr.As4(), to.addr.As4()
+			}
+			w.must(n.maps.NextHops.Update(uint32(other)+1, hop))
 		}
 		for pod := range pods {
-			w.must(n.maps.Endpoints.Update(wirePod(i, pod), datapath.EndpointEntry{
+			w.must(n.maps.Endpoints.Update(w.pod(i, pod), datapath.EndpointEntry{
 				Ifindex: w.ifindex(), PodMAC: datapath.MAC(podMAC), HostMAC: datapath.MAC(podHostMAC)}))
 		}
 	}
@@ -94,12 +121,20 @@ func (w *wire) must(err error) {
 	}
 }
 
+// address is one of the segment's, with that last byte.
+func (w *wire) address(last int) netip.Addr {
+	bytes := w.family.node.AsSlice()
+	bytes[len(bytes)-1] = byte(last)
+	addr, _ := netip.AddrFromSlice(bytes)
+	return addr
+}
+
 func (w *wire) join(index int, sizes Sizes) *wireNode {
 	w.t.Helper()
 	n := &wireNode{
 		name: fmt.Sprintf("node%d", index),
 		mac:  packet.MAC{2, 0, 0, 0, 1, byte(index)},
-		addr: netip.AddrFrom4([4]byte{192, 168, 10, byte(index + 1)}),
+		addr: w.address(index + 1),
 		xdp:  map[bool]*ebpf.Program{},
 	}
 	loaded := w.load(n, sizes, true, nil)
@@ -109,6 +144,9 @@ func (w *wire) join(index int, sizes Sizes) *wireNode {
 	spec, err := loadBpf()
 	w.must(err)
 	n.kernel = &Kernel{cfg: Config{NodeAddr: n.addr}, maps: loaded.Maps}
+	if w.family.v6 {
+		n.kernel.cfg = Config{NodeAddr6: n.addr}
+	}
 	w.must(n.kernel.firstNodeAddrs())
 	n.kernel.reasons, err = reasonNames(spec)
 	w.must(err)
@@ -167,12 +205,17 @@ func (w *wire) run(p *ebpf.Program, frame []byte) (action uint32, out []byte) {
 	return action, options.DataOut
 }
 
-// ends are where a frame of IPv4 is from, and where it goes.
+// ends are where a frame is from, and where it goes.
 func ends(frame []byte) (from, to netip.AddrPort) {
-	end := func(addr, port int) netip.AddrPort {
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[addr:])), binary.BigEndian.Uint16(frame[port:]))
+	src, size := 26, 4
+	if binary.BigEndian.Uint16(frame[12:]) == packet.TypeIPv6 {
+		src, size = 22, 16
 	}
-	return end(26, 34), end(30, 36)
+	end := func(addr, port int) netip.AddrPort {
+		a, _ := netip.AddrFromSlice(frame[addr : addr+size])
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(frame[port:]))
+	}
+	return end(src, src+2*size), end(src+size, src+2*size+2)
 }
 
 // send sends a client's frame to the ingress node, and follows it to the pod that
@@ -210,10 +253,11 @@ func (w *wire) send(frame []byte) (pod netip.Addr, client netip.AddrPort) {
 
 // nodeOf returns the node of a pod; nil: it is no pod.
 func (w *wire) nodeOf(pod netip.Addr) *wireNode {
-	if a := pod.As4(); a[0] == 172 && int(a[2]) < len(w.nodes) {
-		return w.nodes[a[2]]
+	of := nodeOfPod(pod)
+	if of >= len(w.nodes) || wireAddr(pod, 0, 0) != wireAddr(w.family.localPod, 0, 0) {
+		return nil
 	}
-	return nil
+	return w.nodes[of]
 }
 
 // answer sends a pod's frame, which has to come to the client from vip: straight,
