@@ -469,72 +469,117 @@ func TestICMPErrors(t *testing.T) {
 	})
 }
 
-// An ICMP error on its way through the tunnel to the backend's node.
-func TestICMPErrorsInTunnel(t *testing.T) { atEachHook(t, icmpErrorsInTunnel) }
+// fault is a router's error to who sent a packet, that it is too big.
+func (f family) fault(eth packet.Ethernet, hops uint8, to netip.Addr, quoted ...packet.Layer) []byte {
+	kind := packet.ICMP{Type: 3, Code: 4, Seq: 1400}
+	if f.v6 {
+		kind = packet.ICMP{Type: 2, Seq: 1400}
+	}
+	return f.packet(eth, f.router, to, hops, kind, packet.Payload(packet.Build(quoted...)))
+}
 
-func icmpErrorsInTunnel(n *node) {
-	n.put("flows", bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(8080), ClientPort: be16(1025), Proto: packet.ProtoTCP}, bpfFlow{})
-	fault := func(to netip.Addr, src netip.Addr, port uint16) []packet.Layer {
-		quote := packet.Build(packet.IPv4{Src: src, Dst: client}, packet.TCP{SrcPort: port, DstPort: 1025})
-		return []packet.Layer{packet.IPv4{TTL: 63, Src: router, Dst: to}, packet.ICMP{Type: 3, Code: 4, Seq: 1400}, packet.Payload(quote)}
+// An ICMP error on its way through the tunnel to the backend's node.
+func TestICMPErrorsInTunnel(t *testing.T) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
+		n.putFlow(f, "flows", packet.ProtoTCP, 1025, 8080, portHere)
+		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+		fault := func(eth packet.Ethernet, hops uint8, to, src netip.Addr, port uint16) []byte {
+			return f.fault(eth, hops, to, f.ip(src, f.client, 60), packet.TCP{SrcPort: port, DstPort: 1025})
+		}
+		proto := uint8(packet.ProtoIPIP)
+		if f.v6 {
+			proto = packet.ProtoIPv6
+		}
+		carried := func(eth packet.Ethernet, from, to netip.Addr, label uint32, inner []byte) []byte {
+			head := outer(from, to, label, false)
+			if ip, ok := head.(packet.IPv6); ok {
+				ip.NextHeader = &proto
+				return packet.Build(eth, ip, packet.Payload(inner[14:]))
+			}
+			ip := head.(packet.IPv4)
+			ip.Protocol = &proto
+			return packet.Build(eth, ip, packet.Payload(inner[14:]))
+		}
+		in := func(inner []byte) []byte { return carried(fromOther, f.otherNode, f.localPod, 5, inner) }
+		about := fault(fromRouter, 63, f.vip, f.vip, portIPIP)
+		for name, row := range map[string]row{
+			"into it":                  {about, xdpTX, "icmp_forwarded", carried(toOther, f.node, f.remotePod, flowHash(f, 1025, portIPIP, packet.ProtoTCP), about)},
+			"into it, on the last hop": {fault(fromRouter, 1, f.vip, f.vip, portIPIP), xdpDrop, "ttl_expired", nil},
+			"out of it":                {in(fault(fromOther, 63, f.vip, f.vip, portHere)), xdpPass, "icmp_forwarded", fault(fromOther, 63, f.localPod, f.localPod, 8080)},
+			"not served here":          {in(fault(fromOther, 63, f.vip, f.vip, portSNAT)), xdpDrop, "icmp_unknown", fault(fromOther, 63, f.vip, f.vip, portSNAT)},
+			"no vip of ours":           {in(fault(fromOther, 63, f.unmet, f.unmet, portHere)), xdpPass, "not_ours", nil},
+			"of another's":             {in(fault(fromOther, 63, f.vip, f.unmet, portHere)), xdpDrop, "icmp_unknown", fault(fromOther, 63, f.vip, f.unmet, portHere)},
+		} {
+			n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
+		}
+	})
+}
+
+// putNAT writes an entry of nat_out or nat_in.
+func (n *node) putNAT(f family, table string, from natTuple, to natEntry) {
+	n.t.Helper()
+	if f.v6 {
+		n.put(table+"6", bpfTuple6{Saddr: words(from.src.Addr()), Daddr: words(from.dst.Addr()), Sport: be16(from.src.Port()), Dport: be16(from.dst.Port()), Proto: from.proto},
+			bpfNat6{Saddr: words(to.src.Addr()), Daddr: words(to.dst.Addr()), Sport: be16(to.src.Port()), Dport: be16(to.dst.Port()), Flags: uint8(to.flags)})
+		return
 	}
-	toVIP := append([]packet.Layer{fromRouter}, fault(vip, vip, portRemote)...)
-	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
-	outer := packet.IPv4{Fragment: packet.DontFragment, Src: otherNode, Dst: localPod}
-	tunnel := func(inner []packet.Layer) []byte {
-		return packet.Build(append([]packet.Layer{fromOther, outer}, inner...)...)
-	}
-	stripped := func(inner []packet.Layer) []byte { return packet.Build(append([]packet.Layer{fromOther}, inner...)...) }
-	for name, row := range map[string]row{
-		"into it":         {packet.Build(toVIP...), xdpTX, "icmp_forwarded", packet.Build(append([]packet.Layer{packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.IPv4{Fragment: packet.DontFragment, Src: nodeAddr, Dst: remotePod}}, toVIP[1:]...)...)},
-		"out of it":       {tunnel(fault(vip, vip, portLocal)), xdpPass, "icmp_forwarded", packet.Build(append([]packet.Layer{fromOther}, fault(localPod, localPod, 8080)...)...)},
-		"not served here": {tunnel(fault(vip, vip, portRemote)), xdpDrop, "icmp_unknown", stripped(fault(vip, vip, portRemote))},
-		"no vip of ours":  {tunnel(fault(otherVIP, otherVIP, portLocal)), xdpPass, "not_ours", nil},
-		"of another's":    {tunnel(fault(vip, otherVIP, portLocal)), xdpDrop, "icmp_unknown", stripped(fault(vip, otherVIP, portLocal))},
-	} {
-		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
-	}
+	n.put(table, bpfTuple{Saddr: be32(from.src.Addr()), Daddr: be32(from.dst.Addr()), Sport: be16(from.src.Port()), Dport: be16(from.dst.Port()), Proto: from.proto},
+		bpfNat{Saddr: be32(to.src.Addr()), Daddr: be32(to.dst.Addr()), Sport: be16(to.src.Port()), Dport: be16(to.dst.Port()), Flags: uint8(to.flags)})
 }
 
 // Errors about translated flows: those for the VIP are the backend's, those for
 // the node the client's.
-func TestICMPErrorsOfTranslated(t *testing.T) { atEachHook(t, icmpErrorsOfTranslated) }
+func TestICMPErrorsOfTranslated(t *testing.T) {
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		for _, proto := range tunnelled {
+			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) { icmpErrorsOfTranslated(n, f, proto) })
+		}
+	})
+}
 
-func icmpErrorsOfTranslated(n *node) {
-	const natPort, clientPort, backendPort = 61005, 1025, 8080
-	strange := netip.MustParseAddr("10.99.0.7")                                                    // no route to it
-	for from, to := range map[netip.Addr]netip.Addr{client: vip, strange: vip, router: nodeAddr} { // the last by a node port
-		n.put("nat_out", bpfTuple{Saddr: be32(from), Daddr: be32(to), Sport: be16(clientPort), Dport: be16(portRemote), Proto: packet.ProtoTCP},
-			bpfNat{Saddr: be32(nodeAddr), Daddr: be32(remotePod), Sport: be16(natPort), Dport: be16(backendPort)})
+func icmpErrorsOfTranslated(n *node, f family, proto uint8) {
+	const natPort, clientPort, backendPort, port = 61005, 1025, 8080, portIPIP
+	strange := map[bool]netip.Addr{false: netip.MustParseAddr("10.99.0.7"), true: netip.MustParseAddr("fd00:bad::7")}[f.v6] // no route to it
+	at := netip.AddrPortFrom
+	for from, to := range map[netip.Addr]netip.Addr{f.client: f.vip, strange: f.vip, f.router: f.node} { // the last by a node port
+		n.putNAT(f, "nat_out", natTuple{at(from, clientPort), at(to, port), proto}, natEntry{src: at(f.node, natPort), dst: at(f.remotePod, backendPort)})
 	}
-	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(nodeAddr), Sport: be16(backendPort), Dport: be16(natPort), Proto: packet.ProtoTCP},
-		bpfNat{Saddr: be32(vip), Daddr: be32(client), Sport: be16(portRemote), Dport: be16(clientPort)})
-	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(nodeAddr), Sport: be16(backendPort), Dport: be16(natPort + 1), Proto: packet.ProtoTCP},
-		bpfNat{Saddr: be32(vip), Daddr: be32(strange), Sport: be16(portRemote), Dport: be16(clientPort)})
-	n.put("nat_in", bpfTuple{Saddr: be32(remotePod), Daddr: be32(localPod), Sport: be16(backendPort), Dport: be16(clientPort), Proto: packet.ProtoTCP},
-		bpfNat{Saddr: be32(vip), Daddr: be32(localPod), Sport: be16(portRemote), Dport: be16(clientPort), Flags: uint8(bpfNatFlagsNAT_INSIDE)})
-	// fault is an error to the source of a packet.
-	fault := func(eth packet.Ethernet, ttl uint8, src, dst netip.Addr, sport, dport uint16) []byte {
-		quote := packet.Build(packet.IPv4{Src: src, Dst: dst}, packet.TCP{SrcPort: sport, DstPort: dport})
-		return packet.Build(eth, packet.IPv4{TTL: ttl, Src: router, Dst: src}, packet.ICMP{Type: 3, Code: 4, Seq: 1400}, packet.Payload(quote))
+	back := func(to netip.AddrPort, client netip.Addr, flags bpfNatFlags) {
+		n.putNAT(f, "nat_in", natTuple{at(f.remotePod, backendPort), to, proto}, natEntry{src: at(f.vip, port), dst: at(client, clientPort), flags: flags})
 	}
-	toOther, toRouter := packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Ethernet{Dst: routerMAC, Src: nodeMAC}
+	back(at(f.node, natPort), f.client, 0)
+	back(at(f.node, natPort+1), strange, 0)
+	back(at(f.localPod, clientPort), f.localPod, bpfNatFlagsNAT_INSIDE)
+	// fault is an error to the source of a packet, of which no more than the ports and what is beside them is quoted.
+	fault := func(eth packet.Ethernet, hops uint8, src, dst netip.Addr, sport, dport uint16) []byte {
+		l4 := packet.Build(f.ip(src, dst, 60), transport(proto, sport, dport))
+		if proto == packet.ProtoSCTP { // whose checksum is behind that, and stays as it was
+			l4 = l4[:len(l4)-8]
+		}
+		return f.fault(eth, hops, src, packet.Payload(l4))
+	}
 	flooded := packet.Ethernet{Dst: otherMAC, Src: routerMAC}
+	ping := packet.ICMP{Type: packet.EchoRequest}
+	nothing := packet.ICMP{Type: 3}
+	if f.v6 {
+		ping.Type, nothing.Type = packet.EchoRequest6, 1
+	}
 	for name, row := range map[string]row{
-		"of the answer": {fault(fromRouter, 63, vip, client, portRemote, clientPort), xdpTX, "icmp_forwarded",
-			fault(toOther, 62, remotePod, nodeAddr, backendPort, natPort)},
-		"of the answer from a node port": {fault(fromRouter, 63, nodeAddr, router, portRemote, clientPort), xdpTX, "icmp_forwarded",
-			fault(toOther, 62, remotePod, nodeAddr, backendPort, natPort)},
-		"of the question": {fault(fromRouter, 63, nodeAddr, remotePod, natPort, backendPort), xdpTX, "icmp_forwarded",
-			fault(toRouter, 62, client, vip, clientPort, portRemote)},
-		"and no way on yet": {fault(fromRouter, 63, nodeAddr, remotePod, natPort+1, backendPort), xdpPass, "icmp_forwarded",
-			fault(fromRouter, 63, strange, vip, clientPort, portRemote)},
-		"last hop":         {fault(fromRouter, 1, vip, client, portRemote, clientPort), xdpDrop, "ttl_expired", fault(fromRouter, 1, remotePod, nodeAddr, backendPort, natPort)},
-		"of a pod's flow":  {fault(fromRouter, 63, localPod, remotePod, clientPort, backendPort), xdpPass, "not_ours", nil},
-		"of no flow":       {fault(fromRouter, 63, nodeAddr, remotePod, natPort+2, backendPort), xdpPass, "not_ours", nil},
-		"flooded":          {fault(flooded, 63, nodeAddr, remotePod, natPort, backendPort), xdpPass, "not_ours", nil},
-		"ping to the node": {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: packet.EchoRequest}), xdpPass, "not_ours", nil},
-		"quote of nothing": {packet.Build(fromRouter, packet.IPv4{Src: client, Dst: nodeAddr}, packet.ICMP{Type: 3}), xdpPass, "not_ours", nil},
+		"of the answer": {fault(fromRouter, 63, f.vip, f.client, port, clientPort), xdpTX, "icmp_forwarded",
+			fault(toOther, 62, f.remotePod, f.node, backendPort, natPort)},
+		"of the answer from a node port": {fault(fromRouter, 63, f.node, f.router, port, clientPort), xdpTX, "icmp_forwarded",
+			fault(toOther, 62, f.remotePod, f.node, backendPort, natPort)},
+		"of the question": {fault(fromRouter, 63, f.node, f.remotePod, natPort, backendPort), xdpTX, "icmp_forwarded",
+			fault(toRouter, 62, f.client, f.vip, clientPort, port)},
+		"and no way on yet": {fault(fromRouter, 63, f.node, f.remotePod, natPort+1, backendPort), xdpPass, "icmp_forwarded",
+			fault(fromRouter, 63, strange, f.vip, clientPort, port)},
+		"last hop":         {fault(fromRouter, 1, f.vip, f.client, port, clientPort), xdpDrop, "ttl_expired", fault(fromRouter, 1, f.remotePod, f.node, backendPort, natPort)},
+		"of a pod's flow":  {fault(fromRouter, 63, f.localPod, f.remotePod, clientPort, backendPort), xdpPass, "not_ours", nil},
+		"of no flow":       {fault(fromRouter, 63, f.node, f.remotePod, natPort+2, backendPort), xdpPass, "not_ours", nil},
+		"flooded":          {fault(flooded, 63, f.node, f.remotePod, natPort, backendPort), xdpPass, "not_ours", nil},
+		"ping to the node": {f.packet(fromRouter, f.client, f.node, 63, ping), xdpPass, "not_ours", nil},
+		"quote of nothing": {f.packet(fromRouter, f.client, f.node, 63, nothing), xdpPass, "not_ours", nil},
 	} {
 		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
 	}

@@ -211,20 +211,29 @@ func TestFragmentsOfTranslated(t *testing.T) {
 // An error about what a pod sent to a Service tells the pod of that, not of what
 // became of it.
 func TestInsideErrors(t *testing.T) {
-	n := newNode(t)
-	f := families[0]
-	n.addFamily(f)
-	n.addInside(f)
-	n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(packet.ProtoTCP, 40000, portInside, packet.SYN)))
-	about := func(sport uint16, dst netip.Addr, dport uint16) []byte {
-		quote := packet.Build(packet.IPv4{Src: f.localPod, Dst: dst}, packet.TCP{SrcPort: sport, DstPort: dport})
-		return packet.Build(intoPod, packet.IPv4{TTL: 60, Src: f.router, Dst: f.localPod}, packet.ICMP{Type: 3, Code: 4, Seq: 1400}, packet.Payload(quote))
-	}
-	n.expect(kindTCToPod, n.pod, about(40000, f.remotePod, 8080), tcNext, "icmp_forwarded", about(40000, f.clusterIP, portInside))
-	n.expect(kindTCToPod, n.pod, about(40001, f.remotePod, 8080), tcNext, "not_ours", nil)
-	ping := packet.Build(intoPod, packet.IPv4{Src: f.router, Dst: f.localPod}, packet.ICMP{Type: packet.EchoRequest})
-	n.expect(kindTCToPod, n.pod, ping, tcNext, "not_ours", nil)
-	n.expect(kindTCPod, n.pod, packet.Build(fromPod, packet.IPv4{Src: f.localPod, Dst: f.clusterIP}, packet.ICMP{Type: packet.EchoRequest}), tcNext, "not_ours", nil)
+	inEachFamily(t, func(n *node, f family) {
+		n.addInside(f)
+		ping := packet.ICMP{Type: packet.EchoRequest}
+		if f.v6 {
+			ping.Type = packet.EchoRequest6
+		}
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+			n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(proto, 40000, portInside, packet.SYN)))
+			about := func(sport uint16, dst netip.Addr, dport uint16) []byte {
+				return f.fault(intoPod, 60, f.localPod, f.ip(f.localPod, dst, 60), transport(proto, sport, dport))
+			}
+			n.expect(kindTCToPod, n.pod, about(40000, f.remotePod, 8080), tcNext, "icmp_forwarded", about(40000, f.clusterIP, portInside))
+			n.expect(kindTCToPod, n.pod, about(40001, f.remotePod, 8080), tcNext, "not_ours", nil)
+		}
+		n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, packet.SCTP{SrcPort: 40000, DstPort: portInsideSCTP, Chunk: packet.ChunkInit}))
+		about := func(dst netip.Addr) []byte {
+			quote := packet.Build(f.ip(f.localPod, dst, 60), transport(packet.ProtoSCTP, 40000, portInsideSCTP))
+			return f.fault(intoPod, 60, f.localPod, packet.Payload(quote[:len(quote)-8]))
+		}
+		n.expect(kindTCToPod, n.pod, about(f.remotePod), tcNext, "icmp_forwarded", about(f.clusterIP))
+		n.expect(kindTCToPod, n.pod, f.packet(intoPod, f.router, f.localPod, 60, ping), tcNext, "not_ours", nil)
+		n.expect(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, ping), tcNext, "not_ours", nil)
+	})
 }
 
 // A pod is told what is not served, if that is wanted.

@@ -322,22 +322,21 @@ func (n *node) forget(f family, from natTuple) {
 func TestSNATTableFull(t *testing.T) {
 	for _, full := range []string{"nat_out", "nat_in"} {
 		t.Run(full, func(t *testing.T) {
-			n := newNode(t)
-			f := families[0]
-			n.addFamily(f)
-			m := n.maps[full]
-			keys, values := make([]bpfTuple, m.MaxEntries()), make([]bpfNat, m.MaxEntries())
-			for i := range keys {
-				keys[i] = bpfTuple{Saddr: uint32(i), Proto: 255}
-			}
-			if _, err := m.BatchUpdate(keys, values, nil); err != nil {
-				t.Fatal(err)
-			}
-			n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(packet.ProtoTCP, 1, portSNAT, packet.SYN)), xdpDrop, "nat_table", nil)
-			other := map[string]string{"nat_out": "nat_in", "nat_in": "nat_out"}[full]
-			if left := n.natTable(f, other); len(left) != 0 {
-				t.Errorf("%s has %v", other, left)
-			}
+			inEachFamily(t, func(n *node, f family) {
+				m := n.maps[f.table(full)]
+				for i := range m.MaxEntries() {
+					key := make([]byte, m.KeySize())
+					binary.NativeEndian.PutUint32(key, i)
+					n.put(f.table(full), key, make([]byte, m.ValueSize()))
+				}
+				for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+					n.expect(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4(proto, 1, portSNAT, packet.SYN)), xdpDrop, "nat_table", nil)
+				}
+				other := map[string]string{"nat_out": "nat_in", "nat_in": "nat_out"}[full]
+				if left := n.natTable(f, other); len(left) != 0 {
+					n.t.Errorf("%s has %v", other, left)
+				}
+			})
 		})
 	}
 }

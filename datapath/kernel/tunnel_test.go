@@ -342,22 +342,39 @@ func TestNodeAddrs(t *testing.T) {
 // RFC 6040, figure 4: what the path did to the outer header is brought in.
 func TestTunnelECN(t *testing.T) {
 	const notECT, ect1, ect0, ce, dropped = 0, 1, 2, 3, 4
-	n := newNode(t)
-	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
-	tcp := packet.UDP{SrcPort: 9, DstPort: 53}
-	for inner, row := range [4][4]uint8{ // by the outer one
-		notECT: {notECT, notECT, notECT, dropped},
-		ect1:   {ect1, ect1, ect1, ce},
-		ect0:   {ect0, ect1, ect0, ce},
-		ce:     {ce, ce, ce, ce},
-	} {
-		for outer, want := range row {
-			in := packet.Build(fromOther, packet.IPv4{TOS: uint8(outer), Src: otherNode, Dst: localPod}, packet.IPv4{TOS: 0xb8 | uint8(inner), Src: client, Dst: vip}, tcp)
-			if want == dropped {
-				n.expect(kindXDP, n.out, in, xdpDrop, "bad_tunnel", nil)
-				continue
+	atEachHookInEachFamily(t, func(n *node, f family) {
+		n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
+		fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
+		classed := func(ip packet.Layer, class uint8) packet.Layer {
+			if ip, ok := ip.(packet.IPv6); ok {
+				ip.TrafficClass = class
+				return ip
 			}
-			n.expect(kindXDP, n.out, in, xdpPass, "decap", packet.Build(fromOther, packet.IPv4{TOS: 0xb8 | want, Src: client, Dst: localPod}, packet.UDP{SrcPort: 9, DstPort: 5353}))
+			four := ip.(packet.IPv4)
+			four.TOS = class
+			return four
 		}
-	}
+		for inner, row := range [4][4]uint8{ // by the outer one
+			notECT: {notECT, notECT, notECT, dropped},
+			ect1:   {ect1, ect1, ect1, ce},
+			ect0:   {ect0, ect1, ect0, ce},
+			ce:     {ce, ce, ce, ce},
+		} {
+			for way, want := range row {
+				for _, proto := range tunnelled {
+					from, to := transport(proto, 9, portHere), transport(proto, 9, podPort(portHere, proto))
+					inside := []packet.Layer{classed(f.ip(f.client, f.vip, 63), 0xb8|uint8(inner)), from}
+					ipip := concat([]packet.Layer{fromOther, classed(outer(f.otherNode, f.localPod, 5, true), uint8(way))}, inside)
+					geneve := concat([]packet.Layer{fromOther, classed(outer(f.otherNode, f.node, 5, false), uint8(way))}, inGeneve(5, podOption(f.localPod, 1)), inside)
+					for _, in := range [][]byte{ipip, geneve} {
+						if want == dropped {
+							n.expect(kindXDP, n.out, in, xdpDrop, "bad_tunnel", nil)
+							continue
+						}
+						n.expect(kindXDP, n.out, in, xdpPass, "decap", packet.Build(fromOther, classed(f.ip(f.client, f.localPod, 63), 0xb8|want), to))
+					}
+				}
+			}
+		}
+	})
 }
