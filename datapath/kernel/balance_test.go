@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -121,8 +122,8 @@ func (n *node) fillPins(f family) {
 		keys = all
 	}
 	// What there is already takes some of the room.
-	if _, err := m.BatchUpdate(keys, make([]bpfPin, room), nil); err == nil {
-		n.t.Fatal("more pins than there is room for")
+	if _, err := m.BatchUpdate(keys, make([]bpfPin, room), nil); err != nil && !errors.Is(err, unix.E2BIG) {
+		n.t.Fatal(err)
 	}
 }
 

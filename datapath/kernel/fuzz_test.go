@@ -57,7 +57,7 @@ func TestRandomPackets(t *testing.T) {
 		if conversations%64 == 0 {
 			z.change()
 		}
-		if part() > 0.9 && !full {
+		if part() > 0.85 && !full {
 			full = true
 			z.fillTables()
 		}

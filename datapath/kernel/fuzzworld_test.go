@@ -10,6 +10,7 @@ import (
 // The fuzzer's own ports: of the VIP, and of the node itself (NodePorts and HostPorts).
 const (
 	portTraced   = 300
+	portSame     = 8080  // the pod's own: for SCTP
 	portNodeHere = 30080 // a pod of this node
 	portNodeAway = 30081 // a pod elsewhere, in IP in IP
 	portNodeSNAT = 30082 // and by translation
@@ -39,6 +40,8 @@ func (n *node) addEverything() {
 			n.putFrontend(f, refusingVIP[f.v6], portEmpty, proto, bpfFrontend{Set: 7, Inside: 7, Flags: refuse})
 			n.putFrontend(f, f.vip, portEmpty, proto, bpfFrontend{Set: 7})
 			n.putFrontend(f, f.vip, portTraced, proto, bpfFrontend{Set: 36, Inside: 36, Flags: uint32(bpfFrontendFlagsFRONTEND_TRACED)})
+			n.putFrontend(f, f.vip, portSame, proto, bpfFrontend{Set: 36, Inside: 36})
+			n.putTarget(f, f.vip, f.localPod, portSame, proto, portSame)
 			n.putFrontend(f, f.node, portNodeHere, proto, bpfFrontend{Set: 36, Inside: 36})
 			n.putFrontend(f, f.node, portNodeAway, proto, bpfFrontend{Set: 30, Inside: 36})
 			n.putFrontend(f, f.node, portNodeSNAT, proto, bpfFrontend{Set: 20, Inside: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
@@ -73,11 +76,15 @@ func (n *node) announceAll(seconds int64) {
 	n.renew(seconds)
 }
 
-// fillTables leaves no room in the tables of flows.
+// fillTables forgets the translated flows and the pins, and leaves no room for others.
 func (n *node) fillTables() {
 	n.t.Helper()
 	for _, f := range families {
+		if err := empty(n.maps[f.table("pins")]); err != nil {
+			n.t.Fatal(err)
+		}
 		n.fillPins(f)
+		n.clearNAT(f)
 		for _, name := range []string{"nat_out", "nat_in"} {
 			m := n.maps[f.table(name)]
 			for i := range m.MaxEntries() {
@@ -109,7 +116,7 @@ func (n *node) seeds() (all []seed) {
 			portSNAT, portSNATByFIB, portNowSNAT, portSNATBefore, portSNATNowhere, portSNATSmall,
 			portIPIP, portGeneve, portGeneve6, portGeneve4, portByFIB, portTagged, portHere,
 			portToHere, portFromHere, portStayed, portGone, portBothHere, portGeneveTo, portElsewhere2,
-			portMoved, portAffine, portSources, portHidden, portTraced, portRanged, portEmpty, portUnserved,
+			portMoved, portAffine, portSources, portHidden, portTraced, portRanged, portSame, portEmpty, portUnserved,
 		} {
 			for _, l4 := range firstAndLater(port) {
 				add(kindXDP, f.packet(fromRouter, f.client, f.vip, 63, l4, packet.Payload("odd")))

@@ -230,47 +230,84 @@ func TestXDPMalformed(t *testing.T) {
 	})
 }
 
-func TestFlowTables(t *testing.T) {
-	n := newNode(t)
-	key := func(port uint16, proto uint8) bpfFlowKey {
-		podPort := uint16(8080)
-		if proto == packet.ProtoUDP {
-			podPort = 5353
+// flowRow is a row of a table of flows without the time.
+type flowRow struct {
+	vip   netip.AddrPort
+	flags bpfFlowFlags
+	proof uint32
+}
+
+// flowTable reads a table of flows, by what the pod sends.
+func (n *node) flowTable(f family, name string) map[natTuple]flowRow {
+	n.t.Helper()
+	all := map[natTuple]flowRow{}
+	if !f.v6 {
+		for k, v := range n.flows(name) {
+			all[natTuple{endOf(k.Pod, k.PodPort), endOf(k.Client, k.ClientPort), k.Proto}] = flowRow{endOf(v.Vip, v.Port), bpfFlowFlags(v.Flags), v.Proof}
 		}
-		return bpfFlowKey{Pod: be32(localPod), Client: be32(client), PodPort: be16(podPort), ClientPort: be16(port), Proto: proto}
+		return all
+	}
+	var k bpfFlowKey6
+	var v bpfFlow6
+	it := n.maps[name+"6"].Iterate()
+	for it.Next(&k, &v) {
+		all[natTuple{endOf(k.Pod, k.PodPort), endOf(k.Client, k.ClientPort), k.Proto}] = flowRow{endOf(v.Vip, v.Port), bpfFlowFlags(v.Flags), v.Proof}
+	}
+	if err := it.Err(); err != nil {
+		n.t.Fatal(err)
+	}
+	return all
+}
+
+// endOf is an address and port as maps have them.
+func endOf[A uint32 | [4]uint32](addr A, port uint16) netip.AddrPort {
+	b, err := binary.Append(nil, binary.NativeEndian, addr)
+	if err != nil {
+		panic(err)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(a, be16(port))
+}
+
+func TestFlowTables(t *testing.T) { inEachFamily(t, flowTables) }
+
+func flowTables(n *node, f family) {
+	n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
+	key := func(port uint16, proto uint8) natTuple {
+		return natTuple{netip.AddrPortFrom(f.localPod, 8080), netip.AddrPortFrom(f.client, port), proto}
 	}
 	send := func(n *node, l4 packet.Layer) {
 		n.t.Helper()
-		n.run(kindXDP, n.out, packet.Build(toVIP(l4)...))
+		n.run(kindXDP, n.out, f.packet(fromRouter, f.client, f.vip, 63, l4))
 	}
 	answer := func(n *node, l4 ...packet.Layer) {
 		n.t.Helper()
-		n.run(kindTCPod, n.pod, packet.Build(append([]packet.Layer{packet.Ethernet{Dst: podHostMAC, Src: podMAC}, packet.IPv4{Src: localPod, Dst: client}}, l4...)...))
+		n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.client, 64, l4...))
 	}
-	check := func(n *node, step string, k bpfFlowKey, half, whole *bpfFlow) {
+	check := func(n *node, step string, k natTuple, half, whole *flowRow) {
 		n.t.Helper()
-		for name, want := range map[string]*bpfFlow{"half_open": half, "flows": whole} {
-			got, ok := n.flows(name)[k]
+		for name, want := range map[string]*flowRow{"half_open": half, "flows": whole} {
+			got, ok := n.flowTable(f, name)[k]
 			if ok != (want != nil) || ok && got != *want {
 				n.t.Errorf("%s: %s has %+v (%v), want %+v", step, name, got, ok, want)
 			}
 		}
 	}
-	fresh := &bpfFlow{Vip: be32(vip), Port: be16(portLocal)}
-	replied := &bpfFlow{Vip: be32(vip), Port: be16(portLocal), Flags: uint8(bpfFlowFlagsFLOW_REPLIED)}
+	fresh := &flowRow{vip: netip.AddrPortFrom(f.vip, portHere)}
+	replied := &flowRow{vip: fresh.vip, flags: bpfFlowFlagsFLOW_REPLIED}
 	const isn = 7000 // of the pod
 	asked := *replied
-	asked.Proof = isn + 1
+	asked.proof = isn + 1
 	accepted := &asked
-	flagged := func(f *bpfFlow, flags bpfFlowFlags) *bpfFlow {
-		with := *f
-		with.Flags |= uint8(flags)
+	flagged := func(row *flowRow, flags bpfFlowFlags) *flowRow {
+		with := *row
+		with.flags |= flags
 		return &with
 	}
-	closing := func(f *bpfFlow) *bpfFlow { return flagged(f, bpfFlowFlagsFLOW_CLOSING) }
-	ended := func(f *bpfFlow) *bpfFlow { return flagged(f, bpfFlowFlagsFLOW_CLOSING|bpfFlowFlagsFLOW_ENDED) }
+	closing := func(row *flowRow) *flowRow { return flagged(row, bpfFlowFlagsFLOW_CLOSING) }
+	ended := func(row *flowRow) *flowRow { return flagged(row, bpfFlowFlagsFLOW_CLOSING|bpfFlowFlagsFLOW_ENDED) }
 	tcp := func(port uint16, flags uint8) packet.TCP {
-		return packet.TCP{SrcPort: port, DstPort: portLocal, Flags: flags, Ack: isn + 1}
+		return packet.TCP{SrcPort: port, DstPort: portHere, Flags: flags, Ack: isn + 1}
 	}
 	podTCP := func(port uint16, flags uint8) packet.TCP {
 		return packet.TCP{SrcPort: 8080, DstPort: port, Flags: flags, Seq: isn}
@@ -310,13 +347,13 @@ func TestFlowTables(t *testing.T) {
 		answer(n, podTCP(5, packet.SYN|packet.ACK))
 		for _, ack := range []uint32{0, 1, isn, isn + 1 + 1<<16, 1 << 31} {
 			for _, flags := range []uint8{packet.ACK, packet.PSH | packet.ACK, packet.SYN | packet.ACK} {
-				send(n, packet.TCP{SrcPort: 5, DstPort: portLocal, Flags: flags, Ack: ack})
+				send(n, packet.TCP{SrcPort: 5, DstPort: portHere, Flags: flags, Ack: ack})
 			}
 		}
 		send(n, tcp(5, packet.SYN|packet.ACK))
 		send(n, tcp(5, packet.PSH)) // without an ACK
 		check(n, "ACKs of anything", k, accepted, nil)
-		send(n, packet.TCP{SrcPort: 5, DstPort: portLocal, Flags: packet.ACK, Ack: isn + 1000})
+		send(n, packet.TCP{SrcPort: 5, DstPort: portHere, Flags: packet.ACK, Ack: isn + 1000})
 		check(n, "an ACK of early data", k, nil, accepted)
 	})
 	n.sub("forged ends", func(n *node) {
@@ -337,14 +374,14 @@ func TestFlowTables(t *testing.T) {
 	})
 	n.sub("sctp", func(n *node) {
 		const port, tag = 8080, 0x1234
-		n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(port), Proto: packet.ProtoSCTP}, bpfFrontend{Set: 1})
-		k := key(6, packet.ProtoSCTP)
-		half := &bpfFlow{Vip: be32(vip), Port: be16(port)}
+		n.putFrontend(f, f.vip, port, packet.ProtoSCTP, bpfFrontend{Set: 36})
+		k := natTuple{netip.AddrPortFrom(f.localPod, port), netip.AddrPortFrom(f.client, 6), packet.ProtoSCTP}
+		half := &flowRow{vip: netip.AddrPortFrom(f.vip, port)}
 		send(n, packet.SCTP{SrcPort: 6, DstPort: port, Chunk: packet.ChunkInit})
 		check(n, "INIT", k, half, nil)
 		answer(n, packet.SCTP{SrcPort: port, DstPort: 6, Chunk: 2}, packet.Payload(binary.BigEndian.AppendUint32(nil, tag)))
 		half = flagged(half, bpfFlowFlagsFLOW_REPLIED)
-		half.Proof = tag
+		half.proof = tag
 		check(n, "INIT ACK", k, half, nil)
 		send(n, packet.SCTP{SrcPort: 6, DstPort: port, Tag: tag + 1<<16, Chunk: 10})
 		check(n, "COOKIE ECHO with another tag", k, half, nil)
@@ -372,53 +409,59 @@ func TestFlowTables(t *testing.T) {
 	})
 	n.sub("udp", func(n *node) {
 		k := key(3, packet.ProtoUDP)
-		half, whole := *fresh, *replied
-		half.Port, whole.Port = be16(53), be16(53)
-		send(n, packet.UDP{SrcPort: 3, DstPort: 53})
-		check(n, "first", k, &half, nil)
-		answer(n, packet.UDP{SrcPort: 5353, DstPort: 3})
-		send(n, packet.UDP{SrcPort: 3, DstPort: 53})
-		check(n, "after the answer", k, nil, &whole)
+		send(n, packet.UDP{SrcPort: 3, DstPort: portHere})
+		check(n, "first", k, fresh, nil)
+		answer(n, packet.UDP{SrcPort: 8080, DstPort: 3})
+		send(n, packet.UDP{SrcPort: 3, DstPort: portHere})
+		check(n, "after the answer", k, nil, replied)
 	})
+	// through sends what another node has from the client for another VIP of the same pod.
+	through := func(n *node, l4 packet.Layer) {
+		n.t.Helper()
+		n.run(kindXDP, n.out, concat([]packet.Layer{packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, outer(f.otherNode, f.localPod, 5, false)},
+			[]packet.Layer{f.ip(f.client, f.unmet, 63), l4}))
+	}
+	another := &flowRow{vip: netip.AddrPortFrom(f.unmet, 8)}
 	n.sub("another vip", func(n *node) {
-		n.put("local_targets", bpfLocalKey{Vip: be32(otherVIP), Pod: be32(localPod), Port: be16(8), Proto: packet.ProtoTCP}, bpfLocalTarget{Port: be16(8080)})
-		through := func(port uint16, flags uint8) {
-			n.run(kindXDP, n.out, packet.Build(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, packet.IPv4{Src: otherNode, Dst: localPod},
-				packet.IPv4{Src: client, Dst: otherVIP}, packet.TCP{SrcPort: port, DstPort: 8, Flags: flags}))
+		n.putTarget(f, f.unmet, f.localPod, 8, packet.ProtoTCP, 8080)
+		tcpToo := func(port uint16, flags uint8) packet.TCP {
+			return packet.TCP{SrcPort: port, DstPort: 8, Flags: flags}
 		}
-		n.put("flows", key(7, packet.ProtoTCP), *accepted)
+		send(n, tcp(7, packet.SYN))
+		answer(n, podTCP(7, packet.SYN|packet.ACK))
+		send(n, tcp(7, packet.ACK))
 		for _, flags := range []uint8{packet.SYN, packet.ACK, packet.SYN | packet.ACK, packet.RST} {
-			through(7, flags)
+			through(n, tcpToo(7, flags))
 		}
 		check(n, "of a flow that goes on", key(7, packet.ProtoTCP), nil, closing(accepted))
-		through(7, packet.SYN)
-		check(n, "SYN of another", key(7, packet.ProtoTCP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
+		through(n, tcpToo(7, packet.SYN))
+		check(n, "SYN of another", key(7, packet.ProtoTCP), another, nil)
 		send(n, tcp(8, packet.SYN))
-		through(8, packet.ACK)
+		through(n, tcpToo(8, packet.ACK))
 		check(n, "ACK before the answer", key(8, packet.ProtoTCP), fresh, nil)
-		through(8, packet.SYN)
-		check(n, "SYN before the answer", key(8, packet.ProtoTCP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
+		through(n, tcpToo(8, packet.SYN))
+		check(n, "SYN before the answer", key(8, packet.ProtoTCP), another, nil)
 	})
 	n.sub("another vip, udp", func(n *node) {
-		whole := *replied
-		whole.Port = be16(53)
-		n.put("flows", key(9, packet.ProtoUDP), whole)
-		n.put("local_targets", bpfLocalKey{Vip: be32(otherVIP), Pod: be32(localPod), Port: be16(8), Proto: packet.ProtoUDP}, bpfLocalTarget{Port: be16(5353)})
-		n.run(kindXDP, n.out, packet.Build(packet.Ethernet{Dst: nodeMAC, Src: otherMAC}, packet.IPv4{Src: otherNode, Dst: localPod},
-			packet.IPv4{Src: client, Dst: otherVIP}, packet.UDP{SrcPort: 9, DstPort: 8}))
-		check(n, "whose last one is answered", key(9, packet.ProtoUDP), &bpfFlow{Vip: be32(otherVIP), Port: be16(8)}, nil)
+		n.putTarget(f, f.unmet, f.localPod, 8, packet.ProtoUDP, 8080)
+		send(n, packet.UDP{SrcPort: 9, DstPort: portHere})
+		answer(n, packet.UDP{SrcPort: 8080, DstPort: 9})
+		send(n, packet.UDP{SrcPort: 9, DstPort: portHere})
+		through(n, packet.UDP{SrcPort: 9, DstPort: 8})
+		check(n, "whose last one is answered", key(9, packet.ProtoUDP), another, nil)
 	})
 	n.sub("flood", func(n *node) {
-		n.clearFlows()
-		n.put("flows", key(1, packet.ProtoTCP), *replied)
+		n.clearFamilyFlows(f)
+		send(n, packet.UDP{SrcPort: 1, DstPort: portHere})
+		answer(n, packet.UDP{SrcPort: 8080, DstPort: 1})
+		send(n, packet.UDP{SrcPort: 1, DstPort: portHere})
 		for port := range uint16(10000) { // more than the tables hold
-			in := packet.Build(fromRouter, packet.IPv4{Src: netip.AddrFrom4([4]byte{10, 1, byte(port >> 8), byte(port)}), Dst: vip},
-				tcp(port, []uint8{packet.SYN, packet.ACK}[port%2]))
+			in := f.packet(fromRouter, wireAddr(f.client, int(port>>8), int(port&0xff)), f.vip, 63, tcp(port, []uint8{packet.SYN, packet.ACK}[port%2]))
 			if r, err := n.program(kindXDP).Run(runOptions(n, in)); err != nil || r != xdpPass {
 				n.t.Fatalf("packet %d: action %d, %v", port, r, err)
 			}
 		}
-		if got := n.flows("flows"); len(got) != 1 {
+		if got := n.flowTable(f, "flows"); len(got) != 1 {
 			n.t.Errorf("flows has %d entries after a flood, want the one established", len(got))
 		}
 	})
