@@ -317,74 +317,89 @@ func (n *node) counted(name string, at uint32) (sum bpfCount) {
 	return sum
 }
 
-func TestVLAN(t *testing.T) {
-	n := newNode(t)
+func TestVLAN(t *testing.T) { inEachFamily(t, inVLANs) }
+
+func inVLANs(n *node, f family) {
+	const portHop, portByVLAN, portSNATByVLAN = 94, 95, 96
+	n.addTunnels(f, f.remotePod, [2]netip.Addr{families[0].otherNode, families[1].otherNode}, otherMAC)
 	out, second := uint32(n.out.Attrs().Index), uint32(n.second.Attrs().Index)
 	secondMAC := packet.ParseMAC("02:00:00:00:01:64")
 	n.put("vlans", bpfVlanKey{Device: out, Outer: 10}, second)
 	n.put("vlans", bpfVlanKey{Device: out, Outer: 10, Inner: 20}, second)
-	n.put("next_hops", uint32(9), bpfNextHop{Ifindex: out, Vlan: 30, Saddr: be32(nodeAddr), Dmac: otherMAC, Smac: nodeMAC})
-	n.put("backends", uint32(9), bpfBackend{Addr: be32(remotePod), Port: be16(8080), NextHop: 9})
+	n.put("next_hops", uint32(9), bpfNextHop{Ifindex: out, Vlan: 30, Saddr: be32(nodeAddr), Saddr6: words(families[1].node), Dmac: otherMAC, Smac: nodeMAC})
+	n.putBackend(f, 9, f.remotePod, 8080, 9, 0)
 	n.table(9, 0, []uint32{9})
-	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(94), Proto: packet.ProtoTCP}, bpfFrontend{Set: 9})
+	n.putFrontend(f, f.vip, portHop, packet.ProtoTCP, bpfFrontend{Set: 9})
 	n.put("announced", bpfAnnouncedKey{Addr: be32(otherVIP), Ifindex: second}, bpfAnnounced{Generation: 1, Mac: secondMAC})
 
 	// The FIB finds the way by the VLAN device; from XDP that is its carrier, with the tag.
 	n.put("devices", second%uint32(bpfMaxDevicesMAX_DEVICES), bpfDevice{Ifindex: second, Mac: secondMAC, Mtu: 1500, Carrier: out, Vlan: 10})
 	inVLAN, gateway := netip.MustParseAddr("172.22.0.9"), netip.MustParseAddr("192.168.77.1")
+	here, pods := netip.MustParsePrefix("192.168.77.100/24"), netip.MustParsePrefix("172.22.0.0/16")
+	if f.v6 {
+		inVLAN, gateway = netip.MustParseAddr("fd00:22::9"), netip.MustParseAddr("fd00:77::1")
+		here, pods = netip.MustParsePrefix("fd00:77::100/64"), netip.MustParsePrefix("fd00:22::/32")
+		writeSysctl(n.t, "net/ipv6/conf/second/addr_gen_mode", "1")
+		writeSysctl(n.t, "net/ipv6/conf/second/disable_ipv6", "0")
+	}
 	for _, err := range []error{
-		netlink.AddrAdd(n.second, &netlink.Addr{IPNet: ipnet(netip.MustParsePrefix("192.168.77.100/24"))}),
-		netlink.RouteAdd(&netlink.Route{Dst: ipnet(netip.MustParsePrefix("172.22.0.0/16")), Gw: gateway.AsSlice(), LinkIndex: int(second)}),
+		netlink.AddrAdd(n.second, &netlink.Addr{IPNet: ipnet(here), Flags: unix.IFA_F_NODAD}),
+		netlink.RouteAdd(&netlink.Route{Dst: ipnet(pods), Gw: gateway.AsSlice(), LinkIndex: int(second)}),
 		netlink.NeighSet(&netlink.Neigh{LinkIndex: int(second), State: unix.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: strangeMAC[:]}),
 	} {
 		if err != nil {
-			t.Fatal(err)
+			n.t.Fatal(err)
 		}
 	}
-	n.put("backends", uint32(10), bpfBackend{Addr: be32(inVLAN), Port: be16(8080), NextHop: 2})
+	n.putBackend(f, 10, inVLAN, 8080, 33, 0)
 	n.table(10, 0, []uint32{10})
-	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(95), Proto: packet.ProtoTCP}, bpfFrontend{Set: 10})
-	n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(96), Proto: packet.ProtoTCP}, bpfFrontend{Set: 10, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
-	byFIB, translated := packet.TCP{SrcPort: 1, DstPort: 95}, packet.TCP{SrcPort: 62000, DstPort: 96, Flags: packet.SYN}
+	n.putFrontend(f, f.vip, portByVLAN, packet.ProtoTCP, bpfFrontend{Set: 10})
+	n.putFrontend(f, f.vip, portSNATByVLAN, packet.ProtoTCP, bpfFrontend{Set: 10, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
 
 	tag, inner := packet.VLAN{TCI: 0x6000 | 10}, packet.VLAN{TCI: 20}
-	tagged := func(tags []packet.Layer, dst packet.MAC, l ...packet.Layer) []packet.Layer {
-		return append(append([]packet.Layer{packet.Ethernet{Dst: dst, Src: routerMAC}}, tags...), l...)
+	tagged := func(tags []packet.Layer, dst packet.MAC, l ...packet.Layer) []byte {
+		return concat([]packet.Layer{packet.Ethernet{Dst: dst, Src: routerMAC}}, tags, l)
 	}
 	one, two := []packet.Layer{tag}, []packet.Layer{packet.VLAN{TPID: packet.TypeQinQ, TCI: 10}, inner}
-	ip := packet.IPv4{TTL: 63, Src: client, Dst: vip}
-	remote, local, hop := packet.TCP{SrcPort: 1, DstPort: portRemote}, packet.TCP{SrcPort: 1, DstPort: portLocal}, packet.TCP{SrcPort: 1, DstPort: 94}
-	ping, reply := packet.ICMP{Type: packet.EchoRequest, ID: 7}, packet.ICMP{Type: packet.EchoReply, ID: 7}
-	toPod := packet.TCP{SrcPort: 1, DstPort: 8080}
-	podIP := packet.IPv4{TTL: 63, Src: client, Dst: localPod}
-	outer := packet.IPv4{Fragment: packet.DontFragment, Src: nodeAddr, Dst: remotePod}
-	toOther := packet.Ethernet{Dst: otherMAC, Src: nodeMAC}
-	who := packet.ARP{SenderMAC: routerMAC, Sender: router, Target: otherVIP}
+	ip, podIP := f.ip(f.client, f.vip, 63), f.ip(f.client, f.localPod, 63)
+	tcp := func(port uint16) packet.TCP { return packet.TCP{SrcPort: 1, DstPort: port} }
+	carried := func(to netip.Addr, port uint16) packet.Layer {
+		return outer(f.node, to, flowHash(f, 1, port, packet.ProtoTCP), false)
+	}
+	ping, pong := packet.ICMP{Type: packet.EchoRequest, ID: 7}, packet.ICMP{Type: packet.EchoReply, ID: 7}
+	if f.v6 {
+		ping.Type, pong.Type = packet.EchoRequest6, packet.EchoReply6
+	}
+	translated, becomes := packet.TCP{SrcPort: 62000, DstPort: portSNATByVLAN, Flags: packet.SYN}, packet.TCP{SrcPort: 62000, DstPort: 8080, Flags: packet.SYN}
+	byVLAN := packet.Ethernet{Dst: strangeMAC, Src: secondMAC}
 	build := packet.Build
+	remote := build(toOther, carried(f.remotePod, portIPIP), ip, tcp(portIPIP))
+	withTag := build(toOther, packet.VLAN{TCI: 30}, carried(f.remotePod, portHop), ip, tcp(portHop))
 
-	for name, row := range map[string]row{
-		"to remote pod":      {build(tagged(one, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
-		"two tags":           {build(tagged(two, secondMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
-		"next hop has a tag": {build(fromRouter, ip, hop), xdpTX, "forward_remote", build(toOther, packet.VLAN{TCI: 30}, outer, ip, hop)},
-		"by the FIB, in the VLAN": {build(tagged(one, secondMAC, ip, byFIB)...), xdpTX, "forward_remote",
-			build(packet.Ethernet{Dst: strangeMAC, Src: secondMAC}, packet.VLAN{TCI: 10}, packet.IPv4{Fragment: packet.DontFragment, Src: nodeAddr, Dst: inVLAN}, ip, byFIB)},
-		"by the FIB, translated": {build(tagged(one, secondMAC, ip, translated)...), xdpTX, "forward_snat",
-			build(packet.Ethernet{Dst: strangeMAC, Src: secondMAC}, packet.VLAN{TCI: 10}, packet.IPv4{TTL: 62, Src: nodeAddr, Dst: inVLAN}, packet.TCP{SrcPort: 62000, DstPort: 8080, Flags: packet.SYN})},
-		"another tag":            {build(tagged(one, secondMAC, ip, hop)...), xdpTX, "forward_remote", build(toOther, packet.VLAN{TCI: 30}, outer, ip, hop)},
-		"to local pod":           {build(tagged(one, secondMAC, ip, local)...), xdpPass, "forward_local", build(tagged(one, secondMAC, podIP, toPod)...)},
-		"two tags, to local pod": {build(tagged(two, secondMAC, ip, local)...), xdpPass, "forward_local", build(tagged(two, secondMAC, podIP, toPod)...)},
-		"for its priority alone": {build(tagged([]packet.Layer{packet.VLAN{TCI: 0xe000}}, nodeMAC, ip, remote)...), xdpTX, "forward_remote", build(toOther, outer, ip, remote)},
-		"of an unknown VLAN":     {build(tagged([]packet.Layer{inner}, nodeMAC, ip, remote)...), xdpPass, "not_ours", nil},
-		"three tags":             {build(tagged([]packet.Layer{tag, inner, inner}, secondMAC, ip, remote)...), xdpPass, "not_ours", nil},
-		"to another machine":     {build(tagged(one, otherMAC, ip, remote)...), xdpPass, "not_ours", nil},
-		"unserved port":          {build(tagged(one, secondMAC, ip, packet.TCP{DstPort: portUnserved})...), xdpDrop, "unserved_port", build(packet.Ethernet{Dst: secondMAC, Src: routerMAC}, ip, packet.TCP{DstPort: portUnserved})},
-		"tag cut off":            {build(tagged(one, secondMAC, ip, remote)...)[:17], xdpDrop, "truncated", nil},
-		"ping": {build(tagged(two, secondMAC, ip, ping)...), xdpTX, "icmp_echo_reply",
-			build(append(append([]packet.Layer{packet.Ethernet{Dst: routerMAC, Src: secondMAC}}, two...), packet.IPv4{TTL: 64, Src: vip, Dst: client}, reply)...)},
-		"arp": {build(tagged(one, packet.Broadcast, who)...), xdpTX, "arp_reply",
-			build(packet.Ethernet{Dst: routerMAC, Src: secondMAC}, tag, packet.ARP{Op: packet.ARPReply, SenderMAC: secondMAC, Sender: otherVIP, TargetMAC: routerMAC, Target: router})},
-		"arp without the tag": {build(packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC}, who), xdpPass, "not_ours", nil},
-	} {
+	rows := map[string]row{
+		"to remote pod":           {tagged(one, secondMAC, ip, tcp(portIPIP)), xdpTX, "forward_remote", remote},
+		"two tags":                {tagged(two, secondMAC, ip, tcp(portIPIP)), xdpTX, "forward_remote", remote},
+		"next hop has a tag":      {build(fromRouter, ip, tcp(portHop)), xdpTX, "forward_remote", withTag},
+		"another tag":             {tagged(one, secondMAC, ip, tcp(portHop)), xdpTX, "forward_remote", withTag},
+		"by the FIB, in the VLAN": {tagged(one, secondMAC, ip, tcp(portByVLAN)), xdpTX, "forward_remote", build(byVLAN, packet.VLAN{TCI: 10}, carried(inVLAN, portByVLAN), ip, tcp(portByVLAN))},
+		"by the FIB, translated":  {tagged(one, secondMAC, ip, translated), xdpTX, "forward_snat", build(byVLAN, packet.VLAN{TCI: 10}, f.ip(f.node, inVLAN, 62), becomes)},
+		"to local pod":            {tagged(one, secondMAC, ip, tcp(portHere)), xdpPass, "forward_local", tagged(one, secondMAC, podIP, tcp(8080))},
+		"two tags, to local pod":  {tagged(two, secondMAC, ip, tcp(portHere)), xdpPass, "forward_local", tagged(two, secondMAC, podIP, tcp(8080))},
+		"for its priority alone":  {tagged([]packet.Layer{packet.VLAN{TCI: 0xe000}}, nodeMAC, ip, tcp(portIPIP)), xdpTX, "forward_remote", remote},
+		"of an unknown VLAN":      {tagged([]packet.Layer{inner}, nodeMAC, ip, tcp(portIPIP)), xdpPass, "not_ours", nil},
+		"three tags":              {tagged([]packet.Layer{tag, inner, inner}, secondMAC, ip, tcp(portIPIP)), xdpPass, "not_ours", nil},
+		"to another machine":      {tagged(one, otherMAC, ip, tcp(portIPIP)), xdpPass, "not_ours", nil},
+		"unserved port":           {tagged(one, secondMAC, ip, tcp(portUnserved)), xdpDrop, "unserved_port", build(packet.Ethernet{Dst: secondMAC, Src: routerMAC}, ip, tcp(portUnserved))},
+		"tag cut off":             {tagged(one, secondMAC, ip, tcp(portIPIP))[:17], xdpDrop, "truncated", nil},
+		"ping":                    {tagged(two, secondMAC, ip, ping), xdpTX, "icmp_echo_reply", concat([]packet.Layer{packet.Ethernet{Dst: routerMAC, Src: secondMAC}}, two, []packet.Layer{f.ip(f.vip, f.client, 64), pong})},
+	}
+	if !f.v6 { // neighbour discovery has a test of its own
+		who := packet.ARP{SenderMAC: routerMAC, Sender: router, Target: otherVIP}
+		rows["arp"] = row{tagged(one, packet.Broadcast, who), xdpTX, "arp_reply",
+			build(packet.Ethernet{Dst: routerMAC, Src: secondMAC}, tag, packet.ARP{Op: packet.ARPReply, SenderMAC: secondMAC, Sender: otherVIP, TargetMAC: routerMAC, Target: router})}
+		rows["arp without the tag"] = row{build(packet.Ethernet{Dst: packet.Broadcast, Src: routerMAC}, who), xdpPass, "not_ours", nil}
+	}
+	for name, row := range rows {
 		n.sub(name, func(n *node) { n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out) })
 	}
 }
