@@ -392,16 +392,24 @@ func (l lab) fetchesAll(from string, pods ...string) {
 	}
 }
 
-// fetches wants an answer, within the second in which no SYN is sent twice,
-// and returns the pod that gave it.
+// fetches wants an answer, within the second in which no SYN is sent twice, and
+// returns the pod that gave it. A machine that is busy may be late, and is asked again;
+// what loses a SYN each time is late each time.
 func (l lab) fetches(from, address string) (pod string) {
 	l.t.Helper()
-	begin := time.Now()
-	pod, _, err := l.page(from, "http://"+address+"/")
-	if err != nil {
-		l.t.Errorf("from %s to %s: %v", from, address, err)
-	} else if took := time.Since(begin); took > 900*time.Millisecond {
-		l.t.Errorf("from %s to %s: answered after %s", from, address, ms(took))
+	const soon = 900 * time.Millisecond
+	var took time.Duration
+	for try := 0; try == 0 || took > soon && try < 3; try++ {
+		begin := time.Now()
+		var err error
+		if pod, _, err = l.page(from, "http://"+address+"/"); err != nil {
+			l.t.Errorf("from %s to %s: %v", from, address, err)
+			return pod
+		}
+		took = time.Since(begin)
+	}
+	if took > soon {
+		l.t.Errorf("from %s to %s: answered after %s, again and again", from, address, ms(took))
 	}
 	return pod
 }
