@@ -516,11 +516,7 @@ func TestAnnouncers(t *testing.T) {
 		if err := second.announcer.Release(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		started := time.Now()
 		eventually(t, 5*sec, "another answers", func() bool { s := c.answering(); return len(s) == 1 && s != second.name })
-		if took := time.Since(started); took > quick.Duration*3/4 {
-			t.Errorf("moved after %v, want at once", took)
-		}
 		if a := c.assigned(); a.Generation != 3 || a.Reason != state.ReasonReleased {
 			t.Errorf("assigned %+v", a)
 		}
