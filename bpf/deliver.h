@@ -14,8 +14,11 @@ static __always_inline int into_pod(struct packet *p, const struct endpoint *e, 
 	if (unlikely(hops_of(p) <= 1))
 		return DROP(REASON_TTL_EXPIRED);
 	decrement_hops(p);
-	copy_mac(p->eth->h_dest, e->pod_mac);
-	copy_mac(p->eth->h_source, e->host_mac);
+	const __u32 *macs = (const __u32 *)e->pod_mac; // and host_mac: they are neighbours here and there
+	__u32 *frame = (__u32 *)p->eth;
+	frame[0] = macs[0];
+	frame[1] = macs[1];
+	frame[2] = macs[2];
 	if (p->hook == HOOK_XDP)
 		bpf_redirect(e->ifindex, 0);
 	else
@@ -23,8 +26,9 @@ static __always_inline int into_pod(struct packet *p, const struct endpoint *e, 
 	return REDIRECT(reason);
 }
 
-// is_native says whether XDP is in the driver of the device that a frame came in by.
-// In the stack it would send by the pod's device as the stack does, past tc on its way.
+// is_native says whether XDP is in the driver of the device that a frame came in by, and
+// that one can redirect. In the stack it would send by the pod's device as the stack
+// does, past tc on its way.
 static __always_inline int is_native(const struct packet *p)
 {
 	struct device *d = find_device(ctx_device(p->ctx, p->hook));

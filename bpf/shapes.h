@@ -440,7 +440,7 @@ struct device {
 };
 
 enum device_flags {
-	DEVICE_NATIVE = 1, // XDP is in its driver
+	DEVICE_NATIVE = 1, // XDP is in its driver, which can redirect frames
 };
 
 // vlan_key is what a tagged frame comes in by: the device that has it from the

@@ -259,6 +259,9 @@ func newMeasurementIn(tb testing.TB, room uint32) *measurement {
 	cfg := h.config()
 	cfg.Sizes = Sizes{Flows: room, HalfOpen: room}
 	m := &measurement{tb: tb, node: nodeWith(tb, h, cfg)}
+	if err := m.node.setNative(uint32(m.node.out.Attrs().Index), true); err != nil { // as on a card
+		tb.Fatal(err)
+	}
 	if err := loadBenchObjects(&m.bench, nil); err != nil {
 		tb.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // pod's end has GRO, or XDP of its own. In the stack, where XDP comes too late to gain
 // anything, the frame is left to tc.
 
-// noteDriver notes in a device's row whether XDP is in its driver.
+// noteDriver notes in a device's row whether XDP is in its driver, and can redirect frames there.
 func (k *Kernel) noteDriver(dev netlink.Link, on bool) error {
 	a := dev.Attrs()
 	native := false
@@ -26,9 +26,29 @@ func (k *Kernel) noteDriver(dev netlink.Link, on bool) error {
 		if err != nil {
 			return fmt.Errorf("XDP: %w", err)
 		}
-		native = mode == ModeNative
+		features, known, err := xdpFeatures(a.Index)
+		if err != nil {
+			return fmt.Errorf("read what XDP %s has: %w", a.Name, err)
+		}
+		whole, err := wholeChecksums(dev)
+		if err != nil {
+			return err
+		}
+		const redirects = 1 << 1 // NETDEV_XDP_ACT_REDIRECT of <linux/netdev.h>
+		native = mode == ModeNative && known && features&redirects != 0 && whole
 	}
 	return k.setNative(uint32(a.Index), native)
+}
+
+// wholeChecksums says whether the checksums of a device's frames are finished: a veth's other
+// end leaves them to a card that never comes, unless its offload (ethtool -K … tx) is off. The
+// kernel tells of this end alone, which is taken to be as the other.
+func wholeChecksums(dev netlink.Link) (bool, error) {
+	if dev.Type() != "veth" {
+		return true, nil
+	}
+	offload, err := ethtool(dev.Attrs().Name, unix.ETHTOOL_GTXCSUM)
+	return offload == 0, err
 }
 
 func (k *Kernel) setNative(index uint32, native bool) error {

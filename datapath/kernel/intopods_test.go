@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/seamark-lb/seamark/testlab/packet"
@@ -14,6 +15,9 @@ func (n *node) takesFrames(f family, mtu uint16) {
 	row := bpfEndpoint{Ifindex: uint32(n.pod.Attrs().Index), PodMac: podMAC, HostMac: podHostMAC, XdpMtu: mtu}
 	n.putEndpoint(f, f.localPod, row)
 	n.putEndpoint(f, secondPod[f.v6], row)
+	if err := n.setNative(uint32(n.out.Attrs().Index), true); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // What is for a pod that takes frames from XDP goes straight there, by whatever way it
@@ -94,6 +98,24 @@ func TestXDPIntoPod(t *testing.T) {
 					f.fragment(toPod, f.client, f.localPod, 62, 21, offset, end < 3008, out[header+offset:header+end]))
 			}
 		})
+	})
+}
+
+// Frames of several buffers go into pods that take as long packets.
+func TestXDPIntoPodOfJumboFrames(t *testing.T) {
+	inEachFamily(t, func(n *node, f family) {
+		n.addMoved(f)
+		frame := func(eth packet.Ethernet, dst netip.Addr, port uint16, hops uint8) []byte {
+			return f.packet(eth, f.client, dst, hops, packet.UDP{SrcPort: 9, DstPort: port}, large(8000))
+		}
+		in := frame(fromRouter, f.vip, portHere, 63)
+		for mtu, row := range map[uint16]row{
+			9000: {in, xdpRedirect, "forward_local", frame(packet.Ethernet{Dst: podMAC, Src: podHostMAC}, f.localPod, 8080, 62)},
+			8000: {in, xdpPass, "forward_local", frame(fromRouter, f.localPod, 8080, 63)},
+		} {
+			n.takesFrames(f, mtu)
+			n.expect(kindXDP, n.out, row.in, row.action, row.reason, row.out)
+		}
 	})
 }
 

@@ -11,13 +11,13 @@ import (
 	"time"
 
 	"github.com/seamark-lb/seamark/datapath"
+	"golang.org/x/sys/unix"
 )
 
 // setGRO turns GRO of the pod's end on, with which it takes frames, or off.
 func (n *lbNode) setGRO(on uint32) {
 	n.t.Helper()
-	const setGRO = 0x2c // ETHTOOL_SGRO
-	n.podNS.do(func() { ethtoolFlags(n.t, "eth0", setGRO, on) })
+	n.podNS.do(func() { ethtoolFlags(n.t, "eth0", unix.ETHTOOL_SGRO, on) })
 }
 
 // followPods keeps the rows of the node's pods as their devices are, as the daemon does.
@@ -171,6 +171,19 @@ func TestPathIntoPods(t *testing.T) {
 	for range open {
 		if err := <-done; err != nil {
 			t.Errorf("connection meanwhile: %v", err)
+		}
+	}
+	for _, offload := range []uint32{1, 0} { // at the other end, says this one
+		one.machine.do(func() {
+			ethtoolFlags(t, "eth1", unix.ETHTOOL_STXCSUM, offload)
+			_, err := one.Attach("eth1")
+			one.machine.must(err)
+		})
+		var row bpfDevice
+		index := uint32(one.machine.eth.Attrs().Index)
+		one.machine.must(one.maps["devices"].Lookup(index%uint32(bpfMaxDevicesMAX_DEVICES), &row))
+		if native := row.Flags&uint16(bpfDeviceFlagsDEVICE_NATIVE) != 0; native != (offload == 0) {
+			t.Errorf("with checksum offload %d, frames go into pods: %v", offload, native)
 		}
 	}
 }

@@ -55,13 +55,19 @@ func carrierOf(vlan *netlink.Vlan) (c carrier, bar string, err error) {
 
 // takesTags says whether a device takes VLAN tags off its frames (ETHTOOL_GFLAGS).
 func takesTags(device string) (bool, error) {
-	const getFlags, rxVLAN = 0x25, 1 << 8
+	const rxVLAN = 1 << 8
+	flags, err := ethtool(device, unix.ETHTOOL_GFLAGS)
+	return flags&rxVLAN != 0, err
+}
+
+// ethtool asks for one value of a device; 0: it has no such.
+func ethtool(device string, command uint32) (uint32, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("open socket: %w", err)
+		return 0, fmt.Errorf("open socket: %w", err)
 	}
 	defer unix.Close(fd)
-	value := struct{ command, flags uint32 }{command: getFlags}
+	value := struct{ command, data uint32 }{command: command}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
@@ -70,9 +76,9 @@ func takesTags(device string) (bool, error) {
 	copy(request.name[:unix.IFNAMSIZ-1], device)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	if errno != 0 && errno != unix.EOPNOTSUPP {
-		return false, fmt.Errorf("read offloads of %s: %w", device, errno)
+		return 0, fmt.Errorf("read offloads of %s: %w", device, errno)
 	}
-	return value.flags&rxVLAN != 0, nil
+	return value.data, nil
 }
 
 // carry puts XDP on a VLAN device's carrier, unless it is there, and has it see the

@@ -19,13 +19,7 @@ import (
 // maxQueues bounds what the queues of a pod take of memory, about 6 KiB each.
 const maxQueues = 8
 
-// Commands of SIOCETHTOOL and what goes with them (<linux/ethtool.h>).
-const (
-	ethtoolSetGRO      = 0x2c
-	ethtoolGetChannels = 0x3c
-	ethtoolSetChannels = 0x3d
-)
-
+// ethtoolValue and ethtoolChannels go with commands of SIOCETHTOOL (<linux/ethtool.h>).
 type ethtoolValue struct{ command, data uint32 }
 
 type ethtoolChannels struct {
@@ -41,17 +35,17 @@ func (v veth) takeFrames(ns netns.NsHandle) error {
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
 	defer sock.Close()
-	channels := ethtoolChannels{command: ethtoolGetChannels}
+	channels := ethtoolChannels{command: unix.ETHTOOL_GCHANNELS}
 	if err := ethtool(sock.GetFd(), v.Interface, unsafe.Pointer(&channels)); err != nil {
 		return fmt.Errorf("read queues of %s in the pod: %w", v.Interface, err)
 	}
 	if queues := min(channels.maxRX, maxQueues); queues > channels.rxCount {
-		channels.command, channels.rxCount = ethtoolSetChannels, queues
+		channels.command, channels.rxCount = unix.ETHTOOL_SCHANNELS, queues
 		if err := ethtool(sock.GetFd(), v.Interface, unsafe.Pointer(&channels)); err != nil {
 			return fmt.Errorf("set queues of %s in the pod to %d: %w", v.Interface, queues, err)
 		}
 	}
-	if err := ethtool(sock.GetFd(), v.Interface, unsafe.Pointer(&ethtoolValue{ethtoolSetGRO, 1})); err != nil {
+	if err := ethtool(sock.GetFd(), v.Interface, unsafe.Pointer(&ethtoolValue{unix.ETHTOOL_SGRO, 1})); err != nil {
 		return fmt.Errorf("turn GRO of %s in the pod on: %w", v.Interface, err)
 	}
 	return nil

@@ -27,14 +27,14 @@ func TestPodTakesFrames(t *testing.T) {
 	if features&transmits == 0 || features&ofBuffers == 0 {
 		t.Errorf("%s has XDP features %#x: it takes no frames", row.HostDevice, features)
 	}
-	channels := [9]uint32{0x3c} // ETHTOOL_GCHANNELS; then the most and the numbers there are of RX, TX, other, both
+	channels := [9]uint32{unix.ETHTOOL_GCHANNELS} // then the most and the numbers there are of RX, TX, other, both
 	ethtool(t, a, &channels)
 	if want := min(channels[1], 8); channels[5] != want {
 		t.Errorf("the pod's end has %d queues, want %d", channels[5], want)
 	}
 	run(t, "", "ping -c1 -W2 172.20.1.1")
 	// What takes no frames works all the same.
-	ethtool(t, a, &[9]uint32{0x2c, 0}) // ETHTOOL_SGRO
+	ethtool(t, a, &[9]uint32{unix.ETHTOOL_SGRO, 0})
 	if features, _ := xdpFeatures(t, row.HostDevice); features&transmits != 0 {
 		t.Errorf("%s has XDP features %#x without GRO", row.HostDevice, features)
 	}
