@@ -59,6 +59,7 @@ func TestRandomPackets(t *testing.T) {
 		}
 		if part() > 0.85 && !full {
 			full = true
+			z.checkPairs()
 			z.fillTables()
 		}
 		z.converse()
@@ -156,6 +157,22 @@ func (z *fuzzer) change() {
 		z.put(f.table("backends"), id, make([]byte, z.maps[f.table("backends")].ValueSize()))
 	default:
 		z.putBackend(f, id, f.pod(id), 8080, 20, 0)
+	}
+}
+
+// checkPairs looks for halves of pairs of translation.
+func (z *fuzzer) checkPairs() {
+	for _, f := range families {
+		out, in := z.natTable(f, "nat_out"), z.natTable(f, "nat_in")
+		if len(out) != len(in) || len(out) == 0 {
+			z.t.Errorf("%s: %d entries of nat_out, %d of nat_in", f.name, len(out), len(in))
+		}
+		for from, to := range out {
+			back, ok := in[natTuple{to.dst, to.src, from.proto}]
+			if !ok || back.src != from.dst || back.dst != from.src || back.backend != to.backend {
+				z.t.Errorf("%s: nat_out has %v for %v, nat_in %v (%v)", f.name, to, from, back, ok)
+			}
+		}
 	}
 }
 

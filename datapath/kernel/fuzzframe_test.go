@@ -113,6 +113,21 @@ func innermost(frame []byte, whole bool) (ipAt, error) {
 	}
 }
 
+// quoted finds the packet that an ICMP error is about, as far as it is quoted.
+func (ip ipAt) quoted(frame []byte) (ipAt, bool) {
+	if ip.later || ip.l4+8 > min(ip.end, len(frame)) {
+		return ip, false
+	}
+	four := ip.proto == packet.ProtoICMP && !ip.v6 && slices.Contains([]byte{3, 11, 12}, frame[ip.l4])
+	six := ip.proto == packet.ProtoICMPv6 && ip.v6 && slices.Contains([]byte{1, 2, 3, 4}, frame[ip.l4])
+	if !four && !six {
+		return ip, false
+	}
+	quoted, ok := locateIP(frame[:min(ip.end, len(frame))], ip.l4+8, ip.v6)
+	quoted.end = min(quoted.end, ip.end, len(frame))
+	return quoted, ok && quoted.l4 <= quoted.end && quoted.proto != packet.ProtoSCTP // whose checksum it would take all of it for
+}
+
 // hops is where the TTL (hop limit) is.
 func (ip ipAt) hops() int {
 	if ip.v6 {
@@ -283,6 +298,14 @@ func checkCarried(in, out []byte) error {
 	}
 	if !bytes.Equal(was.payload(in), is.payload(out)) {
 		return fmt.Errorf("the payload has changed")
+	}
+	quoted, ok := was.quoted(in)
+	quote, still := is.quoted(out)
+	if ok != still {
+		return fmt.Errorf("the error quotes a packet: %v, did: %v", still, ok)
+	}
+	if ok && quoted.wrongs(in) != quote.wrongs(out) {
+		return fmt.Errorf("checksums of the quote are wrong by %x, were by %x", quote.wrongs(out), quoted.wrongs(in))
 	}
 	return nil
 }

@@ -166,7 +166,7 @@ func firstAndLater(port uint16) []packet.Layer {
 	return []packet.Layer{
 		packet.TCP{SrcPort: 1025, DstPort: port, Seq: 100, Flags: packet.SYN, Options: packet.MSS(8960)},
 		packet.TCP{SrcPort: 1026, DstPort: port, Seq: 100, Flags: packet.ACK},
-		packet.TCP{SrcPort: 62000, DstPort: port, Seq: 100, Flags: packet.SYN, Options: append([]byte{1, 3, 3, 7}, packet.MSS(1460)...)},
+		packet.TCP{SrcPort: 62000, DstPort: port, Seq: 100, Flags: packet.SYN, Options: append([]byte{1}, packet.MSS(1460)...)},
 		packet.UDP{SrcPort: 1025, DstPort: port},
 		packet.UDP{SrcPort: 62000, DstPort: port, Checksum: new(uint16(0))},
 		packet.SCTP{SrcPort: 1025, DstPort: port, Chunk: packet.ChunkInit},
