@@ -40,9 +40,8 @@ static __always_inline int admit(struct packet *p, const union addr *pod, __be16
 {
 	if (!known && begin_flow(p, pod, port))
 		return DROP(REASON_FLOW_TABLE);
-	if (set_dest(p, pod, port))
-		return DROP(REASON_UNSERVED_PROTO);
-	return deliver(p, pod, reason);
+	enum reason bad = set_dest(p, pod, port);
+	return bad ? DROP(bad) : deliver(p, pod, reason);
 }
 
 // hand_on is where a packet goes that the pod it was sent to does not know: to

@@ -32,18 +32,10 @@ static __always_inline void inbound_key(const struct packet *p, const union addr
 	tuple_key(p->v6, key, pod, &client, pod_port, p->sport, p->proto);
 }
 
-// ends_flow says whether a packet is the last, or one of the last, of its flow:
-// FIN or RST, and what is like them in SCTP.
+// ends_flow says whether a packet is the last, or one of the last, of its flow.
 static __always_inline int ends_flow(const struct packet *p)
 {
-	if (p->proto == IPPROTO_TCP)
-		return p->tcp_flags & (TCP_FIN | TCP_RST);
-	if (p->proto != IPPROTO_SCTP)
-		return 0;
-	__u8 *chunk = (__u8 *)(p->sctp + 1);
-	if ((void *)(chunk + 1) > ctx_end(p->ctx, p->hook)) // known, but not to the verifier
-		return 0;
-	return *chunk == SCTP_ABORT || *chunk == SCTP_SHUTDOWN_COMPLETE;
+	return p->tcp_flags & (TCP_FIN | TCP_RST);
 }
 
 // note_flow notes a packet. It writes only what changed: the line is shared

@@ -48,20 +48,24 @@ static __always_inline int proves(__u32 asked, __u32 shown)
 
 // How far what a TCP packet of each side says of the client's stream has come: a
 // client's with its own number, the other side's with what that has acknowledged.
-// 0: it says nothing.
+// All that SCTP has of the kind is the tag of what the client sends. 0: it says nothing.
 static __always_inline __u32 client_sends(const struct packet *p)
 {
+	if (p->proto == IPPROTO_SCTP)
+		return proof_shown(p);
 	return p->proto != IPPROTO_TCP || p->fragment == FRAGMENT_LATER || (void *)(p->tcp + 1) > ctx_end(p->ctx, p->hook) ? 0 : bpf_ntohl(p->tcp->seq);
 }
 
 static __always_inline __u32 client_heard(const struct packet *p)
 {
+	if (p->proto == IPPROTO_SCTP)
+		return proof_asked(p);
 	return p->proto == IPPROTO_TCP ? proof_shown(p) : 0;
 }
 
 // fits_stream says whether a client's packet is where the other side has come to. A
-// RST that is ends the connection there (RFC 9293, section 3.10.7.4), and a blind one hits
-// one time in 2^16.
+// RST that is ends the connection there (RFC 9293, section 3.10.7.4; of SCTP, an ABORT
+// with the tag: RFC 9260, section 8.5.1), and a blind one hits one time in 2^16.
 static __always_inline int fits_stream(__u32 heard, __u32 sent)
 {
 	return sent - heard < PROOF_WINDOW;

@@ -131,7 +131,8 @@ static __always_inline long replace_check(void *ctx, enum hook hook, struct quot
 
 // rewrite_quoted makes the error one about becomes, and brings it to the sender
 // of that (side is DESTINATION) or makes it come from the receiver (SOURCE). All
-// that quotes may lack is the checksum behind the ports.
+// that quotes may lack is the checksum behind the ports. SCTP's stays as it is: few
+// quotes have all that it covers, and nobody checks it.
 static __always_inline int inline_rewrite_quoted(void *ctx, enum hook hook, int v6, struct quoted *q)
 {
 	struct five_tuple *t = &q->becomes;

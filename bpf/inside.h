@@ -49,6 +49,8 @@ TRANSLATE(translate_skb6, 1)
 // pass_on translates a packet and leaves it to the kernel.
 static __always_inline int pass_on(const struct packet *p, struct translation *n)
 {
+	if (unlikely(is_cut_off(n)))
+		return DROP(REASON_FRAGMENT);
 	if (p->v6 ? translate_skb6(p->ctx, n) : translate_skb4(p->ctx, n))
 		return DROP(REASON_TRUNCATED);
 	return fragment_verdict(p, PASS(REASON_SERVICE_LOCAL));
@@ -61,6 +63,8 @@ static __always_inline int turn_back(struct packet *p, struct translation *n)
 
 	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
+	if (unlikely(is_cut_off(n)))
+		return DROP(REASON_FRAGMENT);
 	copy_mac(pod, p->eth->h_source);
 	copy_mac(p->eth->h_source, p->eth->h_dest);
 	copy_mac(p->eth->h_dest, pod);
@@ -85,8 +89,6 @@ static __always_inline enum reason begin_inside(const struct packet *p, const st
 	} else if (choose(p->v6, &here, &n->from, &b)) { // the pair is what a pin would be
 		return REASON_NO_BACKEND;
 	}
-	if (p->proto == IPPROTO_SCTP && b.port != n->from.dport) // whose checksum covers the ports
-		return REASON_UNSERVED_PROTO;
 	// The pod's own port, unless the backend could not tell two flows apart.
 	n->to.sport = n->from.sport;
 	n->to.saddr = same_addr(p->v6, &b.addr, &n->from.saddr) ? hairpin(p->v6) : n->from.saddr;

@@ -40,6 +40,7 @@ struct translation {
 	__u16 vlan;             // tag to be pushed; 0: none
 	__u32 proof;            // proof_shown of a client's packet, proof_asked of a backend's
 	__u32 stream;           // client_sends of a client's packet, client_heard of a backend's
+	__u32 crc;              // crc_change from one to the other
 	__u32 l3_at;            // from here on as in struct packet
 	__u32 l4_at;
 	__u32 l4_len;
@@ -162,6 +163,13 @@ static __always_inline void note_packet(const struct translation *n, struct nat_
 		state->flags |= NAT_CLOSING;
 }
 
+// note_becomes notes what the packet becomes, by its entry.
+static __always_inline void note_becomes(int v6, struct translation *n, void *entry)
+{
+	n->to = becomes(v6, entry, n->from.proto);
+	n->crc = crc_change(n->to.proto, n->l4_len, (n->from.sport ^ n->to.sport) | (__u32)(n->from.dport ^ n->to.dport) << 16);
+}
+
 // twin_of is the state of a pair's other entry, in a table; NULL: it is gone.
 static __always_inline struct nat_state *twin_of(int v6, const struct translation *n, void *table)
 {
@@ -194,7 +202,7 @@ static __always_inline int find_out(int v6, struct translation *n)
 
 	struct nat_state *state = state_of(v6, entry);
 	struct target b = {};
-	n->to = becomes(v6, entry, n->from.proto);
+	note_becomes(v6, n, entry);
 	if (load_target(v6, state->backend, &b) || !same_addr(v6, &b.addr, &n->to.daddr) || b.port != n->to.dport || is_over(v6, n, state)) {
 		struct five_tuple in = reversed(&n->to);
 		delete_nat(v6, TABLE(v6, nat_out), &n->from);
@@ -268,7 +276,7 @@ static __always_inline int find_in(int v6, struct translation *n, __u32 of)
 	struct nat_state *state = state_of(v6, entry);
 	if ((state->flags & NAT_INSIDE) != of)
 		return 0;
-	n->to = becomes(v6, entry, n->from.proto);
+	note_becomes(v6, n, entry);
 	note_packet(n, state);
 	if (n->tcp_flags & TCP_ACK && state->proof != n->stream)
 		state->proof = n->stream;
@@ -300,8 +308,6 @@ static __always_inline int insert_pair(int v6, struct translation *n)
 
 	for (int i = 0; i < NAT_PROBES; i++) {
 		if (i || !n->to.sport) {
-			if (n->from.proto == IPPROTO_SCTP) // whose checksum covers the port
-				break;
 			at = (at + i) % range; // by growing steps, which leave no clusters behind
 			n->to.sport = bpf_htons(nat_port_low + at);
 		}
@@ -349,12 +355,20 @@ static __always_inline struct packet packet_of(void *ctx, enum hook hook, int v6
 	};
 }
 
+// is_cut_off says whether a packet is a first fragment, of SCTP, which does not say how
+// much the checksum covers that is to change.
+static __always_inline int is_cut_off(const struct translation *n)
+{
+	return n->crc && n->fragment == FRAGMENT_FIRST;
+}
+
 // translate makes a packet what it becomes.
 static __always_inline int translate(struct packet *p, const struct translation *n)
 {
 	if (reload(p, p->fragment == FRAGMENT_LATER ? 0 : 2 * sizeof(__be16))) // as far as the ports
 		return -1;
-	return set_dest(p, &n->to.daddr, n->to.dport) || set_source(p, &n->to.saddr, n->to.sport) ? -1 : 0;
+	// The change of the checksum is that of both ports.
+	return rewrite(p, DESTINATION, &n->to.daddr, n->to.dport, n->crc) || rewrite(p, SOURCE, &n->to.saddr, n->to.sport, 0) ? -1 : 0;
 }
 
 // trace_translated is trace_answer for the answer that this CPU has translated last.

@@ -63,7 +63,7 @@ struct packet {
 	// Copies: a second look at the packet could find something else, says the verifier.
 	__u8 proto; // of what is behind the IP header and IPv6's extension headers
 	__u8 first; // of its flow: TCP SYN without ACK, SCTP INIT
-	__u8 tcp_flags; // TCP_*, 0 for other protocols
+	__u8 tcp_flags; // TCP_*; of SCTP those that its first chunk stands for (flags_of_chunk); else 0
 	__u8 fragment; // enum fragment_part
 	__u8 hook;  // enum hook
 	__u8 v6;    // 0 or 1
@@ -232,6 +232,23 @@ static __always_inline int is_icmp(const struct packet *p)
 	return p->proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
+// flags_of_chunk are the TCP flags that say of a connection what a chunk of SCTP, the first
+// of its packet, does of an association: INIT and INIT ACK begin one, ABORT and SHUTDOWN
+// COMPLETE are the end for both sides (RFC 9260, sections 5.1, 9.1 and 9.2).
+static __always_inline __u8 flags_of_chunk(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+	case SCTP_SHUTDOWN_COMPLETE:
+		return TCP_RST;
+	}
+	return 0;
+}
+
 // parse_l4 checks the header behind IP's, of a packet that is no later fragment.
 static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 {
@@ -255,7 +272,8 @@ static __always_inline enum reason parse_l4(struct cursor *c, struct packet *p)
 		// The chunk behind the header says whether an association begins.
 		if (p->l4_len < sizeof(*p->sctp) + 4 || !take(c, sizeof(*p->sctp) + 4))
 			return REASON_TRUNCATED;
-		p->first = *(__u8 *)(p->sctp + 1) == SCTP_INIT;
+		p->tcp_flags = flags_of_chunk(*(__u8 *)(p->sctp + 1));
+		p->first = p->tcp_flags == TCP_SYN;
 	} else if (is_icmp(p)) {
 		return p->l4_len < sizeof(*p->icmp) || !take(c, sizeof(*p->icmp)) ? REASON_TRUNCATED : REASON_UNSPEC;
 	} else {

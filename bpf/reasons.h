@@ -22,7 +22,7 @@ enum reason {
 	// Dropped.
 	REASON_TRUNCATED,        // a header does not fit in the packet
 	REASON_BAD_HEADER,       // version, header length or total length is wrong
-	REASON_FRAGMENT,         // fragment to a VIP
+	REASON_FRAGMENT,         // fragment to a VIP that cannot be brought there: over a header, of a ping, of SCTP with another port
 	REASON_UNSERVED_PORT,    // VIP without that port
 	REASON_UNSERVED_PROTO,   // VIP, protocol that is not balanced
 	REASON_NO_BACKEND,       // frontend has no backend

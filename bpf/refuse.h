@@ -5,6 +5,7 @@
 // a reset, an ABORT, or an ICMP error.
 #pragma once
 
+#include "crc32c.h"
 #include "icmp.h"
 
 // send_reset answers a segment to a closed port (RFC 9293, section 3.10.7.1).
@@ -53,21 +54,6 @@ struct sctp_chunk {
 #define SCTP_ERROR        9
 #define SCTP_COOKIE_ACK   11
 #define SCTP_REFLECTED    1 // flag T: the verification tag is the other's own
-
-// crc32c is the checksum of SCTP (RFC 9260, appendix A).
-static __always_inline __le32 crc32c(const __u8 *from, __u32 size)
-{
-	__u32 crc = ~0;
-
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < size; i++) {
-		crc ^= from[i];
-#pragma clang loop unroll(full)
-		for (int bit = 0; bit < 8; bit++)
-			crc = crc >> 1 ^ (crc & 1) * 0x82f63b78;
-	}
-	return ~crc;
-}
 
 // send_abort answers a packet of no association (RFC 9260, section 8.4), by its
 // first chunk. What is not answered is dropped for the reason kind.

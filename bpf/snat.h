@@ -50,6 +50,8 @@ static __always_inline int carry(struct packet *p, struct translation *n, enum r
 		return DROP(REASON_TRUNCATED);
 	if (hops_of(p) <= 1)
 		return DROP(REASON_TTL_EXPIRED);
+	if (unlikely(is_cut_off(n)))
+		return DROP(REASON_FRAGMENT);
 	if (hop && hop->ifindex) {
 		n->mtu = mtu_of(hop);
 		n->vlan = hop->vlan;
@@ -197,13 +199,10 @@ static __always_inline int snat_known(struct packet *p, const struct frontend *f
 
 // snat_out makes a packet to a frontend with FRONTEND_SNAT the first of a
 // translated flow to b, a backend on another node. It returns 0 for one that has
-// to go without translation: of SCTP, whose checksum covers the ports, and of a
-// flow that is older than the mode (FRONTEND_SWITCHED).
+// to go without translation: of a flow that is older than the mode (FRONTEND_SWITCHED).
 static __always_inline int snat_out(struct packet *p, const struct frontend *f, const struct five_tuple *t, const struct target *b)
 {
-	if (p->proto == IPPROTO_SCTP)
-		return 0;
-	if (f->flags & FRONTEND_SWITCHED && p->proto == IPPROTO_TCP && !p->first) {
+	if (f->flags & FRONTEND_SWITCHED && p->proto != IPPROTO_UDP && !p->first) {
 		note_former_way(f);
 		return 0;
 	}

@@ -114,8 +114,9 @@ static __always_inline int inline_answer(void *ctx, enum hook hook, int v6, stru
 	if (unlikely(way == BPF_FIB_LKUP_RET_FRAG_NEEDED))
 		return too_big(&p, fib.mtu_result);
 
-	if (set_source(&p, &vip, d->port))
-		return DROP(REASON_TRUNCATED);
+	enum reason bad = set_source(&p, &vip, d->port);
+	if (bad)
+		return DROP(bad);
 	if (unlikely(mss_clamp && is_syn_ack(&p)) && clamp_mss(&p, offer_mss(&p, &vip, d->port)))
 		return DROP(REASON_TRUNCATED);
 	return send_out(&p, &fib, way, d->reason);

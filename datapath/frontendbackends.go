@@ -18,9 +18,6 @@ type choice struct {
 	outside, clusterIP chosen
 	// serving are all endpoints that can serve.
 	serving []state.Backend
-	// translated is the target port of endpoints of SCTP that were left out, as
-	// theirs is not the Service's; 0 when none was.
-	translated uint16
 }
 
 // chosen are the lists of a Frontend.
@@ -33,14 +30,6 @@ func (r *frontendRun) choose(svc *state.Service, port state.ServicePort, ipv6 bo
 	endpoints := r.endpoints(svc.Name, port, ipv6)
 	if svc.Probing.By != "" {
 		endpoints = slices.DeleteFunc(endpoints, func(b state.Backend) bool { at, is := probed(svc, port, b); return is && r.in.Down[at] })
-	}
-	if port.Protocol == state.SCTP {
-		endpoints = slices.DeleteFunc(endpoints, func(b state.Backend) bool {
-			if b.Port != port.Port && (b.Ready || b.Serving) {
-				c.translated = b.Port
-			}
-			return b.Port != port.Port
-		})
 	}
 	cluster := clusterBackends(endpoints, r.in.Node)
 	var local []state.Backend

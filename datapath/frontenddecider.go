@@ -47,9 +47,8 @@ func (d *FrontendDecider) others() []state.Watch {
 // the last call, as of state.Collector. With anew all are decided, whatever has changed.
 func (d *FrontendDecider) Decide(snap state.Snapshot, changed []string, anew bool) (rows []state.Frontend, problems []state.Problem, all bool) {
 	if d.last != nil && !anew && !d.last.stale() {
-		if rows, ok := d.last.again(d.DB, snap, changed); ok {
-			return rows, slices.Concat(d.last.unrightful, d.last.problems), false
-		}
+		rows = d.last.again(d.DB, snap, changed)
+		return rows, slices.Concat(d.last.unrightful, d.last.problems), false
 	}
 	in, unrightful := frontendInput(d.DB, snap, d.Node, d.Defaults)
 	r := newFrontendRun(in)
@@ -83,20 +82,15 @@ func (f *frontendDecision) stale() bool {
 
 // again decides for the Services that have other EndpointSlices than before, or
 // backends that are down and were not, or the other way round.
-// Not ok: all are to be decided. What has which address:port depends on
-// endpoints for SCTP alone, which is not served between two ports.
-func (f *frontendDecision) again(db *state.DB, snap state.Snapshot, keys []string) (rows []state.Frontend, ok bool) {
+// What has which address:port depends on no endpoint.
+func (f *frontendDecision) again(db *state.DB, snap state.Snapshot, keys []string) []state.Frontend {
 	changed := f.follow(db, snap, keys)
 	f.followHealth(down(db, snap), changed)
 	in := f.in
 	in.Services, in.Endpoints, in.Slices = nil, nil, nil
 	refs := map[state.ObjectRef]bool{}
 	for name := range changed {
-		svc, exists := f.services[name]
-		if slices.ContainsFunc(svc.Ports, func(p state.ServicePort) bool { return p.Protocol == state.SCTP }) {
-			return nil, false
-		}
-		if exists {
+		if svc, exists := f.services[name]; exists {
 			in.Services = append(in.Services, svc)
 			in.Slices = slices.AppendSeq(in.Slices, db.EndpointSlices.By(snap, state.IndexService, name.String()))
 			refs[state.ServiceRef(name)] = true
@@ -114,7 +108,7 @@ func (f *frontendDecision) again(db *state.DB, snap state.Snapshot, keys []strin
 		}
 	}
 	f.problems = problems
-	return r.rows, true
+	return r.rows
 }
 
 // follow takes over the EndpointSlices of these keys as they are now, and returns

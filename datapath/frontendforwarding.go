@@ -13,8 +13,7 @@ import (
 // and in which tunnel.
 //
 // A node port is at addresses of this node, which no other node serves: its
-// packets are translated here. SCTP's checksum covers its ports, and nothing in
-// the datapath can mend it: what would change a port is not for SCTP.
+// packets are translated here.
 func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, row state.Frontend) (state.Forwarding, state.Dispatch) {
 	backends := row.Backends
 	if row.Exposed {
@@ -32,11 +31,6 @@ func (r *frontendRun) forwarding(svc *state.Service, port servicePortAt, row sta
 				"write dsr; where another program stands in for kube-proxy, --kube-proxy-replacement=false says so")
 		}
 		return state.ForwardKubeProxy, dispatch
-	case port.Protocol == state.SCTP:
-		if svc.Forwarding == state.ForwardSNAT {
-			r.report(ref, svc.ForwardingField, fmt.Sprintf("SCTP port %d is forwarded by dsr: its checksum cannot be mended when ports are translated", port.Port),
-				"write dsr or hybrid")
-		}
 	case row.Kind == state.KindNodePort:
 		nowhere := func(b state.Backend) bool { return b.Node == "" }
 		if svc.ExternalTrafficPolicyLocal && !slices.ContainsFunc(backends, nowhere) {
@@ -85,27 +79,8 @@ func (r *frontendRun) tunnelled(svc *state.Service, port servicePortAt, dispatch
 	if why == "" {
 		return state.ForwardDSR, dispatch
 	}
-	switch ref := state.ServiceRef(svc.Name); {
-	case port.Protocol == state.SCTP:
-		r.report(ref, port.path("protocol"), fmt.Sprintf("SCTP port %d is not served by all: %s", port.number, why), "use TCP, or pods of the cluster")
-		return state.ForwardDSR, dispatch
-	case svc.Forwarding == state.ForwardDSR:
-		r.report(ref, svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)
+	if svc.Forwarding == state.ForwardDSR {
+		r.report(state.ServiceRef(svc.Name), svc.ForwardingField, fmt.Sprintf("port %d is forwarded by snat: %s", port.number, why), cure)
 	}
 	return state.ForwardSNAT, dispatch
-}
-
-// sctpServed says whether a port of SCTP can be served, and reports what of it
-// cannot.
-func (r *frontendRun) sctpServed(ref state.ObjectRef, port servicePortAt, kind state.FrontendKind, c *choice) bool {
-	const why = " is not served: SCTP's checksum cannot be mended when ports are translated"
-	if kind == state.KindNodePort {
-		r.report(ref, port.path("nodePort"), fmt.Sprintf("SCTP node port %d%s", port.number, why),
-			"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port")
-		return false
-	}
-	if c.translated != 0 {
-		r.report(ref, port.path("targetPort"), fmt.Sprintf("SCTP port %d with target port %d%s", port.number, c.translated, why), "make the two the same")
-	}
-	return c.translated == 0 || len(c.serving) > 0
 }

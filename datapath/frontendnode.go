@@ -67,7 +67,7 @@ func (r *frontendRun) nodePortAddrs(svc *state.Service) []netip.Addr {
 // forNAT says whether a port of this node is none to serve something on, and
 // reports it.
 func (r *frontendRun) forNAT(ref state.ObjectRef, field string, port uint16, protocol state.Protocol) bool {
-	if port < firstNATPort || protocol == state.SCTP {
+	if port < firstNATPort {
 		return false
 	}
 	r.report(ref, field, strconv.Itoa(int(port))+"/"+protocol.String()+" is not served: ports from "+strconv.Itoa(firstNATPort)+" are for translated flows",
@@ -83,11 +83,6 @@ func (r *frontendRun) hostPorts(pod state.Endpoint) {
 	const field = "spec.containers[].ports[].hostPort"
 	ref := state.ObjectRef{Kind: "Pod", Namespace: pod.Pod.Namespace, Name: pod.Pod.Name}
 	for _, p := range pod.HostPorts {
-		if p.Protocol == state.SCTP && p.Port != p.Target {
-			r.report(ref, field, "host port "+p.String()+" is not served: SCTP's checksum cannot be mended when ports are translated",
-				"make hostPort "+strconv.Itoa(int(p.Target)))
-			continue
-		}
 		if r.forNAT(ref, field, p.Port, p.Protocol) {
 			continue
 		}

@@ -23,7 +23,8 @@ func TestFrontendsHostPorts(t *testing.T) {
 		pod("six", "fd00:20::3", state.HostPort{Port: 8080, Protocol: state.TCP, Target: 80}),
 		pod("loopback", "172.20.1.4", state.HostPort{Addr: netip.MustParseAddr("127.0.0.1"), Port: 8082, Protocol: state.TCP, Target: 80}),
 		pod("clash", "172.20.1.5", state.HostPort{Port: 30080, Protocol: state.TCP, Target: 80}),
-		pod("sctp", "172.20.1.6", state.HostPort{Port: 36412, Protocol: state.SCTP, Target: 36412}, state.HostPort{Port: 8083, Protocol: state.SCTP, Target: 80}),
+		pod("sctp", "172.20.1.6", state.HostPort{Port: 36412, Protocol: state.SCTP, Target: 36412}, state.HostPort{Port: 8083, Protocol: state.SCTP, Target: 80},
+			state.HostPort{Port: 61001, Protocol: state.SCTP, Target: 80}),
 		pod("high", "172.20.1.7", state.HostPort{Port: 61000, Protocol: state.TCP, Target: 80}, state.HostPort{Port: 60999, Protocol: state.TCP, Target: 80}),
 		leaving,
 	}
@@ -31,17 +32,19 @@ func TestFrontendsHostPorts(t *testing.T) {
 	want := []string{
 		"10.0.2.15:8080/TCP p/each 172.20.1.1:80",
 		"10.0.2.15:8081/UDP p/one 172.20.1.2:80",
+		"10.0.2.15:8083/SCTP p/sctp 172.20.1.6:80",
 		"10.0.2.15:30080/TCP p/clash 172.20.1.5:80", // node ports are not served there
 		"10.0.2.15:36412/SCTP p/sctp 172.20.1.6:36412",
 		"10.0.2.15:60999/TCP p/high 172.20.1.7:80",
 		"192.168.10.101:8080/TCP p/each 172.20.1.1:80",
+		"192.168.10.101:8083/SCTP p/sctp 172.20.1.6:80",
 		"192.168.10.101:36412/SCTP p/sctp 172.20.1.6:36412",
 		"192.168.10.101:60999/TCP p/high 172.20.1.7:80",
 		"[fd00:10::101]:8080/TCP p/six [fd00:20::3]:80",
 		"pod/p/clash: spec.containers[].ports[].hostPort: 192.168.10.101:30080/TCP is served for service/p/each; give one of the two another port",
 		"pod/p/high: spec.containers[].ports[].hostPort: 61000/TCP is not served: ports from 61000 are for translated flows; use a lower port",
 		"pod/p/loopback: spec.containers[].ports[].hostPort: host port 127.0.0.1:8082/TCP is not served: the address is none that other machines reach this node by; remove hostIP, or write one of the node's addresses",
-		"pod/p/sctp: spec.containers[].ports[].hostPort: host port 8083/SCTP is not served: SCTP's checksum cannot be mended when ports are translated; make hostPort 80",
+		"pod/p/sctp: spec.containers[].ports[].hostPort: 61001/SCTP is not served: ports from 61000 are for translated flows; use a lower port",
 	}
 	for range len(pods) {
 		pods = append(pods[1:], pods[0])

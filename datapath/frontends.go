@@ -305,9 +305,6 @@ func (r *frontendRun) serve(svc *state.Service, port servicePortAt, at serviceAd
 		}
 		return
 	}
-	if row.Protocol == state.SCTP && !r.sctpServed(ref, port, at.kind, c) {
-		return
-	}
 	chosen := c.outside
 	if at.kind == state.KindClusterIP {
 		chosen = c.clusterIP

@@ -276,13 +276,13 @@ func TestFrontendsForwarding(t *testing.T) {
 			state.TCP, 8080, []state.Backend{there}, "dsr/ipip snat/ipip", ""},
 		{"hybrid, TCP", state.Service{Forwarding: state.ForwardHybrid}, Defaults{}, state.TCP, 80, []state.Backend{there}, "dsr/ipip snat/ipip", ""},
 		{"hybrid, UDP", state.Service{}, Defaults{Forwarding: state.ForwardHybrid}, state.UDP, 80, []state.Backend{there}, "snat/ipip snat/ipip", ""},
-		{"hybrid, SCTP", state.Service{Forwarding: state.ForwardHybrid}, Defaults{}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip", ""},
+		{"hybrid, SCTP", state.Service{Forwarding: state.ForwardHybrid}, Defaults{}, state.SCTP, 8080, []state.Backend{there}, "dsr/ipip snat/ipip", ""},
 		{"a node port of policy Local stays here", state.Service{ExternalTrafficPolicyLocal: true}, Defaults{}, state.TCP, 8080, []state.Backend{here, there}, "dsr/ipip dsr/ipip", ""},
 		{"a node port of policy Local, and backends that are on no node", state.Service{ExternalTrafficPolicyLocal: true}, Defaults{}, state.TCP, 8080,
 			[]state.Backend{beyond}, "snat/ipip snat/ipip", ""},
-		{"SCTP is never translated", state.Service{Forwarding: state.ForwardSNAT, ForwardingField: annotation}, Defaults{}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip",
-			annotation + ": SCTP port 80 is forwarded by dsr: its checksum cannot be mended when ports are translated; write dsr or hybrid"},
-		{"nor is it where nobody asked", state.Service{}, Defaults{Forwarding: state.ForwardSNAT}, state.SCTP, 80, []state.Backend{there}, "dsr/ipip", ""},
+		{"SCTP, by default", state.Service{}, Defaults{}, state.SCTP, 8080, []state.Backend{here, there}, "dsr/ipip snat/ipip", ""},
+		{"SCTP, translated", state.Service{Forwarding: state.ForwardSNAT, ForwardingField: annotation}, Defaults{}, state.SCTP, 80, []state.Backend{there}, "snat/ipip snat/ipip", ""},
+		{"SCTP, as the node is told", state.Service{}, Defaults{Forwarding: state.ForwardSNAT}, state.SCTP, 8080, []state.Backend{beyond}, "snat/ipip snat/ipip", ""},
 		{"beyond the cluster, the same port", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 80, []state.Backend{beyond, there}, "dsr/ipip snat/ipip", ""},
 		{"beyond, another port", state.Service{}, Defaults{}, state.TCP, 8080, []state.Backend{beyond}, "snat/ipip snat/ipip", ""},
 		{"beyond, another port, asked for", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 8080, []state.Backend{there, beyond}, "snat/ipip snat/ipip",
@@ -290,8 +290,8 @@ func TestFrontendsForwarding(t *testing.T) {
 		{"beyond, all of them, know no geneve", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond}, "dsr/ipip snat/geneve", ""},
 		{"beyond, some of them", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{Dispatch: state.DispatchGeneve}, state.TCP, 80, []state.Backend{beyond, there}, "snat/geneve snat/geneve",
 			annotation + ": port 80 is forwarded by snat: backends are outside the cluster, where nobody reads geneve, and others are in it; write ipip for --dsr-dispatch"},
-		{"beyond, some of them, of SCTP", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.SCTP, 80, []state.Backend{beyond, there}, "dsr/geneve",
-			"spec.ports[0].protocol: SCTP port 80 is not served by all: backends are outside the cluster, where nobody reads geneve, and others are in it; use TCP, or pods of the cluster"},
+		{"beyond, some of them, of SCTP", state.Service{}, Defaults{Dispatch: state.DispatchGeneve}, state.SCTP, 80, []state.Backend{beyond, there}, "snat/geneve snat/geneve", ""},
+		{"beyond, another port, of SCTP", state.Service{}, Defaults{}, state.SCTP, 8080, []state.Backend{beyond}, "snat/ipip snat/ipip", ""},
 		{"in another node's own network", state.Service{Forwarding: state.ForwardDSR, ForwardingField: annotation}, Defaults{}, state.TCP, 80, []state.Backend{there, host}, "snat/ipip snat/ipip",
 			annotation + ": port 80 is forwarded by snat: backend 192.168.10.102:80 is in the network of its node, to which no tunnel leads; write snat"},
 		{"by kube-proxy", state.Service{Forwarding: state.ForwardKubeProxy, ForwardingField: annotation}, Defaults{KubeProxyReplacement: ReplaceFalse}, state.TCP, 8080, []state.Backend{here, there, host},
@@ -319,7 +319,6 @@ func TestFrontendsForwarding(t *testing.T) {
 			if strings.Join(got, " ") != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
-			problems = slices.DeleteFunc(problems, func(p state.Problem) bool { return p.Field == "spec.ports[0].nodePort" }) // SCTP's
 			var texts []string
 			for _, p := range problems {
 				texts = append(texts, strings.TrimPrefix(p.String(), "service/a/web: "))
@@ -366,36 +365,26 @@ func TestFrontendsSettings(t *testing.T) {
 	}
 }
 
+// SCTP is served as TCP is, whatever the target port.
 func TestFrontendsSCTP(t *testing.T) {
 	svc := state.Service{Name: named("a/web"), Type: "LoadBalancer", Ingress: addrList("10.0.0.1"), ClusterIPs: addrList("10.96.0.7"),
 		Ports: []state.ServicePort{{Protocol: state.SCTP, Port: 80, NodePort: 30080}}}
-	for target, want := range map[uint16][]string{
-		80: {"10.0.0.1:80/SCTP", "10.96.0.7:80/SCTP",
-			"service/a/web: spec.ports[0].nodePort: SCTP node port 30080 is not served: SCTP's checksum cannot be mended when ports are translated; " +
-				"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port"},
-		8080: {"10.0.0.1:0/?", "10.96.0.7:0/?",
-			"service/a/web: spec.ports[0].targetPort: SCTP port 80 with target port 8080 is not served: SCTP's checksum cannot be mended when ports are translated; make the two the same",
-			"service/a/web: spec.ports[0].nodePort: SCTP node port 30080 is not served: SCTP's checksum cannot be mended when ports are translated; " +
-				"use a LoadBalancer address or an externalIP; allocateLoadBalancerNodePorts: false does without the node port"},
-	} {
-		rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Inside: true, NodePortAddrs: addrList("192.168.10.101"),
-			Slices: []state.EndpointSlice{endpointsOf(svc, target, backend("172.20.1.1", "w1", "ready"))}})
-		var got []string
-		for _, row := range rows {
-			got = append(got, row.RowKey())
-		}
-		for _, p := range problems {
-			got = append(got, p.String())
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("target port %d: got\n%s\nwant\n%s", target, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Inside: true, NodePortAddrs: addrList("192.168.10.101"), Slices: []state.EndpointSlice{
+		endpointsOf(svc, 8080, backend("172.20.1.1", "w1", "ready"), backend("172.20.1.2", "w1", "draining")), endpointsOf(svc, 80, backend("172.20.1.3", "w1", "ready"))}})
+	var got []string
+	for _, row := range rows {
+		if row.Port != 0 {
+			got = append(got, row.RowKey()+" "+listed(row.Backends)+", draining "+listed(row.Draining))
 		}
 	}
-	// While pods of another template are replaced, the others serve.
-	rows, problems := Frontends(FrontendInput{Services: []state.Service{svc}, Slices: []state.EndpointSlice{
-		endpointsOf(svc, 8080, backend("172.20.1.1", "w1", "ready"), backend("172.20.1.2", "w1", "draining")), endpointsOf(svc, 80, backend("172.20.1.3", "w1", "ready"))}})
-	if len(rows) != 1 || listed(rows[0].Backends) != "172.20.1.3:80" || rows[0].Draining != nil || len(problems) != 1 || problems[0].Field != "spec.ports[0].targetPort" {
-		t.Errorf("rows %+v, problems %v", rows, problems)
+	want := []string{
+		"10.0.0.1:80/SCTP 172.20.1.1:8080 172.20.1.3:80, draining 172.20.1.2:8080",
+		"10.96.0.7:80/SCTP 172.20.1.1:8080 172.20.1.3:80, draining 172.20.1.2:8080",
+		"192.168.10.101:30080/SCTP 172.20.1.1:8080 172.20.1.3:80, draining 172.20.1.2:8080",
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) || len(problems) != 0 {
+		t.Errorf("got\n%s\nwant\n%s\nproblems %v", strings.Join(got, "\n"), strings.Join(want, "\n"), problems)
 	}
 }
 

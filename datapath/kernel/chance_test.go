@@ -48,8 +48,8 @@ func (n *node) addMoved(f family) {
 		n.moved(set, row.before, row.after)
 		for _, proto := range tunnelled {
 			n.putFrontend(f, f.vip, port, proto, bpfFrontend{Set: set, Flags: row.flags})
-			n.putTarget(f, f.vip, f.localPod, port, proto, podPort(port, proto))
-			n.putTarget(f, f.vip, secondPod[f.v6], port, proto, podPort(port, proto))
+			n.putTarget(f, f.vip, f.localPod, port, proto, 8080)
+			n.putTarget(f, f.vip, secondPod[f.v6], port, proto, 8080)
 		}
 	}
 }
@@ -79,6 +79,9 @@ func TestSecondChance(t *testing.T) {
 				l.DstPort = port
 				return l
 			case packet.UDP:
+				l.DstPort = port
+				return l
+			case packet.SCTP:
 				l.DstPort = port
 				return l
 			}
@@ -112,7 +115,7 @@ func TestSecondChance(t *testing.T) {
 			"syn":                        {tunnel(false, 63, syn(portToHere)), xdpPass, "decap", into(fromOther, f.localPod, 63, toPort(syn(portToHere), 8080))},
 			"syn from the client itself": {direct(syn(portToHere)), xdpPass, "forward_local", into(fromRouter, f.localPod, 63, toPort(syn(portToHere), 8080))},
 			"udp":                        {tunnel(false, 63, udp), xdpPass, "decap", into(fromOther, f.localPod, 63, toPort(udp, 8080))},
-			"sctp init":                  {tunnel(false, 63, init), xdpPass, "decap", into(fromOther, f.localPod, 63, init)},
+			"sctp init":                  {tunnel(false, 63, init), xdpPass, "decap", into(fromOther, f.localPod, 63, toPort(init, 8080))},
 			"hops used up":               {tunnel(false, 1, ack(portToHere)), xdpDrop, "ttl_expired", into(fromOther, f.vip, 1, ack(portToHere))},
 		} {
 			n.sub(name, func(n *node) {

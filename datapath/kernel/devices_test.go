@@ -347,8 +347,9 @@ func (m machine) addr() (addr uint32) {
 	return addr
 }
 
-// SCTP, between kernel stacks: its ports stay as they are, since its checksum
-// covers them.
+// SCTP, between kernel stacks, to another port than the pods', which the checksum covers:
+// without translation of addresses between nodes and with it, and from a pod, whose
+// packets the kernel has not summed up yet.
 func TestSCTP(t *testing.T) {
 	newHost(t)
 	probe, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP)
@@ -361,38 +362,53 @@ func TestSCTP(t *testing.T) {
 	defer explain(t, one, two)
 	one.balance(two)
 	two.balance(one)
+	one.routeTo(two, "172.20.1.0/24")
+	two.routeTo(one, "172.20.0.0/24")
 	for _, n := range []*lbNode{one, two} {
-		other := map[*lbNode]*lbNode{one: two, two: one}[n]
-		n.put("backends", uint32(3), bpfBackend{Addr: be32(n.podAddr), Port: be16(80), Flags: uint8(bpfBackendFlagsBACKEND_LOCAL)})
-		n.put("backends", uint32(4), bpfBackend{Addr: be32(other.podAddr), Port: be16(80), NextHop: 1})
-		n.table(2, 0, []uint32{3, 4, 3, 4, 3, 4, 3})
-		n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(80), Proto: packet.ProtoSCTP}, bpfFrontend{Set: 2})
-		n.put("local_targets", bpfLocalKey{Vip: be32(vip), Pod: be32(n.podAddr), Port: be16(80), Proto: packet.ProtoSCTP}, bpfLocalTarget{Port: be16(80)})
+		n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(80), Proto: packet.ProtoSCTP}, bpfFrontend{Set: 1})
+		n.put("frontends", bpfFrontendKey{Addr: be32(vip), Port: be16(81), Proto: packet.ProtoSCTP}, bpfFrontend{Set: 1, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
+		n.put("frontends", bpfFrontendKey{Addr: be32(clusterIP), Port: be16(80), Proto: packet.ProtoSCTP}, bpfFrontend{Inside: 1, Flags: uint32(bpfFrontendFlagsFRONTEND_INSIDE)})
+		n.put("local_targets", bpfLocalKey{Vip: be32(vip), Pod: be32(n.podAddr), Port: be16(80), Proto: packet.ProtoSCTP}, bpfLocalTarget{Port: be16(8080)})
+		n.put("local_targets", bpfLocalKey{Vip: be32(vip), Pod: be32(n.podAddr), Port: be16(81), Proto: packet.ProtoSCTP}, bpfLocalTarget{Port: be16(8080)})
 		n.podNS.do(func() { serveSCTP(t, n.podAddr.As4()) })
 	}
 	one.announceVIP()
-	seen := map[string]bool{}
-	for range 40 {
-		user.do(func() {
-			fd := sctpSocket(t)
-			defer unix.Close(fd)
-			user.must(unix.Connect(fd, &unix.SockaddrInet4{Addr: vip.As4(), Port: 80}))
-			_, err := unix.Write(fd, []byte("hello"))
-			user.must(err)
-			b := make([]byte, 100)
-			size, err := unix.Read(fd, b)
-			user.must(err)
-			seen[string(b[:size])] = true
-		})
-		if len(seen) == 2 {
-			break
+	for _, c := range []struct {
+		name string
+		from machine
+		addr netip.Addr
+		port int
+	}{{"another target port", user, vip, 80}, {"snat", user, vip, 81}, {"from a pod", one.podNS, clusterIP, 80}} {
+		seen := map[string]bool{}
+		for range 40 {
+			c.from.do(func() { seen[greetSCTP(c.from, c.addr, c.port)] = true })
+			if len(seen) == 2 {
+				break
+			}
+		}
+		for _, want := range []string{"172.20.0.5 hello", "172.20.1.7 hello"} {
+			if !seen[want] {
+				t.Errorf("%s: answers are %v, and none is %q", c.name, seen, want)
+			}
 		}
 	}
-	for _, want := range []string{"172.20.0.5 hello", "172.20.1.7 hello"} {
-		if !seen[want] {
-			t.Errorf("answers are %v, and none is %q", seen, want)
-		}
+	if entries := one.entries("nat_out"); entries == 0 {
+		t.Error("no association was translated")
 	}
+}
+
+// greetSCTP says hello, from the namespace it is called in, and returns the answer.
+func greetSCTP(m machine, addr netip.Addr, port int) string {
+	m.t.Helper()
+	fd := sctpSocket(m.t)
+	defer unix.Close(fd)
+	m.must(unix.Connect(fd, &unix.SockaddrInet4{Addr: addr.As4(), Port: port}))
+	_, err := unix.Write(fd, []byte("hello"))
+	m.must(err)
+	b := make([]byte, 100)
+	size, err := unix.Read(fd, b)
+	m.must(err)
+	return string(b[:size])
 }
 
 // sctpSocket makes a socket that gives up after ten seconds.
@@ -410,12 +426,12 @@ func sctpSocket(t testing.TB) int {
 	return fd
 }
 
-// serveSCTP answers what comes to addr's port 80 with the address before it.
+// serveSCTP answers what comes to addr's port 8080 with the address before it.
 func serveSCTP(t testing.TB, addr [4]byte) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if err == nil {
-		err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: addr, Port: 80}), unix.Listen(fd, 16))
+		err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: addr, Port: 8080}), unix.Listen(fd, 16))
 	}
 	if err != nil {
 		t.Fatal(err)

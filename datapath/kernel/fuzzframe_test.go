@@ -183,6 +183,7 @@ func (ip ipAt) wrongs(frame []byte) wrongs {
 	}
 	body := frame[ip.l4:ip.end]
 	switch {
+	case ip.proto == packet.ProtoSCTP && binary.LittleEndian.Uint32(frame[at:]) == 0: // yet to be filled in
 	case ip.proto == packet.ProtoSCTP:
 		w.body = int64(crcOf(body) ^ binary.LittleEndian.Uint32(frame[at:]))
 	case ip.proto == packet.ProtoUDP && frame[at] == 0 && frame[at+1] == 0:

@@ -47,8 +47,8 @@ func (n *node) addEverything() {
 			n.putFrontend(f, f.node, portNodeSNAT, proto, bpfFrontend{Set: 20, Inside: 20, Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT)})
 			n.putFrontend(f, f.vip, portRanged, proto, bpfFrontend{Set: setAffine, Inside: setAffine, Service: 9,
 				Flags: uint32(bpfFrontendFlagsFRONTEND_SNAT | bpfFrontendFlagsFRONTEND_GENEVE | bpfFrontendFlagsFRONTEND_AFFINITY | bpfFrontendFlagsFRONTEND_SOURCES)})
-			n.putTarget(f, f.vip, f.localPod, portTraced, proto, podPort(portTraced, proto))
-			n.putTarget(f, f.node, f.localPod, portNodeHere, proto, podPort(portNodeHere, proto))
+			n.putTarget(f, f.vip, f.localPod, portTraced, proto, 8080)
+			n.putTarget(f, f.node, f.localPod, portNodeHere, proto, 8080)
 		}
 	}
 	n.put("vlans", bpfVlanKey{Device: out, Outer: 10}, second)
@@ -139,7 +139,7 @@ func (n *node) seeds() (all []seed) {
 				add(kindTCPod, f.packet(fromPod, f.localPod, refusingVIP[f.v6], 64, l4, packet.Payload("12345678")))
 			}
 		}
-		for _, port := range []uint16{portInside, portInsideToo, portInsideSelf, portInsideNone, portInsideSCTP, 99} {
+		for _, port := range []uint16{portInside, portInsideToo, portInsideSelf, portInsideNone, 99} {
 			for _, l4 := range firstAndLater(port) {
 				add(kindTCPod, f.packet(fromPod, f.localPod, f.clusterIP, 64, l4, packet.Payload("odd")))
 			}

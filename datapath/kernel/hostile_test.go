@@ -20,8 +20,8 @@ func TestForgedTunnels(t *testing.T) {
 		allowed := netip.PrefixFrom(f.client, f.client.BitLen())
 		outsider := f.router
 		for _, proto := range tunnelled {
-			n.putTarget(f, f.clusterIP, f.localPod, portInside, proto, podPort(portInside, proto))
-			n.putTarget(f, f.vip, f.localPod, portRanged, proto, podPort(portRanged, proto))
+			n.putTarget(f, f.clusterIP, f.localPod, portInside, proto, 8080)
+			n.putTarget(f, f.vip, f.localPod, portRanged, proto, 8080)
 			n.putFrontend(f, f.vip, portRanged, proto, bpfFrontend{Set: 36, Service: service, Flags: uint32(bpfFrontendFlagsFRONTEND_SOURCES)})
 		}
 		n.putSource(f, service, allowed)

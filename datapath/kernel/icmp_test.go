@@ -363,7 +363,7 @@ func TestICMPErrors(t *testing.T) {
 			proto     uint8
 			port, pod uint16
 			set       uint32
-		}{{packet.ProtoTCP, portLocal, 8080, 1}, {packet.ProtoUDP, 53, 5353, 2}, {packet.ProtoSCTP, 36, 36, 9}} {
+		}{{packet.ProtoTCP, portLocal, 8080, 1}, {packet.ProtoUDP, 53, 5353, 2}, {packet.ProtoSCTP, 36, 3636, 9}} {
 			if a.v6 {
 				n.put("backends6", l4.set, bpfBackend6{Addr: be128(a.pod), Port: be16(l4.pod), Flags: uint8(bpfBackendFlagsBACKEND_LOCAL)})
 				n.put("frontends6", bpfFrontendKey6{Addr: be128(a.vip), Port: be16(l4.port), Proto: l4.proto}, bpfFrontend{Set: l4.set})
@@ -387,7 +387,10 @@ func TestICMPErrors(t *testing.T) {
 		nosum := func(port uint16) packet.Layer {
 			return packet.UDP{SrcPort: port, DstPort: clientPort, Checksum: new(uint16(0))}
 		}
-		sctp := func(port uint16) packet.Layer { return packet.SCTP{SrcPort: port, DstPort: clientPort, Tag: 1} }
+		// Of SCTP the quote's checksum stays as it is.
+		sctp := func(port uint16) packet.Layer {
+			return packet.SCTP{SrcPort: port, DstPort: clientPort, Tag: 1, Checksum: new(uint32(0x5eed))}
+		}
 		kind := pick(a, uint16(0x0304), uint16(0x0200))
 		// fault is an error to someone about his packet, of which at most keep bytes behind IP are quoted.
 		fault := func(kind uint16, to netip.Addr, keep int, quoted ...packet.Layer) []byte {
@@ -403,7 +406,7 @@ func TestICMPErrors(t *testing.T) {
 		for name, l4 := range map[string]struct {
 			layer     func(uint16) packet.Layer
 			port, pod uint16
-		}{"tcp": {tcp, portLocal, 8080}, "udp": {udp, 53, 5353}, "udp, no checksum": {nosum, 53, 5353}, "sctp": {sctp, 36, 36}} {
+		}{"tcp": {tcp, portLocal, 8080}, "udp": {udp, 53, 5353}, "udp, no checksum": {nosum, 53, 5353}, "sctp": {sctp, 36, 3636}} {
 			for _, keep := range []int{8, 12, 16, 18, 1000} {
 				rows[fmt.Sprintf("%s, %d bytes", name, keep)] = row{
 					fault(kind, a.vip, keep, sent(a.vip, l4.layer(l4.port))...), xdpPass, "icmp_forwarded",
@@ -414,7 +417,7 @@ func TestICMPErrors(t *testing.T) {
 		for name, l4 := range map[string]struct {
 			layer     func(uint16) packet.Layer
 			port, pod uint16
-		}{"tcp": {tcp, portLocal, 8080}, "udp": {udp, 53, 5353}, "sctp": {sctp, 36, 36}} {
+		}{"tcp": {tcp, portLocal, 8080}, "udp": {udp, 53, 5353}, "sctp": {sctp, 36, 3636}} {
 			rows["node port, "+name] = row{
 				fault(kind, nodePort, 1000, sent(nodePort, l4.layer(l4.port))...), xdpPass, "icmp_forwarded",
 				fault(kind, a.pod, 1000, sent(a.pod, l4.layer(l4.pod))...)}

@@ -14,7 +14,6 @@ const (
 	portInsideToo  = 81 // another Service with the same backend
 	portInsideSelf = 82 // the backend is the pod that asks
 	portInsideNone = 83 // no backend
-	portInsideSCTP = 8080
 )
 
 // addInside gives the world Services for its pods.
@@ -28,7 +27,7 @@ func (n *node) addInside(f family) {
 	n.put("sets", uint32(42), bpfBackendSet{})
 	inside := uint32(bpfFrontendFlagsFRONTEND_INSIDE)
 	n.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: inside | uint32(bpfFrontendFlagsFRONTEND_VIP)})
-	for port, set := range map[uint16]uint32{portInside: 40, portInsideToo: 40, portInsideSelf: 41, portInsideNone: 42, portInsideSCTP: 40} {
+	for port, set := range map[uint16]uint32{portInside: 40, portInsideToo: 40, portInsideSelf: 41, portInsideNone: 42} {
 		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			n.putFrontend(f, f.clusterIP, port, proto, bpfFrontend{Set: 42, Inside: set, Flags: inside})
 		}
@@ -45,7 +44,7 @@ var (
 func TestInside(t *testing.T) {
 	inEachFamily(t, func(n *node, f family) {
 		n.addInside(f)
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) {
 				defer n.clearNAT(f)
 				data := packet.Payload("odd")
@@ -82,7 +81,7 @@ func TestInside(t *testing.T) {
 func TestInsideHairpin(t *testing.T) {
 	inEachFamily(t, func(n *node, f family) {
 		n.addInside(f)
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			n.sub(fmt.Sprintf("protocol %d", proto), func(n *node) {
 				n.expect(kindTCPod, n.pod,
 					f.packet(fromPod, f.localPod, f.clusterIP, 64, l4(proto, 40000, portInsideSelf, packet.SYN)), tcRedirect, "service_local",
@@ -102,7 +101,6 @@ func TestInsideDoesNot(t *testing.T) {
 		n.addInside(f)
 		toService := func(l4 ...packet.Layer) []byte { return f.packet(fromPod, f.localPod, f.clusterIP, 64, l4...) }
 		whole := len(toService(l4(packet.ProtoTCP, 1, 1, 0)))
-		sctp := packet.SCTP{SrcPort: 40000, DstPort: portInsideSCTP, Tag: 7, Chunk: 1}
 		for name, row := range map[string]struct {
 			kind   string
 			in     []byte
@@ -110,15 +108,13 @@ func TestInsideDoesNot(t *testing.T) {
 			reason string
 			out    []byte
 		}{
-			"unserved port":    {kindTCPod, toService(l4(packet.ProtoTCP, 40000, 99, packet.SYN)), tcDrop, "unserved_port", nil},
-			"no backend":       {kindTCPod, toService(l4(packet.ProtoTCP, 40000, portInsideNone, packet.SYN)), tcDrop, "no_backend", nil},
-			"to a pod":         {kindTCPod, f.packet(fromPod, f.localPod, f.remotePod, 64, l4(packet.ProtoTCP, 40000, 80, packet.SYN)), tcNext, "not_ours", nil},
-			"from a pod":       {kindTCToPod, f.packet(intoPod, f.remotePod, f.localPod, 64, l4(packet.ProtoTCP, 8080, 40000, packet.SYN)), tcNext, "not_ours", nil},
-			"cut off":          {kindTCPod, toService(l4(packet.ProtoTCP, 40000, portInside, packet.SYN))[:whole-1], tcNext, "not_ours", nil},
-			"cut off, to pod":  {kindTCToPod, f.packet(intoPod, f.remotePod, f.localPod, 64, l4(packet.ProtoTCP, 8080, 40000, packet.SYN))[:whole-1], tcNext, "not_ours", nil},
-			"arp":              {kindTCToPod, packet.Build(intoPod, packet.ARP{SenderMAC: podMAC, Sender: localPod, Target: client}), tcNext, "not_ours", nil},
-			"sctp, same port":  {kindTCPod, toService(sctp), tcNext, "service_local", f.packet(fromPod, f.localPod, f.remotePod, 64, sctp)},
-			"sctp, other port": {kindTCPod, toService(packet.SCTP{SrcPort: 40001, DstPort: portInside, Chunk: 1}), tcDrop, "unserved_proto", nil},
+			"unserved port":   {kindTCPod, toService(l4(packet.ProtoTCP, 40000, 99, packet.SYN)), tcDrop, "unserved_port", nil},
+			"no backend":      {kindTCPod, toService(l4(packet.ProtoTCP, 40000, portInsideNone, packet.SYN)), tcDrop, "no_backend", nil},
+			"to a pod":        {kindTCPod, f.packet(fromPod, f.localPod, f.remotePod, 64, l4(packet.ProtoTCP, 40000, 80, packet.SYN)), tcNext, "not_ours", nil},
+			"from a pod":      {kindTCToPod, f.packet(intoPod, f.remotePod, f.localPod, 64, l4(packet.ProtoTCP, 8080, 40000, packet.SYN)), tcNext, "not_ours", nil},
+			"cut off":         {kindTCPod, toService(l4(packet.ProtoTCP, 40000, portInside, packet.SYN))[:whole-1], tcNext, "not_ours", nil},
+			"cut off, to pod": {kindTCToPod, f.packet(intoPod, f.remotePod, f.localPod, 64, l4(packet.ProtoTCP, 8080, 40000, packet.SYN))[:whole-1], tcNext, "not_ours", nil},
+			"arp":             {kindTCToPod, packet.Build(intoPod, packet.ARP{SenderMAC: podMAC, Sender: localPod, Target: client}), tcNext, "not_ours", nil},
 		} {
 			n.sub(name, func(n *node) { n.expect(row.kind, n.pod, row.in, row.action, row.reason, row.out) })
 		}
@@ -225,12 +221,12 @@ func TestInsideErrors(t *testing.T) {
 			n.expect(kindTCToPod, n.pod, about(40000, f.remotePod, 8080), tcNext, "icmp_forwarded", about(40000, f.clusterIP, portInside))
 			n.expect(kindTCToPod, n.pod, about(40001, f.remotePod, 8080), tcNext, "not_ours", nil)
 		}
-		n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, packet.SCTP{SrcPort: 40000, DstPort: portInsideSCTP, Chunk: packet.ChunkInit}))
-		about := func(dst netip.Addr) []byte {
-			quote := packet.Build(f.ip(f.localPod, dst, 60), transport(packet.ProtoSCTP, 40000, portInsideSCTP))
+		n.run(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, packet.SCTP{SrcPort: 40000, DstPort: portInside, Chunk: packet.ChunkInit}))
+		about := func(dst netip.Addr, port uint16) []byte {
+			quote := packet.Build(f.ip(f.localPod, dst, 60), transport(packet.ProtoSCTP, 40000, port))
 			return f.fault(intoPod, 60, f.localPod, packet.Payload(quote[:len(quote)-8]))
 		}
-		n.expect(kindTCToPod, n.pod, about(f.remotePod), tcNext, "icmp_forwarded", about(f.clusterIP))
+		n.expect(kindTCToPod, n.pod, about(f.remotePod, 8080), tcNext, "icmp_forwarded", about(f.clusterIP, portInside))
 		n.expect(kindTCToPod, n.pod, f.packet(intoPod, f.router, f.localPod, 60, ping), tcNext, "not_ours", nil)
 		n.expect(kindTCPod, n.pod, f.packet(fromPod, f.localPod, f.clusterIP, 64, ping), tcNext, "not_ours", nil)
 	})
@@ -309,12 +305,12 @@ func TestExposedClusterIP(t *testing.T) {
 		n.addInside(f)
 		fromRouter := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
 		data := packet.Payload("odd")
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			in := f.packet(fromRouter, f.client, f.clusterIP, 64, l4(proto, 40001, portInsideSelf, packet.SYN), data)
 			n.expect(kindXDP, n.out, in, xdpPass, "not_ours", nil)
 		}
 		n.putFrontend(f, f.clusterIP, 0, 0, bpfFrontend{Flags: uint32(bpfFrontendFlagsFRONTEND_VIP)})
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			n.putFrontend(f, f.clusterIP, portInsideSelf, proto, bpfFrontend{Set: 41, Inside: 41})
 			n.putFrontend(f, f.clusterIP, portInside, proto, bpfFrontend{Set: 40, Inside: 40})
 			n.putTarget(f, f.clusterIP, f.localPod, portInsideSelf, proto, 8080)

@@ -69,18 +69,13 @@ func begin(w *wire, number, ready int, seed uint64) *churn {
 	return c
 }
 
-// podPort is what the pods listen on: SCTP's ports are not rewritten.
-func (c *churn) podPort(proto state.Protocol) uint16 {
-	if proto == state.SCTP {
-		return c.port
-	}
-	return c.port + 1000
-}
+// podPort is what the pods listen on.
+func (c *churn) podPort() uint16 { return c.port + 1000 }
 
 // rows are what every node is told.
 func (c *churn) rows() []state.Frontend {
-	backend := func(pod netip.Addr, proto state.Protocol) state.Backend {
-		return state.Backend{Addr: pod, Port: c.podPort(proto), Node: c.nodeOf(pod).name, Ready: c.weights[pod] != 0,
+	backend := func(pod netip.Addr) state.Backend {
+		return state.Backend{Addr: pod, Port: c.podPort(), Node: c.nodeOf(pod).name, Ready: c.weights[pod] != 0,
 			Serving: true, Terminating: c.draining[pod], Weight: c.weights[pod]}
 	}
 	var rows []state.Frontend
@@ -88,10 +83,10 @@ func (c *churn) rows() []state.Frontend {
 		row := state.Frontend{Addr: c.vip, Port: c.port, Protocol: proto, PortName: proto.String(), Kind: state.KindLoadBalancer,
 			Service: state.ObjectName{Namespace: "default", Name: fmt.Sprint("s", c.number)}, Forwarding: c.mode, Dispatch: c.dispatch}
 		for _, pod := range sortedAddrs(c.weights) {
-			row.Backends = append(row.Backends, backend(pod, proto))
+			row.Backends = append(row.Backends, backend(pod))
 		}
 		for _, pod := range sortedAddrs(c.draining) {
-			row.Draining = append(row.Draining, backend(pod, proto))
+			row.Draining = append(row.Draining, backend(pod))
 		}
 		row.Inside = row.Backends
 		rows = append(rows, row)
@@ -164,7 +159,7 @@ func (c *churn) frontend() netip.AddrPort { return netip.AddrPortFrom(c.vip, c.p
 func (c *churn) frame(f *wireFlow, first, answer bool) []byte {
 	from, to := f.client, c.frontend()
 	if answer {
-		from, to = netip.AddrPortFrom(f.pod, c.podPort(f.proto)), f.seen
+		from, to = netip.AddrPortFrom(f.pod, c.podPort()), f.seen
 	}
 	sport, dport := from.Port(), to.Port()
 	var l4 packet.Layer = packet.UDP{SrcPort: sport, DstPort: dport}

@@ -27,7 +27,7 @@ func TestReplies(t *testing.T) {
 		n.putFlow(f, "flows", packet.ProtoTCP, 1025, 8080, portIPIP)
 		n.putFlow(f, "flows", packet.ProtoTCP, 1026, 8080, portGeneve)
 		n.putFlow(f, "half_open", packet.ProtoUDP, 1025, 8080, portIPIP)
-		n.putFlow(f, "flows", packet.ProtoSCTP, 1025, portIPIP, portIPIP)
+		n.putFlow(f, "flows", packet.ProtoSCTP, 1025, 8080, portIPIP)
 		fromPod := packet.Ethernet{Dst: podHostMAC, Src: podMAC}
 		toPod := packet.Ethernet{Dst: podMAC, Src: podHostMAC}
 		reply := func(l4 ...packet.Layer) []byte { return f.packet(fromPod, f.localPod, f.client, 64, l4...) }
@@ -51,12 +51,12 @@ func TestReplies(t *testing.T) {
 		}{
 			"tcp":                {kindTCPod, reply(transport(packet.ProtoTCP, 8080, 1025), packet.Payload("odd")), "reply", replied(transport(packet.ProtoTCP, portIPIP, 1025), packet.Payload("odd")), false},
 			"udp":                {kindTCPod, reply(transport(packet.ProtoUDP, 8080, 1025), packet.Payload("odd")), "reply", replied(transport(packet.ProtoUDP, portIPIP, 1025), packet.Payload("odd")), false},
-			"sctp":               {kindTCPod, reply(transport(packet.ProtoSCTP, portIPIP, 1025), packet.Payload("data")), "reply", replied(transport(packet.ProtoSCTP, portIPIP, 1025), packet.Payload("data")), false},
+			"sctp":               {kindTCPod, reply(transport(packet.ProtoSCTP, 8080, 1025), packet.Payload("data")), "reply", replied(transport(packet.ProtoSCTP, portIPIP, 1025), packet.Payload("data")), false},
 			"mss":                {kindTCPod, reply(synAck(1025, 8080, 8960)), "reply", replied(synAck(1025, portIPIP, mss)), false},
 			"mss in geneve":      {kindTCPod, reply(synAck(1026, 8080, 8960)), "reply", replied(synAck(1026, portGeneve, geneveMSS)), false},
 			"tcp for the pod":    {kindTCOutside, arrived(transport(packet.ProtoTCP, 1025, 8080)), "pod_delivered", entered(transport(packet.ProtoTCP, 1025, 8080)), false},
 			"udp for the pod":    {kindTCOutside, arrived(transport(packet.ProtoUDP, 1025, 8080)), "pod_delivered", entered(transport(packet.ProtoUDP, 1025, 8080)), false},
-			"sctp for the pod":   {kindTCOutside, arrived(transport(packet.ProtoSCTP, 1025, portIPIP)), "pod_delivered", entered(transport(packet.ProtoSCTP, 1025, portIPIP)), false},
+			"sctp for the pod":   {kindTCOutside, arrived(transport(packet.ProtoSCTP, 1025, 8080)), "pod_delivered", entered(transport(packet.ProtoSCTP, 1025, 8080)), false},
 			"of another flow":    {kindTCOutside, arrived(transport(packet.ProtoTCP, 1027, 8080)), "not_ours", arrived(transport(packet.ProtoTCP, 1027, 8080)), true},
 			"answer to no flow":  {kindTCPod, reply(transport(packet.ProtoTCP, 8080, 1027)), "not_ours", reply(transport(packet.ProtoTCP, 8080, 1027)), true},
 			"error about a flow": {kindTCPod, f.podError(fromPod, f.localPod, f.localPod, 8080, 64), "icmp_forwarded", f.podError(toRouter, f.vip, f.vip, portIPIP, 63), false},

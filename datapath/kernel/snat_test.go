@@ -13,12 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// l4 is a header of TCP or UDP.
+// l4 is a header of TCP, UDP or SCTP.
 func l4(proto uint8, src, dst uint16, flags uint8) packet.Layer {
-	if proto == packet.ProtoTCP {
+	switch {
+	case proto == packet.ProtoTCP:
 		return packet.TCP{SrcPort: src, DstPort: dst, Flags: flags, Seq: 77}
+	case proto == packet.ProtoUDP:
+		return packet.UDP{SrcPort: src, DstPort: dst}
+	case flags == packet.SYN:
+		return packet.SCTP{SrcPort: src, DstPort: dst, Chunk: packet.ChunkInit}
 	}
-	return packet.UDP{SrcPort: src, DstPort: dst}
+	return packet.SCTP{SrcPort: src, DstPort: dst, Tag: 77, Chunk: packet.ChunkData}
 }
 
 var toOther, toRouter = packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Ethernet{Dst: routerMAC, Src: nodeMAC}
@@ -28,7 +33,7 @@ var toOther, toRouter = packet.Ethernet{Dst: otherMAC, Src: nodeMAC}, packet.Eth
 func TestSNAT(t *testing.T) {
 	fromOther := packet.Ethernet{Dst: nodeMAC, Src: otherMAC}
 	atEachHookInEachFamily(t, func(n *node, f family) {
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoSCTP} {
 			for port, sport := range map[uint16]uint16{portSNAT: 1025, portSNATByFIB: 61234} {
 				n.sub(fmt.Sprintf("protocol %d to port %d", proto, port), func(n *node) {
 					defer n.clearNAT(f)
@@ -187,6 +192,9 @@ func TestSNATSwitched(t *testing.T) {
 		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.SYN))
 		reason("forward_snat", in(packet.ProtoTCP, 2, portNowSNAT, packet.ACK))
 		reason("forward_snat", in(packet.ProtoUDP, 1, portNowSNAT, 0))
+		former = true
+		reason("forward_remote", in(packet.ProtoSCTP, 1, portNowSNAT, 0))
+		reason("forward_snat", in(packet.ProtoSCTP, 2, portNowSNAT, packet.SYN))
 		reason("forward_snat", in(packet.ProtoTCP, 3, portSNAT, packet.ACK)) // no other way was ever
 
 		reason("forward_remote", in(packet.ProtoTCP, 4, portSNATBefore, packet.SYN))

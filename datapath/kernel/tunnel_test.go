@@ -56,17 +56,9 @@ func (n *node) addTunnels(f family, backend netip.Addr, nodes [2]netip.Addr, mac
 	for _, proto := range tunnelled {
 		n.putFrontend(f, f.vip, portHere, proto, bpfFrontend{Set: 36})
 		for port := uint16(portIPIP); port <= portHere; port++ {
-			n.putTarget(f, f.vip, f.localPod, port, proto, podPort(port, proto))
+			n.putTarget(f, f.vip, f.localPod, port, proto, 8080)
 		}
 	}
-}
-
-// podPort is the target port of those ports: SCTP keeps its own.
-func podPort(port uint16, proto uint8) uint16 {
-	if proto == packet.ProtoSCTP {
-		return port
-	}
-	return 8080
 }
 
 func (n *node) putEndpoint(f family, pod netip.Addr, row bpfEndpoint) {
@@ -221,7 +213,7 @@ func TestTunnelIsTransparent(t *testing.T) {
 			if through.reason != "forward_remote" || out.action != xdpPass || out.reason != "decap" {
 				t.Fatalf("%s, then %d for %s, of\n%s", through.reason, out.action, out.reason, packet.String(in))
 			}
-			want := f.packet(self, f.client, f.localPod, hops, transport(proto, sport, podPort(port, proto)), data)
+			want := f.packet(self, f.client, f.localPod, hops, transport(proto, sport, 8080), data)
 			if n.inTC {
 				_, _, want = n.inPod(n.out, "decap", want)
 			}
@@ -362,7 +354,7 @@ func TestTunnelECN(t *testing.T) {
 		} {
 			for way, want := range row {
 				for _, proto := range tunnelled {
-					from, to := transport(proto, 9, portHere), transport(proto, 9, podPort(portHere, proto))
+					from, to := transport(proto, 9, portHere), transport(proto, 9, 8080)
 					inside := []packet.Layer{classed(f.ip(f.client, f.vip, 63), 0xb8|uint8(inner)), from}
 					ipip := concat([]packet.Layer{fromOther, classed(outer(f.otherNode, f.localPod, 5, true), uint8(way))}, inside)
 					geneve := concat([]packet.Layer{fromOther, classed(outer(f.otherNode, f.node, 5, false), uint8(way))}, inGeneve(5, podOption(f.localPod, 1)), inside)
