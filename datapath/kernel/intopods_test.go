@@ -61,7 +61,7 @@ func TestXDPIntoPod(t *testing.T) {
 			"too long for the pod":    {sends(udp(portHere), 63, tooLong), xdpPass, "forward_local", left(udp(8080), tooLong)},
 			"padded to be too long":   {append(sends(udp(portHere), 63, full), 0), xdpPass, "forward_local", append(left(udp(8080), full), 0)},
 			"out of IP in IP":         {tunnel(syn(portHere)), xdpRedirect, "decap", gets(syn(8080), 62)},
-			"sctp, out of IP in IP":   {tunnel(transport(packet.ProtoSCTP, 1025, portHere)), xdpRedirect, "decap", gets(transport(packet.ProtoSCTP, 1025, portHere), 62)},
+			"sctp, out of IP in IP":   {tunnel(transport(packet.ProtoSCTP, 1025, portHere)), xdpRedirect, "decap", gets(transport(packet.ProtoSCTP, 1025, 8080), 62)},
 			"out of geneve":           {geneve(syn(portHere)), xdpRedirect, "decap", gets(syn(8080), 62)},
 			"handed to another pod":   {tunnel(transport(packet.ProtoTCP, 1026, portBothHere)), xdpRedirect, "second_chance", f.packet(toPod, f.client, secondPod[f.v6], 62, transport(packet.ProtoTCP, 1026, 8080))},
 			"traced":                  {sends(udp(portTracedHere), 63), xdpRedirect, "forward_local", gets(udp(8080), 62)},
