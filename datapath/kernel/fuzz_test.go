@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/seamark-lb/seamark/testlab/packet"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 )
 
 // What a run is made of, unless the environment says otherwise: the same packets each
@@ -94,19 +96,33 @@ func FuzzPackets(f *testing.F) {
 	for _, s := range z.seeds {
 		f.Add(uint8(slices.Index(fuzzed, s.kind)), s.frame)
 	}
+	inputs := make(chan func())
+	defer close(inputs)
+	go func() { // to enter the namespace takes far longer than a packet
+		runtime.LockOSThread() // and the thread ends with this
+		if err := netns.Set(z.net); err != nil {
+			f.Error(err)
+		}
+		for input := range inputs {
+			input()
+		}
+	}()
 	f.Fuzz(func(t *testing.T, kind uint8, frame []byte) {
 		if len(frame) < 14 || len(frame) > 9000 {
 			return
 		}
-		enter(t, z.net)
-		in := *z
-		in.node = new(*z.node)
-		in.t = t
-		in.random = rand.New(rand.NewPCG(uint64(kind), uint64(len(frame))))
-		name := fuzzed[int(kind)%len(fuzzed)]
-		in.send(name, frame)
-		r := in.send(name, frame)
-		in.send(in.onward(name, frame, r))
+		done := make(chan struct{})
+		inputs <- func() {
+			defer close(done)
+			n := *z.node
+			n.t = t
+			in := *z
+			in.node, in.random = &n, rand.New(rand.NewPCG(uint64(kind), uint64(len(frame))))
+			program := fuzzed[int(kind)%len(fuzzed)]
+			in.send(program, frame)
+			in.send(in.onward(program, frame, in.send(program, frame)))
+		}
+		<-done
 	})
 }
 

@@ -106,8 +106,8 @@ func innermost(frame []byte, whole bool) (ipAt, error) {
 		if !ok {
 			return ip, nil
 		}
-		if whole && in.end != ip.end {
-			return ip, fmt.Errorf("a tunnel ends %d bytes behind its packet", ip.end-in.end)
+		if whole && (in.end != ip.end || ip.proto == packet.ProtoUDP && int(binary.BigEndian.Uint16(frame[ip.l4+4:])) != ip.end-ip.l4) {
+			return ip, fmt.Errorf("a tunnel is not as long as its packet")
 		}
 		ip = in
 	}
@@ -277,6 +277,14 @@ func (ip ipAt) payload(frame []byte) []byte {
 	return nil
 }
 
+// behindPorts is what is between the ports and the checksum: numbers, flags, lengths.
+func (ip ipAt) behindPorts(frame []byte) []byte {
+	if at, ok := ip.checkAt(frame); ok && ip.hasPorts(frame) {
+		return frame[ip.l4+4 : at]
+	}
+	return nil
+}
+
 // checkCarried says what is wrong with a frame that was sent or passed on: its packet is
 // the one that came in, with its checksums as right or wrong as they were.
 func checkCarried(in, out []byte) error {
@@ -297,8 +305,8 @@ func checkCarried(in, out []byte) error {
 	if before, now := was.wrongs(in), is.wrongs(out); before != now {
 		return fmt.Errorf("checksums are wrong by %x, were by %x", now, before)
 	}
-	if !bytes.Equal(was.payload(in), is.payload(out)) {
-		return fmt.Errorf("the payload has changed")
+	if !bytes.Equal(was.payload(in), is.payload(out)) || !bytes.Equal(was.behindPorts(in), is.behindPorts(out)) {
+		return fmt.Errorf("more than addresses and ports has changed")
 	}
 	quoted, ok := was.quoted(in)
 	quote, still := is.quoted(out)
