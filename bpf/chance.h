@@ -5,7 +5,6 @@
 // slot finds its pod again. Nobody hands on what was handed on.
 #pragma once
 
-#include "deliver.h"
 #include "detour.h"
 #include "encap.h"
 #include "flow.h"
@@ -41,7 +40,7 @@ static __always_inline int admit(struct packet *p, const union addr *pod, __be16
 	if (!known && begin_flow(p, pod, port))
 		return DROP(REASON_FLOW_TABLE);
 	enum reason bad = set_dest(p, pod, port);
-	return bad ? DROP(bad) : deliver(p, pod, reason);
+	return bad ? DROP(bad) : PASS(reason);
 }
 
 // hand_on is where a packet goes that the pod it was sent to does not know: to

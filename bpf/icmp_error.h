@@ -5,7 +5,6 @@
 // (RFC 5508, section 4.2): a pod knows of no VIP, a client of no pod.
 #pragma once
 
-#include "deliver.h"
 #include "icmp.h"
 #include "nat.h"
 #include "parse.h"
@@ -202,9 +201,7 @@ static __always_inline int error_to_pod(struct packet *p, struct quoted *q, cons
 	q->becomes.sport = target->port;
 	if (!known_flow(p->v6, &q->becomes))
 		return DROP(REASON_ICMP_UNKNOWN);
-	if (rewrite_quoted(p->ctx, p->hook, p->v6, q) || reload(p, 0))
-		return DROP(REASON_TRUNCATED);
-	return deliver(p, pod, REASON_ICMP_FORWARDED);
+	return rewrite_quoted(p->ctx, p->hook, p->v6, q) ? DROP(REASON_TRUNCATED) : PASS(REASON_ICMP_FORWARDED);
 }
 
 // find_translated looks for the flow that an error is about among the translated

@@ -19,7 +19,6 @@ SHARE(enum, set_look);
 SHARE(enum, slot);
 SHARE(enum, small_slot);
 SHARE(enum, backend_flags);
-SHARE(enum, device_flags);
 SHARE(enum, flow_flags);
 SHARE(enum, nat_flags);
 SHARE(enum, muted);

@@ -370,9 +370,7 @@ struct node_addrs {
 struct endpoint {
 	__u32 ifindex; // of the veth's host end
 	__u8 pod_mac[6];
-	__u8 host_mac[6]; // behind the other, as in a frame
-	__u16 xdp_mtu; // longest IP packet that XDP in a driver may send into the pod; 0: none
-	__u16 pad;
+	__u8 host_mac[6];
 };
 
 // announcer is this node's right to announce: one row, since one lease covers
@@ -436,11 +434,7 @@ struct device {
 	__u16 mtu; // of IP packets
 	__u32 carrier; // of a VLAN device whose frames XDP has on the device it is on: that; else 0
 	__u16 vlan; // tag of its frames there (host byte order)
-	__u16 flags; // DEVICE_*
-};
-
-enum device_flags {
-	DEVICE_NATIVE = 1, // XDP is in its driver, which can redirect frames
+	__u16 pad;
 };
 
 // vlan_key is what a tagged frame comes in by: the device that has it from the

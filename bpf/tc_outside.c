@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //
-// tc ingress of the outside devices: what XDP has rewritten for a pod of this node,
-// and could not send into it (deliver.h), goes straight into it. All else for a pod is left to the kernel: netfilter
+// tc ingress of the outside devices: what XDP has sent to a pod of this node
+// goes straight into it. All else for a pod is left to the kernel: netfilter
 // has seen the other half of it, and may have an address to translate back.
 
 #include "counters.h"
-#include "deliver.h"
 #include "detour.h"
 #include "flow.h"
 #include "icmp_error.h"
@@ -20,13 +19,25 @@ static __always_inline int of_flow_here(const struct packet *p)
 	return is_icmp(p) ? error_of_flow(p) : of_flow(p);
 }
 
-// take_to_pod sends a packet of a VIP's flow into its pod. It returns 0 for all others.
-static __always_inline int take_to_pod(struct packet *p)
+// into_pod sends a packet into its pod.
+static __always_inline int into_pod(struct packet *p, const struct endpoint *e)
+{
+	if (hops_of(p) <= 1)
+		return DROP(REASON_TTL_EXPIRED);
+	decrement_hops(p);
+	copy_mac(p->eth->h_dest, e->pod_mac);
+	copy_mac(p->eth->h_source, e->host_mac);
+	bpf_redirect_peer(e->ifindex, 0);
+	return REDIRECT(REASON_POD_DELIVERED);
+}
+
+// deliver sends a packet of a VIP's flow into its pod. It returns 0 for all others.
+static __always_inline int deliver(struct packet *p)
 {
 	union addr pod = dest_of(p);
 	struct endpoint *e = find_endpoint(p->v6, &pod);
 
-	return e && of_flow_here(p) ? into_pod(p, e, REASON_POD_DELIVERED) : 0;
+	return e && of_flow_here(p) ? into_pod(p, e) : 0;
 }
 
 // translate_back sends on what XDP could not: answers of translated flows to
@@ -46,10 +57,10 @@ static __always_inline int inline_take_over(void *ctx, enum hook hook, int v6, s
 	struct packet p;
 	if (on_detour(ctx, hook, v6, d, &p))
 		return PASS(REASON_NOT_OURS);
-	int verdict = take_to_pod(&p);
+	int verdict = deliver(&p);
 	if (verdict)
 		return verdict;
-	if (reload(&p, l4_size(&p))) // take_to_pod may have looked into an error, and pointers do not outlive that
+	if (reload(&p, l4_size(&p))) // deliver may have looked into an error, and pointers do not outlive that
 		return PASS(REASON_NOT_OURS);
 	return translate_back(&p) ?: PASS(REASON_NOT_OURS);
 }
@@ -80,7 +91,7 @@ static __always_inline int take_plain(struct __sk_buff *skb, int v6)
 		return 0;
 	union addr pod = dest_of(&p);
 	struct endpoint *e = find_endpoint(v6, &pod);
-	return e && of_flow(&p) ? into_pod(&p, e, REASON_POD_DELIVERED) : PASS(REASON_NOT_OURS);
+	return e && of_flow(&p) ? into_pod(&p, e) : PASS(REASON_NOT_OURS);
 }
 
 static __noinline int take_plain4(struct __sk_buff *skb) { return take_plain(skb, 0); }

@@ -76,11 +76,7 @@ func (m Maps) Dump(w io.Writer, of func(FrontendKey) bool) error {
 			return d.only(of(k.frontend()), fmt.Sprintf("local-target %s %s", k.frontend(), netip.AddrPortFrom(k.Pod, v.Port)))
 		}),
 		dumpMap(&d, "endpoints", m.Endpoints, netip.Addr.Compare, func(a netip.Addr, e EndpointEntry) string {
-			text := fmt.Sprintf("endpoint %s ifindex=%d pod=%s host=%s", a, e.Ifindex, e.PodMAC, e.HostMAC)
-			if e.XDPMTU != 0 {
-				text += fmt.Sprintf(" xdp-mtu=%d", e.XDPMTU)
-			}
-			return d.only(false, text)
+			return d.only(false, fmt.Sprintf("endpoint %s ifindex=%d pod=%s host=%s", a, e.Ifindex, e.PodMAC, e.HostMAC))
 		}),
 		dumpMap(&d, "announcer", m.Announcer, cmp.Compare[uint32], func(_ uint32, a AnnouncerEntry) string {
 			return d.only(false, fmt.Sprintf("announcer valid-until=%s after boot", time.Duration(a.ValidUntil)))

@@ -6,20 +6,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 
 	"github.com/seamark-lb/seamark/state"
 )
 
-// PodPrograms attaches the pod program to the host ends of veths, and knows these.
+// PodPrograms attaches the pod program to the host ends of veths.
 type PodPrograms interface {
 	// AttachPod attaches to the device, or updates what is attached in place.
 	AttachPod(device string) error
 	// DetachPod detaches; a device that is gone is no error.
 	DetachPod(device string) error
-	// PodMTU returns the longest IP packet that XDP in a driver may send by the
-	// device; 0: none.
-	PodMTU(ifindex int) (uint16, error)
 }
 
 // EndpointTarget is the state.Target of Endpoints: the pods of this node that
@@ -28,14 +24,12 @@ type EndpointTarget struct {
 	maps     Maps
 	programs PodPrograms
 	ifindex  func(device string) (int, error)
-
-	mu sync.Mutex // held while rows of the map are written
 }
 
 // NewEndpointTarget returns the target. Devices are looked up in the network
 // namespace of the calling thread.
 func NewEndpointTarget(maps Maps, programs PodPrograms) *EndpointTarget {
-	return &EndpointTarget{maps: maps, programs: programs, ifindex: func(device string) (int, error) {
+	return &EndpointTarget{maps, programs, func(device string) (int, error) {
 		dev, err := net.InterfaceByName(device)
 		if err != nil {
 			return 0, err
@@ -47,17 +41,12 @@ func NewEndpointTarget(maps Maps, programs PodPrograms) *EndpointTarget {
 // Update attaches the pod's program, then makes the pod reachable: its
 // answers need the program.
 func (t *EndpointTarget) Update(_ context.Context, row state.Endpoint) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	addr, entry, err := t.entry(row)
 	if err != nil {
 		return fmt.Errorf("program endpoint %s: %w", row.RowKey(), err)
 	}
 	if err := t.programs.AttachPod(row.HostDevice); err != nil {
 		return fmt.Errorf("program endpoint %s: attach to %s: %w", row.RowKey(), row.HostDevice, err)
-	}
-	if entry.XDPMTU, err = t.programs.PodMTU(int(entry.Ifindex)); err != nil {
-		return fmt.Errorf("program endpoint %s: %w", row.RowKey(), err)
 	}
 	held, ok, err := t.maps.Endpoints.Lookup(addr)
 	if err != nil {
@@ -75,8 +64,6 @@ func (t *EndpointTarget) Update(_ context.Context, row state.Endpoint) error {
 // Delete makes the pod unreachable, unless its address is another pod's by
 // now, and detaches its program.
 func (t *EndpointTarget) Delete(_ context.Context, row state.Endpoint) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	addr := row.Addr.Unmap()
 	if !addr.IsValid() {
 		return nil // never written
@@ -97,41 +84,8 @@ func (t *EndpointTarget) Delete(_ context.Context, row state.Endpoint) error {
 }
 
 // Prune removes the pods that are in the map and not in wanted. Their
-// programs went with their devices. The others' rows become what their devices are.
+// programs went with their devices.
 func (t *EndpointTarget) Prune(_ context.Context, wanted []state.Endpoint) error {
-	if err := t.prune(wanted); err != nil {
-		return err
-	}
-	return t.Refresh()
-}
-
-// Refresh makes the rows say what XDP may send by the pods' devices as these are now.
-func (t *EndpointTarget) Refresh() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	have, err := t.maps.Endpoints.All()
-	if err != nil {
-		return fmt.Errorf("refresh endpoints: read map endpoints: %w", err)
-	}
-	var errs []error
-	for addr, entry := range have {
-		before := entry.XDPMTU
-		if entry.XDPMTU, err = t.programs.PodMTU(int(entry.Ifindex)); err != nil {
-			entry.XDPMTU = 0 // it may be gone, and its row about to be
-		}
-		if entry.XDPMTU == before {
-			continue
-		}
-		if err := t.maps.Endpoints.Update(addr, entry); err != nil {
-			errs = append(errs, fmt.Errorf("refresh endpoint %s: write map endpoints: %w", addr, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (t *EndpointTarget) prune(wanted []state.Endpoint) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	have, err := t.maps.Endpoints.All()
 	if err != nil {
 		return fmt.Errorf("prune endpoints: read map endpoints: %w", err)

@@ -71,7 +71,7 @@ func TestMapsKeepBothFamilies(t *testing.T) {
 	nats := map[Tuple]NATEntry{t4: {at(b4, 9), at(a4, 8), NATInside, 7, 6}, t6: {at(b6, 5), at(a6, 4), NATClosing, 3, 2}}
 	keeps(t, "nat_out", m.NATOut, nats)
 	keeps(t, "nat_in", m.NATIn, nats)
-	keeps(t, "endpoints", m.Endpoints, map[netip.Addr]EndpointEntry{a4: {Ifindex: 1, PodMAC: MAC{2}, HostMAC: MAC{3}, XDPMTU: 1500}, a6: {Ifindex: 4, PodMAC: MAC{5}, HostMAC: MAC{6}}})
+	keeps(t, "endpoints", m.Endpoints, map[netip.Addr]EndpointEntry{a4: {1, MAC{2}, MAC{3}}, a6: {4, MAC{5}, MAC{6}}})
 }
 
 // An id that is given to a backend of the other family is in one map only.

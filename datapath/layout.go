@@ -326,8 +326,6 @@ type EndpointEntry struct {
 	Ifindex uint32 // of the veth's host end
 	PodMAC  MAC
 	HostMAC MAC
-	XDPMTU  uint16 // longest IP packet that XDP in a driver may send into the pod; 0: none
-	_       uint16
 }
 
 // AnnouncerEntry is this node's right to announce.

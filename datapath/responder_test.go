@@ -112,11 +112,7 @@ func TestResponder(t *testing.T) {
 type fakePrograms struct {
 	attached []string
 	err      error
-	mtu      map[int]uint16 // by ifindex
-	mtuErr   error
 }
-
-func (p *fakePrograms) PodMTU(ifindex int) (uint16, error) { return p.mtu[ifindex], p.mtuErr }
 
 func (p *fakePrograms) AttachPod(device string) error {
 	if p.err == nil && !slices.Contains(p.attached, device) {
@@ -207,47 +203,4 @@ func TestEndpointTarget(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// What XDP may send into a pod is in its row, as its device is now.
-func TestEndpointTargetFollowsDevices(t *testing.T) {
-	fake, programs := NewFakeMaps(), &fakePrograms{mtu: map[int]uint16{3: 1450}}
-	target := NewEndpointTarget(fake.Maps, programs)
-	target.ifindex = func(device string) (int, error) { return len(device), nil }
-	ctx := context.Background()
-	rows := []state.Endpoint{
-		{ContainerID: "1", Interface: "eth0", Addr: netip.MustParseAddr("172.20.1.2"), HostDevice: "sm1", PodMAC: "02:00:00:00:00:01", HostMAC: "02:00:00:00:00:ff"},
-		{ContainerID: "2", Interface: "eth0", Addr: netip.MustParseAddr("fd00::2"), HostDevice: "sm22", PodMAC: "02:00:00:00:00:02", HostMAC: "02:00:00:00:00:ff"},
-	}
-	says := func(step string, want ...uint16) {
-		t.Helper()
-		for i, row := range rows {
-			if got, ok, _ := fake.Endpoints.Lookup(row.Addr); !ok || got.XDPMTU != want[i] {
-				t.Errorf("%s: %s: %+v, want packets of %d", step, row.Addr, got, want[i])
-			}
-		}
-	}
-	if err := errors.Join(target.Update(ctx, rows[0]), target.Update(ctx, rows[1])); err != nil {
-		t.Fatal(err)
-	}
-	says("written", 1450, 0)
-	programs.mtu = map[int]uint16{4: 9000}
-	if err := target.Refresh(); err != nil {
-		t.Fatal(err)
-	}
-	says("changed", 0, 9000)
-	programs.mtu = nil
-	if err := target.Prune(ctx, rows); err != nil {
-		t.Fatal(err)
-	}
-	says("changed without a word", 0, 0)
-	programs.mtu = map[int]uint16{3: 1450, 4: 1450}
-	if err := target.Refresh(); err != nil {
-		t.Fatal(err)
-	}
-	programs.mtuErr = errors.New("no such device")
-	if err := target.Refresh(); err != nil {
-		t.Fatal(err)
-	}
-	says("not to be asked", 0, 0)
 }

@@ -140,16 +140,8 @@ func run(ctx context.Context, node nodeFlags, store storeFlags, log *slog.Logger
 	part("reconcile frontends", (&state.Reconciler[state.Frontend]{DB: db, Writer: writer, Table: db.Frontends, Log: log,
 		Target: frontends, Gate: decide.decided(db.Frontends.Name()),
 		Hold: datapath.HoldWhileAnnounced(db), Wake: []state.Watch{db.Announcements.Watch(), db.BGPRoutes.Watch()}}).Run)
-	endpoints := datapath.NewEndpointTarget(maps, kern)
 	part("reconcile endpoints", (&state.Reconciler[state.Endpoint]{DB: db, Writer: writer, Table: db.Endpoints, Log: log,
-		Target: endpoints, Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
-	part("watch what pods take", func(ctx context.Context) error {
-		return kern.WatchXDPFeatures(ctx, func() {
-			if err := endpoints.Refresh(); err != nil {
-				log.Warn("note what pods take from XDP", "err", err)
-			}
-		})
-	})
+		Target: datapath.NewEndpointTarget(maps, kern), Gate: func(s state.Snapshot) bool { return db.Endpoints.Synced(s) }}).Run)
 	part("reconcile health checks", (&state.Reconciler[state.HealthCheck]{DB: db, Writer: writer, Table: db.HealthChecks, Log: log,
 		Target: checks, Gate: decide.decided(db.HealthChecks.Name())}).Run)
 	part("reconcile probes", (&state.Reconciler[state.Probe]{DB: db, Writer: writer, Table: db.Probes, Log: log,

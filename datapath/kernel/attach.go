@@ -134,9 +134,6 @@ func (k *Kernel) attach(dev netlink.Link) error {
 	if err != nil {
 		return fmt.Errorf("XDP: %w", err)
 	}
-	if err := k.noteDriver(dev, on); err != nil {
-		return err
-	}
 	// What is new comes before what it replaces goes: no packet meets a device without.
 	wanted, other := kindTCOutside, kindTCBalance
 	if !on {
@@ -318,7 +315,7 @@ func (k *Kernel) putDevice(a *netlink.LinkAttrs) error {
 		return fmt.Errorf("device number %d has the place of number %d, a multiple of %d away: make one of them anew", there.Ifindex, row.Ifindex, bpfMaxDevicesMAX_DEVICES)
 	}
 	if there.Ifindex == row.Ifindex {
-		row.Carrier, row.Vlan, row.Flags = there.Carrier, there.Vlan, there.Flags
+		row.Carrier, row.Vlan = there.Carrier, there.Vlan
 	}
 	if err := k.maps[bpfMapDevices].Put(at, row); err != nil {
 		return fmt.Errorf("write map devices: %w", err)
@@ -387,7 +384,7 @@ func (k *Kernel) attachXDP(dev netlink.Link, mode Mode) (on bool, err error) {
 			return true, err
 		}
 		if mode != ModeTC { // which takes over before it goes
-			if err := errors.Join(k.setNative(uint32(a.Index), false), k.dropLink(name)); err != nil {
+			if err := k.dropLink(name); err != nil {
 				return false, err
 			}
 		}

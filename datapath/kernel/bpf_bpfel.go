@@ -152,22 +152,14 @@ type bpfDevice struct {
 	Mtu     uint16
 	Carrier uint32
 	Vlan    uint16
-	Flags   uint16
+	Pad     uint16
 }
-
-type bpfDeviceFlags uint32
-
-const (
-	bpfDeviceFlagsDEVICE_NATIVE bpfDeviceFlags = 1
-)
 
 type bpfEndpoint struct {
 	_       structs.HostLayout
 	Ifindex uint32
 	PodMac  [6]uint8
 	HostMac [6]uint8
-	XdpMtu  uint16
-	Pad     uint16
 }
 
 type bpfEvent struct {

@@ -149,7 +149,7 @@ func TestBond(t *testing.T) {
 	s.do(func() {
 		s.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "spare"}, PeerName: "eth2", PeerNamespace: netlink.NsFd(one.machine.net)}))
 		s.must(netlink.LinkSetMaster(s.dev("spare"), s.bridge))
-		finishChecksums(t, "spare")
+		wholeChecksums(t, "spare")
 		s.must(netlink.LinkSetUp(s.dev("spare")))
 	})
 	m := &one.machine
@@ -158,7 +158,7 @@ func TestBond(t *testing.T) {
 		bond := netlink.NewLinkBond(netlink.LinkAttrs{Name: "bond0"})
 		bond.Mode, bond.Miimon = netlink.BOND_MODE_ACTIVE_BACKUP, 50
 		m.must(netlink.LinkAdd(bond))
-		finishChecksums(t, "eth2")
+		wholeChecksums(t, "eth2")
 		for _, name := range []string{"eth1", "eth2"} {
 			m.must(netlink.LinkSetDown(m.dev(name)))
 			m.must(netlink.LinkSetMaster(m.dev(name), m.dev("bond0")))

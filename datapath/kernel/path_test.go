@@ -96,11 +96,11 @@ func (s *segment) join(addr string) machine {
 		l, err := link.AttachXDP(link.XDPOptions{Program: s.pass, Interface: s.dev(port).Attrs().Index, Flags: link.XDPDriverMode})
 		s.must(err)
 		s.t.Cleanup(func() { l.Close() })
-		finishChecksums(s.t, port)
+		wholeChecksums(s.t, port)
 		s.must(netlink.LinkSetUp(s.dev(port)))
 	})
 	m.do(func() {
-		finishChecksums(m.t, "eth1")
+		wholeChecksums(m.t, "eth1")
 		m.must(netlink.LinkSetUp(m.dev("lo")))
 		m.must(netlink.LinkSetUp(m.dev("eth1")))
 		m.address("eth1", addr)
@@ -116,9 +116,9 @@ func (m machine) address(dev, addr string) {
 	m.must(netlink.AddrAdd(m.dev(dev), parsed))
 }
 
-// finishChecksums turns transmit checksum offload off: XDP_TX would send what
+// wholeChecksums turns transmit checksum offload off: XDP_TX would send what
 // the offload left unfinished.
-func finishChecksums(t testing.TB, dev string) {
+func wholeChecksums(t testing.TB, dev string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

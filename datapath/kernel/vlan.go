@@ -55,19 +55,13 @@ func carrierOf(vlan *netlink.Vlan) (c carrier, bar string, err error) {
 
 // takesTags says whether a device takes VLAN tags off its frames (ETHTOOL_GFLAGS).
 func takesTags(device string) (bool, error) {
-	const rxVLAN = 1 << 8
-	flags, err := ethtool(device, unix.ETHTOOL_GFLAGS)
-	return flags&rxVLAN != 0, err
-}
-
-// ethtool asks for one value of a device; 0: it has no such.
-func ethtool(device string, command uint32) (uint32, error) {
+	const getFlags, rxVLAN = 0x25, 1 << 8
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open socket: %w", err)
+		return false, fmt.Errorf("open socket: %w", err)
 	}
 	defer unix.Close(fd)
-	value := struct{ command, data uint32 }{command: command}
+	value := struct{ command, flags uint32 }{command: getFlags}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
@@ -76,9 +70,9 @@ func ethtool(device string, command uint32) (uint32, error) {
 	copy(request.name[:unix.IFNAMSIZ-1], device)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	if errno != 0 && errno != unix.EOPNOTSUPP {
-		return 0, fmt.Errorf("read offloads of %s: %w", device, errno)
+		return false, fmt.Errorf("read offloads of %s: %w", device, errno)
 	}
-	return value.data, nil
+	return value.flags&rxVLAN != 0, nil
 }
 
 // carry puts XDP on a VLAN device's carrier, unless it is there, and has it see the

@@ -25,7 +25,7 @@ func TestWayOutThatTakesNoFrames(t *testing.T) {
 		l, err := link.AttachXDP(link.XDPOptions{Program: back.pass, Interface: back.dev("one").Attrs().Index, Flags: link.XDPDriverMode})
 		back.must(err)
 		t.Cleanup(func() { l.Close() })
-		finishChecksums(t, "one")
+		wholeChecksums(t, "one")
 		back.must(netlink.LinkSetUp(back.dev("one")))
 	})
 	m := &one.machine
@@ -46,7 +46,7 @@ func TestWayOutThatTakesNoFrames(t *testing.T) {
 		}
 	}
 	m.do(func() {
-		finishChecksums(t, "eth2")
+		wholeChecksums(t, "eth2")
 		m.must(netlink.LinkSetUp(m.dev("eth2")))
 		eth2 := m.dev("eth2").Attrs().Index
 		if _, known, err := xdpFeatures(eth2); err != nil {

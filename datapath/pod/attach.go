@@ -135,9 +135,6 @@ func (s *Server) wire(network string, wanted state.Endpoint, ns netns.NsHandle) 
 	if err := v.connect(ns); err != nil {
 		return veth{}, err
 	}
-	if err := v.takeFrames(ns); err != nil { // its packets go through tc then
-		s.Log.Warn("have a pod take frames from XDP", "container", v.ContainerID, "interface", v.Interface, "err", err)
-	}
 	if err := s.records().write(v); err != nil {
 		return veth{}, errors.Join(err, disconnect(v.HostDevice))
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -108,24 +107,6 @@ func (n namespace) settle(dev netlink.Link, own netip.Prefix, other netip.Addr, 
 		must(n.tb, netlink.LinkSetUp(dev))
 		must(n.tb, netlink.NeighSet(&netlink.Neigh{LinkIndex: dev.Attrs().Index, State: unix.NUD_PERMANENT, IP: other.AsSlice(), HardwareAddr: mac}))
 	})
-}
-
-// ethtool sets one value of a device.
-func ethtool(tb testing.TB, device string, command, to uint32) {
-	tb.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	must(tb, err)
-	defer unix.Close(fd)
-	value := struct{ command, data uint32 }{command, to}
-	request := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}{data: unsafe.Pointer(&value)}
-	copy(request.name[:unix.IFNAMSIZ-1], device)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		tb.Fatalf("ethtool %#x of %s: %v", command, device, errno)
-	}
 }
 
 // route makes the namespace reach a network by a neighbour.

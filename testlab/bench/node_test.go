@@ -31,7 +31,6 @@ type way struct {
 	vips       netip.Addr // of the first service; the others follow
 	pods       netip.Addr // likewise, each service's backends in a row
 	tc, local  bool       // balanced in tc; to pods of this node
-	skbs       bool       // these take no frames from XDP
 	forwarding state.Forwarding
 	dispatch   state.Dispatch
 	bar        float64 // of its path
@@ -45,7 +44,6 @@ var allWays = []way{
 	{name: "tc: DSR, IPIP", tc: true, forwarding: state.ForwardDSR, dispatch: state.DispatchIPIP, bar: 2.5},
 	{name: "tc: SNAT", tc: true, forwarding: state.ForwardSNAT},
 	{name: "tc: to a local pod", tc: true, local: true, forwarding: state.ForwardDSR, dispatch: state.DispatchIPIP},
-	{name: "to a local pod, by tc", local: true, skbs: true, forwarding: state.ForwardDSR, dispatch: state.DispatchIPIP},
 }
 
 // ways are all ways, each with addresses of its own.
@@ -91,7 +89,6 @@ type node struct {
 	namespace
 	xdp, tc, pod cable
 	maps         datapath.Maps
-	podMTU       uint16 // of the packets that XDP may send into the pod
 }
 
 func newNode(tb testing.TB, g *traffic) *node {
@@ -107,10 +104,7 @@ func newNode(tb testing.TB, g *traffic) *node {
 		g.sinkXDP(g.net, "eth0")
 		g.sinkTC(g.net, "eth1")
 	})
-	podNS.do(func() {
-		g.sinkTC(podNS, "pod")
-		ethtool(tb, "pod", unix.ETHTOOL_SGRO, 1) // it is up: a veth takes frames from XDP then
-	})
+	podNS.do(func() { g.sinkTC(podNS, "pod") })
 	n.load(g)
 	n.fill()
 	return n
@@ -124,7 +118,7 @@ func (n *node) load(g *traffic) {
 	n.do(func() {
 		k, err := kernel.Open(kernel.Config{
 			BPFFS: bpffs, RunDir: n.tb.TempDir(), NodeAddr: netip.MustParseAddr("192.168.10.1"), MSSClamp: 1440,
-			Sizes: kernel.Sizes{Flows: 4 * maxFlows, NAT: 2 * maxFlows, Endpoints: 4 * services * backends},
+			Sizes: kernel.Sizes{Flows: 2 * maxFlows, NAT: 2 * maxFlows, Endpoints: 4 * services * backends},
 			Modes: kernel.Modes{Of: []kernel.DeviceMode{{Devices: regexp.MustCompile("^eth1$"), Mode: kernel.ModeTC}}},
 			Log:   slog.New(slog.DiscardHandler),
 		})
@@ -133,7 +127,6 @@ func (n *node) load(g *traffic) {
 		n.maps, err = datapath.NewKernelMaps(k.Maps())
 		must(n.tb, err)
 		n.attachXDP("eth1", g.objects.TrafficPass)
-		ethtool(n.tb, "eth0", unix.ETHTOOL_STXCSUM, 0) // the generator finishes its checksums
 		for device, want := range map[string]string{"eth0": "XDP native, tcx", "eth1": "tcx alone (as configured)"} {
 			at, err := k.Attach(device)
 			must(n.tb, err)
@@ -142,8 +135,6 @@ func (n *node) load(g *traffic) {
 			}
 		}
 		must(n.tb, k.AttachPod("pod"))
-		n.podMTU, err = k.PodMTU(n.pod.near.Attrs().Index)
-		must(n.tb, err)
 	})
 }
 
@@ -165,9 +156,6 @@ func (n *node) fill() {
 		must(n.tb, errors.Join(target.UpdateAll(context.Background(), rows)...))
 		if !w.local {
 			continue
-		}
-		if pod.XDPMTU = n.podMTU; w.skbs {
-			pod.XDPMTU = 0
 		}
 		for _, row := range rows {
 			for _, b := range row.Backends {

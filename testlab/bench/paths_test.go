@@ -19,17 +19,16 @@ func TestPathsDeliver(t *testing.T) {
 		proto    byte
 		port     uint16 // of the destination; 0: it is within
 	}{
-		"XDP_DROP":                       {made, "10.96.0.0/16", packet.ProtoTCP, 80},
-		"XDP_TX":                         {made, "10.96.0.0/16", packet.ProtoTCP, 80},
-		"Seamark, DSR, IPIP":             {node, "172.16.0.0/16", packet.ProtoIPIP, 0},
-		"Seamark, DSR, Geneve":           {node, other, packet.ProtoUDP, 0},
-		"Seamark, SNAT":                  {node, "172.18.0.0/16", packet.ProtoTCP, 8080},
-		"Seamark, to a local pod":        {made, "172.19.0.0/16", packet.ProtoTCP, 8080},
-		"Seamark, tc: DSR, IPIP":         {node, "172.20.0.0/16", packet.ProtoIPIP, 0},
-		"Seamark, tc: SNAT":              {node, "172.21.0.0/16", packet.ProtoTCP, 8080},
-		"Seamark, tc: to a local pod":    {made, "172.22.0.0/16", packet.ProtoTCP, 8080},
-		"Seamark, to a local pod, by tc": {made, "172.23.0.0/16", packet.ProtoTCP, 8080},
-		forRouter.name:                   {routed, "172.31.0.0/16", packet.ProtoTCP, 8080},
+		"XDP_DROP":                    {made, "10.96.0.0/16", packet.ProtoTCP, 80},
+		"XDP_TX":                      {made, "10.96.0.0/16", packet.ProtoTCP, 80},
+		"Seamark, DSR, IPIP":          {node, "172.16.0.0/16", packet.ProtoIPIP, 0},
+		"Seamark, DSR, Geneve":        {node, other, packet.ProtoUDP, 0},
+		"Seamark, SNAT":               {node, "172.18.0.0/16", packet.ProtoTCP, 8080},
+		"Seamark, to a local pod":     {made, "172.19.0.0/16", packet.ProtoTCP, 8080},
+		"Seamark, tc: DSR, IPIP":      {node, "172.20.0.0/16", packet.ProtoIPIP, 0},
+		"Seamark, tc: SNAT":           {node, "172.21.0.0/16", packet.ProtoTCP, 8080},
+		"Seamark, tc: to a local pod": {made, "172.22.0.0/16", packet.ProtoTCP, 8080},
+		forRouter.name:                {routed, "172.31.0.0/16", packet.ProtoTCP, 8080},
 	}
 	g := newTraffic(t)
 	all, noRouter := paths(t, g)
