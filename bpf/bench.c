@@ -34,7 +34,7 @@ struct {
 // The pods that XDP has chosen for flows.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1 << 14);
+	__uint(max_entries, 1 << 20);
 	__type(key, __u32);
 	__type(value, __be32);
 } pods SEC(".maps");
