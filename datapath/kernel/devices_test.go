@@ -458,10 +458,13 @@ func serveSCTP(t testing.TB, addr [4]byte) {
 	}()
 }
 
+// emulated says whether this is a machine of make test-vm.
+func emulated() bool { return os.Getenv("SEAMARK_VM_GUEST") != "" }
+
 // An emulated machine has two network cards of a real driver on one wire, and
 // nobody else uses them.
 func TestVirtioCard(t *testing.T) {
-	if os.Getenv("SEAMARK_VM_GUEST") == "" {
+	if !emulated() {
 		t.Skip("for an emulated machine, whose network cards are nobody's")
 	}
 	var cards []string

@@ -371,13 +371,16 @@ func flowsKeepTheirBackends(t *testing.T, f family) {
 		{"all, in random order", (*churn).anything, 10000, 16, 6, false},
 		{"all, and pins full", (*churn).anything, 2000, 8, 6, true},
 	} {
+		if emulated() && kind.changes != 16 {
+			continue // what each does alone is seen where packets do not take a millisecond
+		}
 		for _, ingress := range []int{0, 1} {
 			for _, chance := range []bool{true, false} {
 				w.chance = chance
 				c := begin(w, number, kind.ready, seed)
 				number++
 				flows := kind.flows
-				if f.v6 { // what the families have in common, IPv4 has shown
+				if f.v6 || emulated() { // what the families have in common, IPv4 has shown
 					flows /= 4
 				}
 				c.open(flows, 3)
@@ -446,7 +449,7 @@ func flowsSleepThroughWindows(t *testing.T, f family) {
 		w.chance = chance
 		c := begin(w, number, 5, seed)
 		c.protos = []state.Protocol{state.TCP, state.SCTP} // others have no second chance
-		c.open(map[bool]int{false: 4000, true: 1500}[f.v6], 2)
+		c.open(map[bool]int{false: 4000, true: 1500}[f.v6 || emulated()], 2)
 		report := func(what string) {
 			lost := 0
 			for _, f := range c.flows {
